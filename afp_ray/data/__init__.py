@@ -1,0 +1,1 @@
+"""Rows of text in several languages, mixed and turned into token batches."""
