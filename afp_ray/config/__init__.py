@@ -1,0 +1,48 @@
+"""Frozen, validated configuration of studies and trials; imports neither torch nor Ray."""
+
+from afp_ray.config.base import StrictModel
+from afp_ray.config.data import DataConfig, SourceConfig
+from afp_ray.config.evaluation import CHOICE_TASKS, EvaluationConfig, RepresentationConfig
+from afp_ray.config.loss import LossConfig
+from afp_ray.config.model import EMBEDDED, ModelConfig
+from afp_ray.config.runtime import RuntimeConfig
+from afp_ray.config.search import (
+    BudgetConfig,
+    ChoiceSpec,
+    ObjectiveConfig,
+    RangeSpec,
+    SamplerConfig,
+    Scalar,
+    TuneSpec,
+)
+from afp_ray.config.study import StudyConfig, flatten, nest
+from afp_ray.config.training import TrainingConfig
+from afp_ray.config.trial import SCORE_VERSION, TrialConfig, canonical_json, trial_id
+
+__all__ = [
+    "CHOICE_TASKS",
+    "EMBEDDED",
+    "SCORE_VERSION",
+    "BudgetConfig",
+    "ChoiceSpec",
+    "DataConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RangeSpec",
+    "RepresentationConfig",
+    "RuntimeConfig",
+    "SamplerConfig",
+    "Scalar",
+    "SourceConfig",
+    "StrictModel",
+    "StudyConfig",
+    "TrainingConfig",
+    "TrialConfig",
+    "TuneSpec",
+    "canonical_json",
+    "flatten",
+    "nest",
+    "trial_id",
+]

@@ -1,0 +1,28 @@
+"""Weights and shape of the training loss."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from afp_ray.config.base import StrictModel
+
+Pooling = Literal["last", "mean", "max"]
+
+
+class LossConfig(StrictModel):
+    """Contrastive term plus instruction term; a weight of 0 removes its term."""
+
+    contrastive_weight: float = Field(default=1.0, ge=0)
+    """Multiplies the contrastive term."""
+    instruction_weight: float = Field(default=1.5, ge=0)
+    """lambda: multiplies the instruction (next-token) term."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Softmax temperature of the contrastive term, unitless."""
+    layer: int = Field(default=1, ge=0)
+    """Index into `hidden_states`: 0 is the embedding output, 1 the first block."""
+    pooling: Pooling = "last"
+    """How token states of that layer become one vector per sentence."""
+    symmetric: bool = False
+    """Average the losses of both directions; false takes pivot to target alone, as published."""
+    negatives: Literal["batch", "global"] = "global"
+    """Negatives from the worker's own rows, or from the rows of all workers."""

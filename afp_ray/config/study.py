@@ -1,0 +1,114 @@
+"""A study: arms to compare, fields to search inside each arm, seeds, budget and runtime."""
+
+import math
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from afp_ray.config.base import StrictModel
+from afp_ray.config.runtime import RuntimeConfig
+from afp_ray.config.search import (
+    BudgetConfig,
+    ChoiceSpec,
+    ObjectiveConfig,
+    RangeSpec,
+    SamplerConfig,
+    Scalar,
+    _spec_kind,
+)
+
+MAX_ARMS = 1000
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_RESERVED = frozenset({"latest", "trials", "mlflow", "mlartifacts", "con", "nul"})
+
+
+class StudyConfig(StrictModel):
+    """One study file, validated; the fields of `fixed`, `compare` and `tune` are dotted names of `TrialConfig`."""
+
+    name: str
+    """Folder name under the storage: lower-case letters, digits, `_`, `-`, `.`; at most 64 characters."""
+    description: str = ""
+    """One line for the tables and the report."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    fixed: dict[str, Any] = {}
+    """Values that every trial shares, by dotted name (`training.max_steps: 200`) or nested."""
+    compare: dict[str, tuple[Scalar, ...]] = {}
+    """Values of the arms; several fields make their grid. `method` is a field like any other."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """Trial seeds: an arm is searched at the first and confirmed at all."""
+    tune: dict[
+        str,
+        Annotated[
+            Annotated[RangeSpec, Tag("range")] | Annotated[ChoiceSpec, Tag("choices")],
+            Discriminator(_spec_kind),
+        ],
+    ] = {}
+    """Fields searched inside each arm that does not pin them."""
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: Literal["none"] = "none"
+    """Early stopping of search trials."""
+    budget: BudgetConfig = BudgetConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _name_is_a_folder(self) -> Self:
+        if not _NAME.fullmatch(self.name) or self.name in _RESERVED or self.name.endswith("."):
+            raise ValueError(
+                f"name {self.name[:80]!r} cannot be a study's name; allowed: 1 to 64 of a-z 0-9 _ - . beginning with a "
+                f"letter or digit, not {', '.join(sorted(_RESERVED))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lists_are_sets(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"`seeds` repeats a value: {list(self.seeds)}")
+        for field, values in self.compare.items():
+            if not values:
+                raise ValueError(f"compare.{field} is empty; give at least one value")
+            if len({(type(value), value) for value in values}) != len(values):
+                raise ValueError(f"compare.{field} repeats a value: {list(values)}")
+        if (arms := math.prod(len(values) for values in self.compare.values())) > MAX_ARMS:
+            raise ValueError(f"compare makes {arms:,} arms; allowed: at most {MAX_ARMS:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _field_has_one_place(self) -> Self:
+        fixed = set(flatten(self.fixed))
+        for left, right, names in (
+            ("fixed", "compare", fixed & set(self.compare)),
+            ("fixed", "tune", fixed & set(self.tune)),
+            ("compare", "tune", set(self.compare) & set(self.tune)),
+        ):
+            if names:
+                raise ValueError(f"{', '.join(sorted(names))} is in both `{left}` and `{right}`; keep one")
+        if "seed" in fixed | set(self.compare) | set(self.tune):
+            raise ValueError("`seed` is never fixed, compared or tuned; list the seeds under `seeds`")
+        if "method" in self.tune:
+            raise ValueError("`method` is compared, not tuned; move it to `compare`")
+        return self
+
+
+def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of nested fields: `{"a": {"b": 1}, "c.d": 2}` becomes `{"a.b": 1, "c.d": 2}`."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def nest(fields: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`: dotted names become nested mappings."""
+    nested: dict[str, Any] = {}
+    for name, value in fields.items():
+        *parents, last = name.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested

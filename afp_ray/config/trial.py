@@ -1,0 +1,81 @@
+"""One trial: every field that changes a score, and no other."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from afp_ray.config.base import StrictModel
+from afp_ray.config.data import DataConfig
+from afp_ray.config.evaluation import EvaluationConfig
+from afp_ray.config.loss import LossConfig
+from afp_ray.config.model import ModelConfig
+from afp_ray.config.training import TrainingConfig
+
+MethodName = Literal["base", "ft", "mcl", "mit", "cit", "mcl_mit", "coit", "afp", "afp_paper"]
+
+SCORE_VERSION = 1
+"""Raised by every change of the code that changes a score: it enters the trial id."""
+
+
+class TrialConfig(StrictModel):
+    """The whole recipe of one trial; `methods.resolve` has already pinned what its method pins."""
+
+    model: ModelConfig = ModelConfig()
+    method: MethodName = "afp"
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(default=0, ge=0)
+    """Seed of row draws, batch order and dropout."""
+
+    @model_validator(mode="after")
+    def _terms_have_rows(self) -> Self:
+        if self.training.max_steps == 0:
+            return self
+        if self.loss.contrastive_weight == 0 and self.loss.instruction_weight == 0:
+            raise ValueError("both loss weights are 0, nothing would train; set one, or training.max_steps: 0")
+        if self.loss.contrastive_weight > 0 and self.data.num_pairs < 2:
+            raise ValueError("the contrastive loss needs data.num_pairs >= 2; with one pair it is always 0")
+        if self.loss.contrastive_weight > 0 and self.training.batch_size < 2:
+            raise ValueError("the contrastive loss needs training.batch_size >= 2; with one pair it is always 0")
+        if self.loss.instruction_weight > 0 and self.data.num_instructions < 1:
+            raise ValueError("the instruction loss needs data.num_instructions >= 1")
+        return self
+
+    @property
+    def evaluated_languages(self) -> tuple[str, ...]:
+        """Languages that are scored: `evaluation.languages`, or the pivot followed by the trained ones."""
+        return self.evaluation.languages or (self.data.pivot, *self.data.languages)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal content gives equal text, whatever the order of keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
+    """Content address of a trial: 16 hex digits.
+
+    Args:
+        config: the resolved trial.
+        fingerprints: content hashes of what the paths and names of `config` point to ("model", "data",
+            "evaluation"); they stand in for those paths, so that a moved folder keeps its trials.
+    Returns: the first 16 hex digits of a SHA-256.
+    """
+    content = config.model_dump(mode="json")
+    if "model" in fingerprints:
+        content["model"].pop("name")
+    if "data" in fingerprints:
+        for source in content["data"]["sources"]:
+            source.pop("path")
+    if "evaluation" in fingerprints:
+        content["evaluation"].pop("data_dir")
+        if content["evaluation"]["representation"]:
+            content["evaluation"]["representation"]["source"].pop("path")
+    content["evaluation"]["languages"] = list(config.evaluated_languages)
+    document = {"config": content, "fingerprints": dict(fingerprints), "score_version": SCORE_VERSION}
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]

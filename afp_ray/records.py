@@ -1,0 +1,222 @@
+"""What rooms hand each other: scores, trial results, jobs, ledger events and the state replayed from them."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from afp_ray.config.base import StrictModel
+
+
+class TrialStatus(StrEnum):
+    """State of a trial in the ledger."""
+
+    PLANNED = "PLANNED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether no further event is expected (a FAILED trial may still be retried by a new attempt)."""
+        return self not in (TrialStatus.PLANNED, TrialStatus.RUNNING)
+
+
+class FailureClass(StrEnum):
+    """Why a trial failed; decides whether a fresh attempt makes sense."""
+
+    DIVERGED = "DIVERGED"
+    INFRA = "INFRA"
+    OOM = "OOM"
+    DATA = "DATA"
+    CONFIG = "CONFIG"
+    BUG = "BUG"
+
+
+Role = Literal["search", "confirm", "test"]
+
+
+class Score(StrictModel):
+    """One number: a task (or representation metric) in one language at one number of shots on one split."""
+
+    task: str
+    """Name of the task; `retrieval` for the representation metrics."""
+    language: str
+    shots: int = 0
+    split: Literal["validation", "test"]
+    metric: str
+    """`accuracy`, `retrieval@1`, `alignment` or `uniformity`."""
+    value: float
+    """Accuracy and retrieval in [0, 1]; alignment and uniformity as arXiv:2005.10242 defines them."""
+    n: int
+    """Examples behind the value."""
+    standard_error: float | None = None
+    """Of the value over examples; null where none is defined."""
+
+
+class LayerMetrics(StrictModel):
+    """Representation metrics of one layer and pooling for one language and split."""
+
+    split: Literal["validation", "test"]
+    language: str
+    layer: int
+    """Index into `hidden_states`; 0 is the embedding output."""
+    pooling: Literal["last", "mean"]
+    retrieval_at_1: float
+    """Share of pairs whose translation is the nearest neighbour, mean of both directions, in [0, 1]."""
+    alignment: float
+    """Mean squared distance of the unit vectors of a pair; lower is better."""
+    uniformity: float
+    """Log of the mean Gaussian potential over both sides; lower is better."""
+    n: int
+
+
+class TrainingSummary(StrictModel):
+    """What the training of a trial did and cost."""
+
+    steps: int
+    tokens: int = 0
+    """Real (unpadded) tokens that went through the model in training."""
+    dropped_tokens: int = 0
+    """Tokens cut off by `max_length`."""
+    seconds: float = 0.0
+    gpu_hours: float = 0.0
+    """Hours of GPUs held (of workers where there is no GPU), evaluation included."""
+    peak_memory_bytes: int = 0
+    """Highest GPU memory allocated, or resident memory on CPU."""
+    contrastive_loss: float | None = None
+    """Mean over the last tenth of the steps, in nats; null when the term is off."""
+    instruction_loss: float | None = None
+    """Likewise, in nats per supervised token."""
+    gradient_cosine: float | None = None
+    """Mean cosine between the gradients of the two terms; null when it was not measured."""
+
+
+class TrialResult(StrictModel):
+    """What one trial gave; durable as `result.json` before anything else hears of it."""
+
+    trial_id: str
+    status: Literal["DONE"] = "DONE"
+    config: dict[str, Any]
+    """The resolved `TrialConfig` as JSON."""
+    splits: tuple[str, ...]
+    """Splits that were scored."""
+    scores: tuple[Score, ...]
+    layers: tuple[LayerMetrics, ...] = ()
+    training: TrainingSummary
+    checkpoint: str | None = None
+    """Folder of the saved model, relative to the trial's folder; null when none was kept."""
+    predictions: dict[str, str] = {}
+    """Parquet file of per-example predictions by split, relative to the trial's folder."""
+    fingerprints: dict[str, str] = {}
+    """Content hashes of model, data and evaluation rows."""
+    environment: dict[str, str] = {}
+    """Versions and device."""
+    seconds: float = 0.0
+    """Wall time of the trial, all stages."""
+    warnings: tuple[str, ...] = ()
+
+
+class Job(StrictModel):
+    """One piece of work for an executor: a trial, and which splits to score."""
+
+    trial_id: str
+    arm: str
+    seed: int
+    role: Role
+    """`search` and `confirm` train and score validation; `confirm` and `test` score the test split too."""
+    config: dict[str, Any]
+    params: dict[str, Any] = {}
+    """Sampled values by dotted name; empty where nothing was searched."""
+    attempt: int = 1
+
+    @property
+    def splits(self) -> tuple[Literal["validation", "test"], ...]:
+        """Splits that this job scores."""
+        return ("validation",) if self.role == "search" else ("validation", "test")
+
+
+class Failure(StrictModel):
+    """Why an attempt ended without a result."""
+
+    failure_class: FailureClass
+    message: str
+    """First line of the error."""
+    traceback: str = ""
+    step: int | None = None
+    """Optimizer step of a divergence."""
+
+
+class LedgerEvent(StrictModel):
+    """One line of `ledger.jsonl`."""
+
+    time: float
+    """Seconds since the epoch, UTC."""
+    trial_id: str | None
+    """Null for events of the whole study."""
+    state: str
+    """A `TrialStatus`, or `OPENED` / `CLOSED` for the study."""
+    attempt: int
+    """1-based attempt of the trial, or of the driver."""
+    role: Role | None = None
+    arm: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] | None = None
+    """With PLANNED only."""
+    params: dict[str, Any] | None = None
+    """With PLANNED only."""
+    objective: float | None = None
+    """With DONE: the study's objective on the validation split."""
+    splits: tuple[str, ...] | None = None
+    """With DONE."""
+    gpu_hours: float | None = None
+    """With DONE."""
+    failure: Failure | None = None
+    """With FAILED."""
+    note: str = ""
+    """`adopted` when the result was found on disk, the study that it came from, or why a study was closed."""
+    study_hash: str | None = None
+    """With OPENED: hash of the study without its runtime."""
+
+
+class TrialRecord(StrictModel):
+    """A trial as replayed from the ledger."""
+
+    trial_id: str
+    arm: str
+    seed: int
+    role: Role
+    """Role it was planned for first."""
+    status: TrialStatus
+    attempt: int
+    config: dict[str, Any]
+    params: dict[str, Any] = {}
+    objective: float | None = None
+    splits: tuple[str, ...] = ()
+    gpu_hours: float = 0.0
+    failure: Failure | None = None
+    note: str = ""
+    planned_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    test_pending: bool = False
+    """A test job was planned and has not ended."""
+
+
+class StudyState(StrictModel):
+    """A study as replayed from its ledger."""
+
+    name: str
+    study_hash: str | None = None
+    opened_at: float | None = None
+    closed: str | None = None
+    """Why the last driver closed the study; null while one is driving or after a kill."""
+    driver_attempt: int = 0
+    trials: tuple[TrialRecord, ...] = Field(default=())
+    """In the order in which they were planned."""
+
+    def trial(self, trial_id: str) -> TrialRecord | None:
+        """The trial of that id, or None."""
+        return next((trial for trial in self.trials if trial.trial_id == trial_id), None)

@@ -1,0 +1,117 @@
+"""Every file name under the storage folder, and writes that are either whole or not there.
+
+    <storage>/                       default `runs/`
+        mlflow.db, mlartifacts/      default tracking database of all studies
+        <study>/
+            study.json               the validated study, as it was first run
+            ledger.jsonl             the one truth
+            driver.lease             held by the driver
+            driver.log
+            report.html, comparison.{md,tex,csv,json}
+            trials/<trial_id>/
+                config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
+                training_calls.jsonl one line each time that training really starts
+                predictions/<split>.parquet
+                checkpoint/          a Hugging Face folder
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from afp_ray.errors import UnavailableError
+
+DEFAULT_STORAGE = "runs"
+
+
+class TrialPaths:
+    """File names of one trial."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.json"
+        self.result = folder / "result.json"
+        self.progress = folder / "progress.json"
+        self.training_calls = folder / "training_calls.jsonl"
+        self.log = folder / "log.txt"
+        self.checkpoint = folder / "checkpoint"
+        self.predictions = folder / "predictions"
+
+    def failure(self, attempt: int) -> Path:
+        """Traceback of a failed attempt."""
+        return self.folder / f"failure-{attempt}.txt"
+
+    def predictions_of(self, split: str) -> Path:
+        """Per-example predictions of one split."""
+        return self.predictions / f"{split}.parquet"
+
+
+class StudyPaths:
+    """File names of one study."""
+
+    def __init__(self, storage: Path | str, name: str) -> None:
+        self.storage = Path(storage).expanduser().resolve()
+        self.name = name
+        self.folder = self.storage / name
+        self.study = self.folder / "study.json"
+        self.ledger = self.folder / "ledger.jsonl"
+        self.lease = self.folder / "driver.lease"
+        self.log = self.folder / "driver.log"
+        self.report = self.folder / "report.html"
+        self.trials = self.folder / "trials"
+
+    def trial(self, trial_id: str) -> TrialPaths:
+        """File names of the trial `trial_id`."""
+        return TrialPaths(self.trials / trial_id)
+
+    def comparison(self, suffix: str) -> Path:
+        """The comparison table as `md`, `tex`, `csv` or `json`."""
+        return self.folder / f"comparison.{suffix}"
+
+
+def list_studies(storage: Path | str) -> list[StudyPaths]:
+    """Studies under `storage`, by name; a folder without a ledger is none."""
+    root = Path(storage).expanduser().resolve()
+    if not root.is_dir():
+        return []
+    names = sorted(entry.name for entry in root.iterdir() if (entry / "ledger.jsonl").is_file())
+    return [StudyPaths(root, name) for name in names]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` so that a reader or a kill sees the old file or the new one, never a part.
+
+    Raises: UnavailableError when the disk refuses, naming the path; the old file is intact.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UnavailableError(f"cannot write {path}: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
