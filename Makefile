@@ -1,0 +1,52 @@
+# Every target sets up what it needs in $(VENV) first, and is quick when nothing changed.
+VENV    ?= .venv
+PYTHON  ?= python3
+# The CPU build is enough for the demo and the tests; name another build here to train on GPUs.
+TORCH   ?= torch==2.13.0
+PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check
+BIN      = $(VENV)/bin
+
+.PHONY: setup setup-dev demo test test-faults check bench docs clean
+
+setup: $(VENV)/.installed
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "afp_ray needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; fix: make PYTHON=python3.11 ...")'
+	@echo "setting up $(VENV): locked dependencies, about 2 GB on disk, some minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --constraint constraints.txt "$(TORCH)"
+	@$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+	@echo "$(BIN)/afp is ready"
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "adding the development tools"
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/afp demo
+
+test: setup-dev
+	$(BIN)/python -m pytest -m "not gpu"
+
+# The fault matrix alone, slow rows included.
+test-faults: setup-dev
+	$(BIN)/python -m pytest -m "not gpu" tests/faults
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup-dev
+	PYTHONPATH=. $(BIN)/python benchmarks/step.py
+	PYTHONPATH=. $(BIN)/python benchmarks/contrastive.py
+	PYTHONPATH=. $(BIN)/python benchmarks/gpu.py
+
+docs: setup-dev
+	$(BIN)/python tools/make_docs.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

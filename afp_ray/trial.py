@@ -1,0 +1,336 @@
+"""The one arrow, `TrialConfig -> TrialResult`: where data, model, training and evaluation meet."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afp_ray import __version__
+from afp_ray.config import DataConfig, TrialConfig
+from afp_ray.data import sources
+from afp_ray.data.rows import ParallelInstruction, TranslationPair
+from afp_ray.errors import ConfigError, ModelError
+from afp_ray.evaluation import run as evaluation
+from afp_ray.models.describe import describe
+from afp_ray.records import LayerMetrics, Score, TrainingSummary, TrialResult
+from afp_ray.store import TrialPaths, write_json
+from afp_ray.training.reporter import Reporter
+
+if TYPE_CHECKING:  # torch comes with these; checking a study must not wait for it
+    from afp_ray.models.load import LoadedModel
+
+
+def check_trial(config: TrialConfig) -> None:
+    """Refuse, within about a second and without torch, what would fail once a GPU is granted.
+
+    Raises: ModelError, DataError, TaskError or ConfigError, each with the place, the allowed set and the fix.
+    """
+    description = describe(config.model)
+    if config.loss.contrastive_weight > 0 and config.training.max_steps > 0 and config.loss.layer > description.num_layers:
+        raise ConfigError(
+            f"loss.layer {config.loss.layer} is beyond the model {config.model.name!r}",
+            where="loss.layer",
+            allowed=f"0 (the embedding output) to {description.num_layers}",
+            fix=f"choose a layer up to {description.num_layers}",
+        )
+    limit = description.max_positions
+    if config.training.max_steps > 0 and limit is not None and config.training.max_length > limit:
+        raise ConfigError(
+            f"training.max_length {config.training.max_length} is beyond the positions of {config.model.name!r}",
+            where="training.max_length",
+            allowed=f"2 to {limit}",
+            fix=f"set training.max_length: {limit}",
+        )
+    if config.training.max_steps > 0:
+        sources.check(config.data)
+    evaluation.check_evaluation(config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
+    for language in _retrieval_languages(config):
+        _heldout_pairs(config, language, "validation")
+
+
+def fingerprints(config: TrialConfig) -> dict[str, str]:
+    """Content hashes of what the names and paths of `config` point to; they enter the trial id."""
+    found = {
+        "model": describe(config.model).fingerprint,
+        "evaluation": evaluation.evaluation_fingerprint(
+            config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot
+        ),
+    }
+    if config.evaluation.representation is not None:
+        found["heldout"] = sources.heldout_fingerprint(
+            config.evaluation.representation.source, config.data.pivot, _retrieval_languages(config)
+        )
+    # A model that is not trained scores the same whatever the training rows are.
+    found["data"] = sources.fingerprint(config.data) if config.training.max_steps > 0 else ""
+    return found
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the stages of one trial share."""
+
+    config: TrialConfig
+    paths: TrialPaths
+    reporter: Reporter
+    device: str
+    rank: int
+    world_size: int
+
+
+def run_trial(
+    config: TrialConfig,
+    *,
+    trial_id: str,
+    folder: Path,
+    splits: Sequence[str],
+    reporter: Reporter,
+    device: str = "auto",
+    micro_batch_size: int | None = None,
+    num_threads: int | None = None,
+) -> TrialResult | None:
+    """Train and score one configuration; what `folder` already holds is not done again.
+
+    Inside a process group every worker calls this alike: all train, the first scores and writes.
+
+    Args:
+        config: the resolved trial.
+        trial_id: its content address.
+        folder: the trial's own folder; `result.json` is durable there before this returns.
+        splits: "validation", "test" or both; only those that a stored result lacks are scored.
+        reporter: hears of progress.
+        device: "auto" takes a GPU where there is one.
+        micro_batch_size: instructions per forward pass; None takes the worker's whole share.
+        num_threads: torch threads; None leaves torch's choice.
+    Returns: the result, None on workers other than the first.
+    Raises: UserError for bad input, DivergedError, whatever torch raises.
+    """
+    started = time.perf_counter()
+    import torch
+
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    rank, world_size = _worker()
+    if device == "auto":
+        device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    run = _Run(config, TrialPaths(folder), reporter, device, rank, world_size)
+    stored = read_result(run.paths)
+    if stored is not None and set(splits) <= set(stored.splits):
+        return stored if rank == 0 else None
+    loaded, summary = _trained_model(run, stored, micro_batch_size)
+    if rank != 0:
+        return None
+    result = _score(run, loaded, [split for split in ("validation", "test") if split in splits], stored)
+    seconds = time.perf_counter() - started
+    held_hours = seconds * world_size / 3600
+    result = result.model_copy(
+        update={
+            "trial_id": trial_id,
+            "training": summary.model_copy(update={"gpu_hours": summary.gpu_hours + held_hours}),
+            "checkpoint": run.paths.checkpoint.name if run.paths.checkpoint.is_dir() else None,
+            "seconds": (stored.seconds if stored else 0.0) + seconds,
+        }
+    )
+    write_json(run.paths.result, result.model_dump(mode="json"))
+    return result
+
+
+def read_result(paths: TrialPaths) -> TrialResult | None:
+    """The stored result of a trial, or None when there is none yet."""
+    if not paths.result.is_file():
+        return None
+    return TrialResult.model_validate_json(paths.result.read_bytes())
+
+
+def _worker() -> tuple[int, int]:
+    """Rank and number of workers; (0, 1) outside a process group."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _trained_model(
+    run: _Run, stored: TrialResult | None, micro_batch_size: int | None
+) -> tuple["LoadedModel", TrainingSummary]:
+    """The model to score: the stored checkpoint, or one that is trained now and saved."""
+    from afp_ray.models.load import load_model
+    from afp_ray.training.checkpoint import save_checkpoint, verify_checkpoint
+    from afp_ray.training.loop import train
+
+    config, paths = run.config, run.paths
+    run.reporter.report("load", 0, 1)
+    if stored is not None and config.training.max_steps > 0:
+        if not paths.checkpoint.is_dir():
+            raise ModelError(
+                f"the checkpoint of trial {stored.trial_id} is gone",
+                where=str(paths.checkpoint),
+                fix="remove the trial's folder to train it again, or keep it with runtime.keep_checkpoints: all",
+            )
+        verify_checkpoint(paths.checkpoint)
+        kept = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
+        return load_model(kept, device=run.device), stored.training
+    loaded = load_model(config.model, device=run.device)
+    if config.training.max_steps == 0:
+        return loaded, TrainingSummary(steps=0)
+    batches = _training_batches(run, loaded, micro_batch_size)
+    if run.rank == 0:
+        _record_training_call(paths)
+    summary = train(
+        loaded.model,
+        batches,
+        loss=config.loss,
+        training=config.training,
+        reporter=run.reporter,
+        device=run.device,
+        seed=config.seed,
+    )
+    summary = summary.model_copy(update={"dropped_tokens": batches.dropped_tokens})
+    if run.rank == 0:
+        save_checkpoint(loaded.model, loaded.tokenizer, paths.checkpoint)
+    return loaded, summary
+
+
+def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | None) -> Any:
+    from afp_ray.data.batches import TrainingBatches
+    from afp_ray.data.mixing import draw_instructions, draw_pairs
+
+    config = run.config
+    seed = config.data.seed if config.data.seed is not None else config.seed
+    pairs, rows = _rows(config.data)
+    drawn_pairs = draw_pairs(pairs, num_pairs=config.data.num_pairs, seed=seed)
+    instructions = draw_instructions(rows, drawn_pairs, config.data, seed=seed)
+    return TrainingBatches(
+        drawn_pairs if config.loss.contrastive_weight > 0 else [],
+        instructions if config.loss.instruction_weight > 0 else [],
+        loaded.tokenizer,
+        batch_size=config.training.batch_size,
+        max_length=config.training.max_length,
+        seed=config.seed,
+        rank=run.rank,
+        world_size=run.world_size,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def _rows(data: DataConfig) -> tuple[list[TranslationPair], list[ParallelInstruction]]:
+    """Rows of the sources, read once per process: warm actors run many trials on the same files."""
+    readable = DataConfig(sources=data.sources, pivot=data.pivot, languages=data.languages)
+    return _read_rows(readable, sources.fingerprint(readable))
+
+
+@lru_cache(maxsize=4)
+def _read_rows(data: DataConfig, fingerprint: str) -> tuple[list[TranslationPair], list[ParallelInstruction]]:
+    del fingerprint  # part of the key, so that a changed file is read again
+    return sources.load_pairs(data), sources.load_instructions(data)
+
+
+def _record_training_call(paths: TrialPaths) -> None:
+    """Append a line each time that training really starts, so that anybody can count what was repeated."""
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    with paths.training_calls.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
+
+
+def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[str], stored: TrialResult | None) -> TrialResult:
+    """Score the splits that `stored` lacks and join them with what it has."""
+    from afp_ray.evaluation.representation import headline
+
+    config = run.config
+    scores = [score for score in stored.scores if score.task != "retrieval"] if stored else []
+    layers = list(stored.layers) if stored else []
+    predictions = dict(stored.predictions) if stored else {}
+    warnings = list(stored.warnings) if stored else []
+    for split in splits:
+        if stored is not None and split in stored.splits:
+            continue
+        scored = evaluation.evaluate_tasks(
+            loaded.model,
+            loaded.tokenizer,
+            config.evaluation,
+            languages=config.evaluated_languages,
+            pivot=config.data.pivot,
+            split=split,
+            reporter=run.reporter,
+        )
+        scores += scored.scores
+        warnings += scored.warnings
+        file = run.paths.predictions_of(split)
+        evaluation.write_predictions(scored.predictions, file)
+        predictions[split] = str(file.relative_to(run.paths.folder))
+        layers += _measure(run, loaded, split)
+    scores += _headline_scores(layers, headline)
+    return TrialResult(
+        trial_id="",
+        config=config.model_dump(mode="json"),
+        splits=tuple(split for split in ("validation", "test") if split in predictions),
+        scores=tuple(scores),
+        layers=tuple(layers),
+        training=TrainingSummary(steps=0),
+        predictions=predictions,
+        fingerprints=fingerprints(config),
+        environment=_environment(run.device),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _measure(run: _Run, loaded: "LoadedModel", split: str) -> list[LayerMetrics]:
+    from afp_ray.evaluation.representation import measure_representation
+
+    if run.config.evaluation.representation is None:
+        return []
+    pairs = {language: _heldout_pairs(run.config, language, split) for language in _retrieval_languages(run.config)}
+    run.reporter.report("represent", 0, len(pairs))
+    return measure_representation(loaded.model, loaded.tokenizer, pairs, split=split)
+
+
+def _headline_scores(layers: Sequence[LayerMetrics], headline: Any) -> list[Score]:
+    by_split: Mapping[str, list[LayerMetrics]] = {
+        split: [row for row in layers if row.split == split] for split in ("validation", "test")
+    }
+    return [score for rows in by_split.values() if rows for score in headline(by_split["validation"], rows)]
+
+
+def _retrieval_languages(config: TrialConfig) -> tuple[str, ...]:
+    if config.evaluation.representation is None:
+        return ()
+    return tuple(code for code in config.evaluated_languages if code != config.data.pivot)
+
+
+def _heldout_pairs(config: TrialConfig, language: str, split: str) -> list[TranslationPair]:
+    representation = config.evaluation.representation
+    assert representation is not None
+    return sources.load_heldout_pairs(
+        representation.source,
+        pivot=config.data.pivot,
+        language=language,
+        split=split,
+        num_pairs=representation.num_pairs,
+    )
+
+
+def _environment(device: str) -> dict[str, str]:
+    """Versions and device that a score may depend on in its last digits."""
+    import torch
+    import transformers
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    return {
+        "afp_ray": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": f"{device.split(':')[0]} {name}",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def remove_checkpoint(paths: TrialPaths) -> None:
+    """Delete the saved model of a trial; its scores and predictions stay."""
+    shutil.rmtree(paths.checkpoint, ignore_errors=True)
