@@ -298,9 +298,8 @@ def _headline_scores(layers: Sequence[LayerMetrics], headline: Any) -> list[Scor
 
 
 def _retrieval_languages(config: TrialConfig) -> tuple[str, ...]:
-    if config.evaluation.representation is None:
-        return ()
-    return tuple(code for code in config.evaluated_languages if code != config.data.pivot)
+    """Languages whose alignment with the pivot is measured: those that the study aligns."""
+    return config.data.languages if config.evaluation.representation is not None else ()
 
 
 def _heldout_pairs(config: TrialConfig, language: str, split: str) -> list[TranslationPair]:

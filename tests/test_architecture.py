@@ -1,0 +1,137 @@
+"""The plan of the house: who may import whom, which library lives in which room, and what stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From right (knows nothing) to left (knows all); rooms of one level are strangers to each other.
+LEVELS: list[set[str]] = [
+    {"errors"},
+    {"languages"},
+    {"config"},
+    {"records"},
+    {"methods", "ledger", "store"},
+    {"data", "models", "losses", "statistics"},
+    {"training", "evaluation"},
+    {"trial"},
+    {"tracking", "search", "comparison"},
+    {"execution"},
+    {"services"},
+]
+LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+# Rooms of one level that may know each other: the ledger names its file by the store's plan and guards by methods' rows;
+# training and evaluation read batches and models of the level below only.
+NEIGHBOURS = {("ledger", "store")}
+HOME = {
+    "ray": {"execution"},
+    "mlflow": {"tracking"},
+    "optuna": {"search"},
+    "datasets": {"data"},
+    "transformers": {"models"},
+    "fastapi": {"services"},
+    "uvicorn": {"services"},
+    "typer": {"services"},
+}
+# Reading a version string is no use of the library.
+VERSION_ONLY = {("trial", "transformers")}
+
+
+def modules() -> list[Path]:
+    return sorted([*ROOT.glob("afp_ray/**/*.py"), *ROOT.glob("services/**/*.py")])
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "services" if parts[0] == "services" else parts[1]
+
+
+def imports(path: Path) -> set[str]:
+    """Every dotted name that the file imports, anywhere in it, `TYPE_CHECKING` blocks left out."""
+    tree = ast.parse(path.read_text("utf-8"))
+    names: set[str] = set()
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            skipped.update(inner for child in node.body for inner in ast.walk(child))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the whole name"
+            base = node.module or ""
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+            names.add(base)
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_rooms_to_its_right(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in LEVEL, f"{room} has no place in the house; add it to LEVELS and docs/architecture.md"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "services":
+            assert room == "services", f"{path.name} imports {name}: services are above"
+        if parts[0] != "afp_ray" or len(parts) == 1 or parts[1] == "__version__":
+            continue
+        other = parts[1]
+        if other == room or (room, other) in NEIGHBOURS:
+            continue
+        assert LEVEL[other] < LEVEL[room], f"{room} imports {name}; allowed: rooms to its right"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_heavy_library_lives_in_one_room(path: Path) -> None:
+    room = room_of(path)
+    for name in imports(path):
+        library = name.split(".")[0]
+        if library in HOME and (room, library) not in VERSION_ONLY:
+            assert room in HOME[library], f"{room} imports {library}; its room is {', '.join(HOME[library])}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_opens_with_its_job_and_stays_readable(path: Path) -> None:
+    text = path.read_text("utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, f"{path} has no opening sentence"
+    assert len(text.splitlines()) <= 420, f"{path} has {len(text.splitlines())} lines; split it by job"
+
+
+def test_no_module_bears_the_name_of_a_library_it_wraps() -> None:
+    assert not [path for path in modules() if path.stem in HOME]
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement, absent",
+    [
+        ("import afp_ray.config", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
+        ("import afp_ray.config.load", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
+        ("import afp_ray.ledger, afp_ray.store", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets"}),
+        ("import services.cli", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
+        ("import afp_ray.trial", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
+        ("import afp_ray.training.loop, afp_ray.evaluation.scoring", {"ray", "optuna", "mlflow", "datasets", "fastapi"}),
+    ],
+)
+def test_light_rooms_load_no_heavy_library(statement: str, absent: set[str]) -> None:
+    assert not loaded_after(statement) & absent
+
+
+def test_a_trial_runs_without_the_orchestration_libraries() -> None:
+    """The GPU benchmark and a plain cluster node have torch and transformers alone."""
+    blocked = "import sys\nfor name in ('ray', 'optuna', 'mlflow', 'datasets', 'fastapi'): sys.modules[name] = None\n"
+    loaded_after(blocked + "import afp_ray.trial, afp_ray.training.loop, afp_ray.data.batches, afp_ray.evaluation.run")

@@ -1,0 +1,54 @@
+"""The cluster file: Ray accepts its shape, it installs the package, and it holds no secret or hyperparameter."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "ray_cluster.yaml").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(TEXT)
+    return content
+
+
+def test_ray_accepts_the_file(cluster: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    import ray.autoscaler as autoscaler
+
+    schema = json.loads((Path(autoscaler.__file__).parent / "ray-schema.json").read_text("utf-8"))
+    jsonschema.validate(cluster, schema)
+
+
+def test_the_same_file_is_valid_for_a_local_provider(cluster: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    import ray.autoscaler as autoscaler
+
+    schema = json.loads((Path(autoscaler.__file__).parent / "ray-schema.json").read_text("utf-8"))
+    local = {key: value for key, value in cluster.items() if key not in ("available_node_types", "head_node_type")}
+    local["provider"] = {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []}
+    jsonschema.validate(local, schema)
+
+
+def test_it_installs_this_package_with_locked_versions(cluster: dict[str, Any]) -> None:
+    setup = "\n".join(cluster["setup_commands"])
+    assert "constraints.txt" in setup and "afp_ray" in setup
+    assert "." in cluster["file_mounts"].values()
+
+
+def test_workers_scale_from_zero_and_have_gpus(cluster: dict[str, Any]) -> None:
+    worker = cluster["available_node_types"]["gpu_worker"]
+    assert worker["resources"]["GPU"] >= 1
+    assert worker["min_workers"] == 0 < worker["max_workers"] <= cluster["max_workers"]
+
+
+def test_it_asks_for_a_token_and_holds_no_secret_or_hyperparameter() -> None:
+    assert TEXT.count("RAY_AUTH_MODE=token ~/venv/bin/ray start") == 2
+    assert not re.search(r"(?i)(secret|password|aws_access|api_key)\s*[:=]", TEXT)
+    assert not re.search(r"learning_rate|temperature|max_steps", TEXT)
