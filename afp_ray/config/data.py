@@ -17,8 +17,10 @@ class SourceConfig(StrictModel):
     """Reader: `embedded` (pairs and instructions), `tsv` (two columns), `aligned` (one file a side, line by line),
     `tico19`, `tatoeba`, `flores` (pairs), `xquad` (instructions)."""
     path: str | None = None
-    """File or folder; `~` and `${AFP_DATA_DIR}` are expanded. A `tsv` or `aligned` path may hold `{source}` and
-    `{target}`, which become the two language codes. Not for `embedded`."""
+    """File, folder or tar archive; `~` and `${AFP_DATA_DIR}` are expanded. A `tsv` or `aligned` path may hold
+    `{source}` and `{target}`, which become the two language codes. `aligned` takes `news.{target}.txt` (one file a
+    language), `corpus.{source}-{target}` (`corpus.en-zh.en` and `corpus.en-zh.zh`), or `{language}` for each side's
+    own code. Not for `embedded`."""
 
     @model_validator(mode="after")
     def _path_fits_kind(self) -> Self:

@@ -1,0 +1,1 @@
+"""Readers of the file layouts that corpora come in."""

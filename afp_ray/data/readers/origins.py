@@ -1,0 +1,169 @@
+"""Says where the rows of a source lie for each language, and refuses sources and languages that have none."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from afp_ray.config import DataConfig, SourceConfig
+from afp_ray.data import embedded
+from afp_ray.data.readers import parallel, xquad
+from afp_ray.data.readers.files import SourceFile, digest
+from afp_ray.errors import DataError
+from afp_ray.languages import LANGUAGES
+
+INSTRUCTION_KINDS = ("embedded", "xquad")
+"""Source kinds that hold instructions."""
+
+Origin = str | tuple[SourceFile, ...]
+"""Where the rows of one language lie: the fingerprint of the embedded corpus, or files."""
+
+
+def pair_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """Those of `sources` that hold translation pairs.
+
+    Raises: DataError when none does.
+    """
+    found = [source for source in sources if source.kind == "embedded" or parallel.has_reader(source.kind)]
+    if not found:
+        raise DataError(
+            f"no source holds translation pairs, only {', '.join(source.kind for source in sources)}",
+            where="data.sources",
+            allowed="embedded, tsv, aligned, tico19, tatoeba, flores",
+            fix="add one of these, or set data.num_pairs: 0 and data.translation_share: 0",
+        )
+    return found
+
+
+def instruction_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """Those of `sources` that hold instructions.
+
+    Raises: DataError when none does.
+    """
+    found = [source for source in sources if source.kind in INSTRUCTION_KINDS]
+    if not found:
+        raise DataError(
+            f"no source holds instructions, only {', '.join(source.kind for source in sources)}",
+            where="data.sources",
+            allowed=", ".join(INSTRUCTION_KINDS),
+            fix="add one of these, set data.num_instructions: 0, or make all of them translation tasks with "
+            "data.translation_share: 1",
+        )
+    return found
+
+
+def pair_origin(source: SourceConfig, *, pivot: str, language: str) -> Origin | None:
+    """Where the pairs of `language` lie in `source`; None when it has none of them."""
+    if source.kind == "embedded":
+        return embedded.corpus_fingerprint() if {pivot, language} <= set(embedded.LANGUAGES) else None
+    if not parallel.has_reader(source.kind):
+        return None
+    return parallel.locate(source, pivot=pivot, language=language)
+
+
+def instruction_origin(source: SourceConfig, languages: Sequence[str]) -> Origin:
+    """Where the instructions of `source` lie.
+
+    Raises: DataError when it lacks one of `languages`.
+    """
+    if source.kind == "embedded":
+        require_embedded(languages)
+        return embedded.corpus_fingerprint()
+    return tuple(xquad_files(source, languages).values())
+
+
+def languages_of(source: SourceConfig, pivot: str) -> list[str]:
+    """Languages that `source` has pairs of, beside `pivot`."""
+    codes = (code for code in LANGUAGES if code != pivot)
+    return [code for code in codes if pair_origin(source, pivot=pivot, language=code) is not None]
+
+
+def require_some(source: SourceConfig, *, pivot: str, languages: Sequence[str]) -> list[str]:
+    """Those of `languages` that `source` has; a source that has none of them is an error.
+
+    Raises: DataError that lists what the source has; or when one two-column file would have to hold several languages.
+    """
+    found = [code for code in languages if pair_origin(source, pivot=pivot, language=code) is not None]
+    if not found:
+        has = ", ".join(languages_of(source, pivot))
+        raise DataError(
+            f"{source.kind} has no pairs of {pivot} with {', '.join(languages)}",
+            where=source.path or "the embedded corpus",
+            allowed=f"beside {pivot}: {has}" if has else f"nothing beside {pivot}: no file of it was found",
+            fix="correct the path, choose another language or another source",
+        )
+    if source.kind == "tsv" and len(languages) > 1 and "{target}" not in (source.path or ""):
+        raise DataError(
+            f"one two-column file cannot hold {len(languages)} languages ({', '.join(languages)})",
+            where=source.path or "",
+            allowed="one file a language",
+            fix="put {target} where the language stands in the name, for instance pairs.en-{target}.tsv",
+        )
+    return found
+
+
+def require_each_language(config: DataConfig, counts: Mapping[str, int]) -> None:
+    """Refuse a configured language without pairs.
+
+    Raises: DataError that lists what each source has.
+    """
+    for language in config.languages:
+        if not counts.get(language):
+            has = "; ".join(
+                f"{source.kind}: {', '.join(languages_of(source, config.pivot))}"
+                for source in pair_sources(config.sources)
+            )
+            raise DataError(
+                f"no source has pairs of {config.pivot} with {language}",
+                where="data.languages",
+                allowed=has,
+                fix=f"remove {language}, or add a source that has it",
+            )
+
+
+def require_embedded(languages: Sequence[str]) -> None:
+    """Refuse languages that the embedded corpus lacks.
+
+    Raises: DataError that lists the ones it has.
+    """
+    missing = [code for code in languages if code not in embedded.LANGUAGES]
+    if missing:
+        raise DataError(
+            f"the embedded corpus has no instructions in {', '.join(missing)}",
+            where="data.languages",
+            allowed=", ".join(embedded.LANGUAGES),
+            fix="choose among these, or replace the embedded source",
+        )
+
+
+def xquad_files(source: SourceConfig, languages: Sequence[str]) -> dict[str, SourceFile]:
+    """The file of each language.
+
+    Raises: DataError that lists the languages that are there, when one is missing.
+    """
+    path = source.path or ""
+    files = {code: xquad.locate(path, code) for code in languages}
+    missing = [code for code, file in files.items() if file is None]
+    if missing:
+        has = [code for code in LANGUAGES if xquad.locate(path, code)]
+        raise DataError(
+            f"xquad has no instructions in {', '.join(missing)}",
+            where=path,
+            allowed=", ".join(has) if has else "no xquad.<language>.json was found there",
+            fix="choose among these languages, correct the path, or replace the source",
+        )
+    return {code: file for code, file in files.items() if file is not None}
+
+
+def pair_digests(source: SourceConfig, *, pivot: str, languages: Iterable[str]) -> list[str]:
+    """One line a language: what names its pairs and the hashes of their files."""
+    origins = {language: pair_origin(source, pivot=pivot, language=language) for language in languages}
+    return [f"pairs {source.kind} {pivot} {language} {_digest(origin)}" for language, origin in origins.items()]
+
+
+def instruction_digests(source: SourceConfig, languages: Sequence[str]) -> list[str]:
+    """What names the instructions of `source` and the hashes of their files."""
+    return [f"instructions {source.kind} {_digest(instruction_origin(source, languages))}"]
+
+
+def _digest(origin: Origin | None) -> str:
+    if origin is None or isinstance(origin, str):
+        return str(origin)
+    return " ".join(digest(file) for file in origin)

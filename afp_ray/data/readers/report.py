@@ -1,0 +1,39 @@
+"""Counts what a reader kept and why it refused the other rows."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from afp_ray.errors import DataError
+
+
+@dataclass(slots=True)
+class ReadReport:
+    """What one source gave for one language.
+
+    Attributes:
+        source: kind and file of the source.
+        language: ISO 639-1 code, or "" for rows that hold several languages.
+        num_read: rows found.
+        num_kept: rows handed on; `num_read` less all refusals.
+        refused: number of refused rows by reason (`ragged`, `empty`, `identical`, `repeated`, `unmatched`, `control`).
+    """
+
+    source: str
+    language: str
+    num_read: int = 0
+    num_kept: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def refuse(self, reason: str) -> None:
+        """Count one refused row."""
+        self.refused[reason] += 1
+
+    def require_rows(self, fix: str) -> None:
+        """Raise when no row was kept.
+
+        Raises: DataError with the reasons.
+        """
+        if self.num_kept:
+            return
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.refused.items())) or "none refused"
+        raise DataError(f"none of {self.num_read} rows is usable ({reasons})", where=self.source, fix=fix)

@@ -1,0 +1,47 @@
+"""Tells from the script of the letters whether the two sides of translation pairs were swapped."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from afp_ray.data.rows import TranslationPair
+from afp_ray.languages import LANGUAGES
+
+NUM_SAMPLED = 100
+
+# First words of the Unicode names of the letters that a script is written with.
+_LETTERS = {
+    "Latn": ("LATIN",),
+    "Hans": ("CJK",),
+    "Jpan": ("HIRAGANA", "KATAKANA", "CJK"),
+    "Kore": ("HANGUL",),
+    "Arab": ("ARABIC",),
+    "Cyrl": ("CYRILLIC",),
+    "Grek": ("GREEK",),
+    "Deva": ("DEVANAGARI",),
+    "Thai": ("THAI",),
+    "Mymr": ("MYANMAR",),
+    "Taml": ("TAMIL",),
+    "Telu": ("TELUGU",),
+}
+
+
+def share_of_script(text: str, script: str) -> float:
+    """Share in [0, 1] of the letters of `text` that `script` (ISO 15924) is written with; 0 without letters."""
+    words = _LETTERS[script]
+    letters = [unicodedata.name(letter, "") for letter in text if letter.isalpha()]
+    return sum(name.startswith(words) for name in letters) / len(letters) if letters else 0.0
+
+
+def columns_are_swapped(pairs: Sequence[TranslationPair]) -> bool:
+    """Whether most of a sample of `pairs` has each side in the other side's script; False where both share one."""
+    scripts = [LANGUAGES[code].script for code in (pairs[0].source_language, pairs[0].target_language)]
+    if scripts[0] == scripts[1]:
+        return False
+    sample = pairs[:: max(1, len(pairs) // NUM_SAMPLED)]
+    swapped = sum(
+        share_of_script(pair.source, scripts[1]) > 0.5
+        and share_of_script(pair.target, scripts[0]) > 0.5
+        and share_of_script(pair.source, scripts[0]) <= 0.5
+        for pair in sample
+    )
+    return swapped * 2 > len(sample)

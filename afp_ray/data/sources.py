@@ -1,0 +1,278 @@
+"""Turns the sources of a configuration into translation pairs and parallel instructions, with their fingerprint."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal
+
+from afp_ray.config import DataConfig, SourceConfig
+from afp_ray.data import embedded
+from afp_ray.data.readers import parallel, xquad
+from afp_ray.data.readers.files import digest_of, expand_path
+from afp_ray.data.readers.origins import (
+    Origin,
+    instruction_digests,
+    instruction_origin,
+    instruction_sources,
+    pair_digests,
+    pair_origin,
+    pair_sources,
+    require_each_language,
+    require_embedded,
+    require_some,
+    xquad_files,
+)
+from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.rows import ParallelInstruction, TranslationPair
+from afp_ray.errors import DataError
+
+__all__ = [
+    "ReadReport",
+    "check",
+    "expand_path",
+    "fingerprint",
+    "heldout_fingerprint",
+    "load_heldout_pairs",
+    "load_instructions",
+    "load_pairs",
+    "read_instructions",
+    "read_pairs",
+    "reading_config",
+]
+
+Split = Literal["validation", "test"]
+
+
+def load_pairs(config: DataConfig) -> list[TranslationPair]:
+    """Every usable pair of the configured languages; the pivot side is `source`.
+
+    Returns: [] when the trial asks for no pairs and no translation tasks.
+    Raises: DataError when a language has no pairs, or a file cannot be read.
+    """
+    return read_pairs(config)[0] if _needs_pairs(config) else []
+
+
+def read_pairs(config: DataConfig) -> tuple[list[TranslationPair], list[ReadReport]]:
+    """Every usable pair, whatever amount is asked for, and what each source gave for each language.
+
+    A pair that an earlier row of the same language already gave is refused as `repeated`.
+
+    Raises: DataError as `load_pairs`.
+    """
+    pairs: list[TranslationPair] = []
+    reports: list[ReadReport] = []
+    seen: set[tuple[str, str, str]] = set()
+    for source in pair_sources(config.sources):
+        for language in require_some(source, pivot=config.pivot, languages=config.languages):
+            rows, report = _read_language(source, pivot=config.pivot, language=language)
+            for pair in rows:
+                key = (pair.target_language, pair.source, pair.target)
+                if key in seen:
+                    report.refuse("repeated")
+                    report.num_kept -= 1
+                    continue
+                seen.add(key)
+                pairs.append(pair)
+            reports.append(report)
+    require_each_language(config, Counter(pair.target_language for pair in pairs))
+    return pairs, reports
+
+
+def load_instructions(config: DataConfig) -> list[ParallelInstruction]:
+    """Every instruction of the sources that hold some, in the pivot and in all configured languages.
+
+    Returns: [] when the trial asks for no instructions, or for translation tasks alone.
+    Raises: DataError when no source holds instructions, or one of them lacks a language.
+    """
+    return read_instructions(config)[0] if _needs_instructions(config) else []
+
+
+def read_instructions(config: DataConfig) -> tuple[list[ParallelInstruction], list[ReadReport]]:
+    """Every instruction, whatever amount is asked for, and what each source gave.
+
+    Raises: DataError as `load_instructions`.
+    """
+    languages = (config.pivot, *config.languages)
+    rows: list[ParallelInstruction] = []
+    reports: list[ReadReport] = []
+    for source in instruction_sources(config.sources):
+        if source.kind == "embedded":
+            require_embedded(languages)
+            found = [_only(row, languages) for row in embedded.parallel_instructions("train")]
+            report = ReadReport("embedded", "", len(found), len(found))
+        else:
+            found, report = xquad.read_instructions(xquad_files(source, languages))
+        rows += found
+        reports.append(report)
+    return rows, reports
+
+
+def load_heldout_pairs(
+    source: SourceConfig, *, pivot: str, language: str, split: Split, num_pairs: int
+) -> list[TranslationPair]:
+    """Pairs for retrieval, no text twice on either side.
+
+    Args:
+        source: where they come from. A source without splits gives the first half of its lines to validation and the
+            rest to test, so that the halves of line-aligned languages hold the same content.
+        pivot, language: codes of the two sides.
+        split: `validation` or `test`.
+        num_pairs: number of pairs, the first ones of the split.
+    Raises: DataError when there are fewer, or the source has no pairs of the language.
+    """
+    require_some(source, pivot=pivot, languages=(language,))
+    if source.kind == "embedded":
+        candidates = list(embedded.translation_pairs(pivot, language, split))
+    else:
+        rows = _read_files(source, pivot=pivot, language=language)
+        half = rows.num_lines // 2
+        first = split == "validation"
+        candidates = [pair for pair, line in zip(rows.pairs, rows.lines, strict=True) if (line < half) == first]
+    distinct = _distinct(candidates)
+    if len(distinct) < num_pairs:
+        raise DataError(
+            f"{num_pairs} held-out pairs asked, but {source.kind} has {len(distinct)} of {language} in {split}",
+            where="evaluation.representation.num_pairs",
+            allowed=f"at most {len(distinct)} for {language}",
+            fix="lower num_pairs, or give a source with more rows",
+        )
+    return distinct[:num_pairs]
+
+
+def reading_config(config: DataConfig) -> DataConfig:
+    """`config` with everything at its default that does not change what is read: trials that share it share their rows.
+
+    Amounts are brought down to whether they are 0, the share of translation tasks to none, some or all.
+    """
+    share = config.translation_share
+    return DataConfig(
+        sources=config.sources,
+        pivot=config.pivot,
+        languages=config.languages,
+        num_pairs=min(config.num_pairs, 1),
+        num_instructions=min(config.num_instructions, 1),
+        translation_share=share if share in (0.0, 1.0) else 0.5,
+    )
+
+
+def fingerprint(config: DataConfig) -> str:
+    """SHA-256 over the bytes that the trial's rows are read from, in hex; the names of the files do not enter it.
+
+    Files that the trial does not read do not enter it either: a trial without pairs and instructions has the same
+    fingerprint whatever its sources are.
+
+    Raises: DataError when a file is missing or cannot be read.
+    """
+    parts: list[str] = []
+    if _needs_pairs(config):
+        for source in pair_sources(config.sources):
+            parts += pair_digests(source, pivot=config.pivot, languages=config.languages)
+    if _needs_instructions(config):
+        for source in instruction_sources(config.sources):
+            parts += instruction_digests(source, (config.pivot, *config.languages))
+    return digest_of(parts)
+
+
+def heldout_fingerprint(source: SourceConfig, pivot: str, languages: Iterable[str]) -> str:
+    """SHA-256 over the bytes that held-out pairs of `languages` are read from, in hex.
+
+    Raises: DataError when a file is missing or cannot be read.
+    """
+    return digest_of(pair_digests(source, pivot=pivot, languages=languages))
+
+
+def check(config: DataConfig) -> None:
+    """Refuse what could not be drawn later, before anything starts.
+
+    Raises: DataError for a missing or broken file, a language without rows, more pairs than there are, instructions
+        or translation tasks without a source.
+    """
+    if _needs_pairs(config):
+        _check_pairs(config)
+    if _needs_instructions(config):
+        languages = (config.pivot, *config.languages)
+        origins = tuple(instruction_origin(source, languages) for source in instruction_sources(config.sources))
+        _check_instructions(config.sources, config.pivot, config.languages, origins)
+
+
+def _needs_pairs(config: DataConfig) -> bool:
+    return config.num_pairs > 0 or (config.num_instructions > 0 and config.translation_share > 0)
+
+
+def _needs_instructions(config: DataConfig) -> bool:
+    return config.num_instructions > 0 and config.translation_share < 1
+
+
+def _check_pairs(config: DataConfig) -> None:
+    if config.num_pairs == 0:
+        raise DataError(
+            f"data.translation_share is {config.translation_share:g}, and there are no pairs to make the tasks from",
+            where="data.num_pairs",
+            allowed="1 or more",
+            fix="set data.num_pairs, or data.translation_share: 0",
+        )
+    origins = tuple(
+        pair_origin(source, pivot=config.pivot, language=language)
+        for source in pair_sources(config.sources)
+        for language in config.languages
+    )
+    counts = _count_pairs(config.sources, config.pivot, config.languages, origins)
+    total = sum(counts.values())
+    if config.num_pairs > total:
+        listed = ", ".join(f"{language} {counts[language]}" for language in config.languages)
+        raise DataError(
+            f"{config.num_pairs} pairs asked, but the sources have {total} ({listed})",
+            where="data.num_pairs",
+            allowed=f"0 to {total}",
+            fix="lower data.num_pairs, or add a source",
+        )
+
+
+@lru_cache(maxsize=256)
+def _count_pairs(
+    sources: tuple[SourceConfig, ...], pivot: str, languages: tuple[str, ...], origins: tuple[Origin | None, ...]
+) -> Mapping[str, int]:
+    """Usable pairs by language; `origins` makes a changed file a new entry of the cache."""
+    pairs = load_pairs(DataConfig(sources=sources, pivot=pivot, languages=languages))
+    return Counter(pair.target_language for pair in pairs)
+
+
+@lru_cache(maxsize=256)
+def _check_instructions(
+    sources: tuple[SourceConfig, ...], pivot: str, languages: tuple[str, ...], origins: tuple[Origin, ...]
+) -> None:
+    """Read the instructions once; `origins` makes a changed file a new entry of the cache."""
+    load_instructions(DataConfig(sources=sources, pivot=pivot, languages=languages))
+
+
+def _read_language(source: SourceConfig, *, pivot: str, language: str) -> tuple[list[TranslationPair], ReadReport]:
+    if source.kind != "embedded":
+        rows = _read_files(source, pivot=pivot, language=language)
+        return rows.pairs, rows.report
+    pairs = list(embedded.translation_pairs(pivot, language, "train"))
+    return pairs, ReadReport("embedded", language, len(pairs), len(pairs))
+
+
+def _read_files(source: SourceConfig, *, pivot: str, language: str) -> parallel.PairRows:
+    files = parallel.locate(source, pivot=pivot, language=language)
+    assert files is not None, "callers have asked for the language's files before"  # noqa: S101
+    return parallel.read_pairs(source, files, pivot=pivot, language=language)
+
+
+def _only(row: ParallelInstruction, languages: Sequence[str]) -> ParallelInstruction:
+    """`row` in `languages` alone."""
+    prompts = {code: row.prompts[code] for code in languages}
+    return ParallelInstruction(prompts, {code: row.responses[code] for code in languages}, row.content_id, row.kind)
+
+
+def _distinct(pairs: Iterable[TranslationPair]) -> list[TranslationPair]:
+    """`pairs` without those whose source or target came before: a repeated text has two right answers."""
+    sources: set[str] = set()
+    targets: set[str] = set()
+    kept = []
+    for pair in pairs:
+        if pair.source not in sources and pair.target not in targets:
+            kept.append(pair)
+            sources.add(pair.source)
+            targets.add(pair.target)
+    return kept
