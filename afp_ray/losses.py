@@ -1,0 +1,235 @@
+"""The terms of the training loss as pure functions of tensors.
+
+Shapes: B pairs, N rows of candidates (B, or the pairs of all workers), T tokens, S supervised positions, D width,
+V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a position that is not supervised."""
+
+_CHUNK_ELEMENTS = {"cuda": 2**27}
+_DEFAULT_CHUNK_ELEMENTS = 2**24
+
+
+def contrastive_loss(
+    source: Tensor,
+    target: Tensor,
+    temperature: float,
+    *,
+    symmetric: bool = False,
+    labels: Tensor | None = None,
+    source_candidates: Tensor | None = None,
+    target_candidates: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """InfoNCE with in-batch negatives: row i of `target` translates row i of `source`.
+
+    Args:
+        source, target: (B, D) pooled embeddings, of any scale and float dtype; similarities are float32.
+        temperature: divisor of the cosine similarities, unitless, > 0.
+        symmetric: average the losses of source to target and target to source.
+        labels: (B,) index of row i among the candidates; None is 0..B-1.
+        source_candidates, target_candidates: (N, D) rows of all workers, `source` and `target` among them; None takes
+            the rows given. The first serves the target to source direction alone.
+        reduction: `mean` over the B rows, or `sum`.
+    Returns: () cross-entropy in nats; log(N) when the embeddings carry no signal.
+    Raises: ValueError when the shapes differ.    Source: AFP, arXiv:2311.08089, section 3.
+    """
+    if source.shape != target.shape:
+        raise ValueError(f"source {tuple(source.shape)} and target {tuple(target.shape)} differ")
+    if labels is None:
+        labels = torch.arange(len(source), device=source.device)
+    with torch.autocast(device_type=source.device.type, enabled=False):
+        loss = _one_direction(
+            source, target if target_candidates is None else target_candidates, labels, temperature, reduction
+        )
+        if not symmetric:
+            return loss
+        backward = source if source_candidates is None else source_candidates
+        return (loss + _one_direction(target, backward, labels, temperature, reduction)) / 2
+
+
+def _one_direction(anchors: Tensor, candidates: Tensor, labels: Tensor, temperature: float, reduction: str) -> Tensor:
+    cosine = F.normalize(anchors.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).T  # (B, N)
+    return F.cross_entropy(cosine / temperature, labels, reduction=reduction)
+
+
+def instruction_loss(logits: Tensor, labels: Tensor, num_supervised: int) -> Tensor:
+    """Next-token cross-entropy of whole logits; the plain form that `next_token_sum` is equal to.
+
+    Args:
+        logits: (B, T, V) position t predicts token t + 1.
+        labels: (B, T) token ids, -100 where a token is not supervised; the first position never is.
+        num_supervised: positions over the whole (global) batch, > 0; a share of a batch divides by it too.
+    Returns: () nats per supervised token.
+    """
+    loss = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return loss / num_supervised
+
+
+def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a state predicts a supervised token, and which.
+
+    Args:
+        labels: (B, T) token ids, -100 where a token is not supervised.
+    Returns: (S,) indices into the flattened (B*T) states, and the (S,) tokens that they predict.
+    """
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    positions = (following != IGNORED).nonzero().squeeze(-1)
+    return positions, following[positions]
+
+
+def next_token_sum(
+    hidden: Tensor,
+    head_weight: Tensor,
+    labels: Tensor,
+    *,
+    head_bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_elements: int | None = None,
+) -> Tensor:
+    """Summed next-token cross-entropy that projects the supervised rows alone onto the vocabulary, a chunk at a time.
+
+    Args:
+        hidden: (B, T, D) states after the final norm; position t predicts token t + 1.
+        head_weight: (V, D) the projection.
+        labels: (B, T) token ids, -100 where a token is not supervised; may stay on the CPU.
+        head_bias: (V,) or None.
+        scale: multiplies the logits.
+        softcap: logits become softcap * tanh(logits / softcap); None leaves them.
+        chunk_elements: logits in memory at a time; None chooses by device.
+    Returns: () nats, summed over the supervised positions; 0 when there is none.
+    """
+    positions, targets = supervised_positions(labels)
+    rows = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))  # (S, D)
+    return cross_entropy_sum(
+        rows,
+        head_weight,
+        targets.to(hidden.device, non_blocking=True),
+        head_bias=head_bias,
+        scale=scale,
+        softcap=softcap,
+        chunk_elements=chunk_elements,
+    )
+
+
+def cross_entropy_sum(
+    rows: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    head_bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_elements: int | None = None,
+) -> Tensor:
+    """Summed cross-entropy of `rows @ head_weight.T` against `targets`, never holding all logits.
+
+    Gradients are made in the forward, chunk by chunk, so there is no second derivative.
+
+    Args:
+        rows: (S, D).
+        head_weight: (V, D).
+        targets: (S,) token ids.
+        head_bias, scale, softcap, chunk_elements: as in `next_token_sum`.
+    Returns: () nats, float32.
+    """
+    if chunk_elements is None:
+        chunk_elements = _CHUNK_ELEMENTS.get(rows.device.type, _DEFAULT_CHUNK_ELEMENTS)
+    chunk_rows = max(1, chunk_elements // len(head_weight))
+    loss: Tensor = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
+        rows, head_weight, head_bias, targets, scale, softcap, chunk_rows
+    )
+    return loss
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """Loss and gradients of one projection; under autocast the products are in its dtype, the softmax is float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: float | None,
+        chunk_rows: int,
+    ) -> Tensor:
+        device = rows.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+        with torch.autocast(device_type=device, enabled=False):
+            gradients = _Gradients(ctx.needs_input_grad[:3], rows, weight, bias)
+            cast_rows, cast_weight = rows.to(dtype), weight.to(dtype)
+            total = torch.zeros((), dtype=torch.float32, device=rows.device)
+            for start in range(0, len(rows), chunk_rows):
+                chunk = slice(start, start + chunk_rows)
+                logits = cast_rows[chunk] @ cast_weight.T  # (S', V)
+                losses, slope = _loss_and_slope(logits, bias, targets[chunk], scale, softcap)
+                total += losses
+                gradients.add(chunk, slope.to(dtype), cast_rows[chunk], cast_weight)
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        (upstream,) = grad_outputs
+        made = [None if part is None else part.mul_(upstream) for part in gradients.parts]
+        return made[0], made[1], made[2], None, None, None, None
+
+
+class _Gradients:
+    """Gradients of the summed loss with respect to rows, weight and bias, None where none is asked for."""
+
+    def __init__(self, needed: tuple[bool, ...], rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self.parts = [
+            torch.zeros_like(tensor) if need and tensor is not None else None
+            for need, tensor in zip(needed, (rows, weight, bias), strict=True)
+        ]
+
+    def add(self, chunk: slice, slope: Tensor, rows: Tensor, weight: Tensor) -> None:
+        """Add a chunk's share; `slope` (S', V) is the derivative by the bare product."""
+        of_rows, of_weight, of_bias = self.parts
+        if of_rows is not None:
+            of_rows[chunk] = slope @ weight
+        if of_weight is not None:
+            if slope.dtype == of_weight.dtype:
+                of_weight.addmm_(slope.T, rows)
+            else:
+                of_weight += slope.T @ rows
+        if of_bias is not None:
+            of_bias += slope.float().sum(dim=0)
+
+
+def _loss_and_slope(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and its derivative by `logits` (S', V), which is overwritten where that saves memory."""
+    final = logits.float()
+    if bias is not None:
+        final = final + bias.float()
+    if scale != 1.0:
+        final = final * scale
+    capped = None
+    if softcap is not None:
+        capped = torch.tanh(final / softcap)
+        final = capped * softcap
+    log_probabilities = torch.log_softmax(final, dim=-1)
+    chosen = targets.unsqueeze(-1)
+    loss = -log_probabilities.gather(1, chosen).sum()
+    slope = log_probabilities.exp_()
+    slope.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=slope.dtype))
+    if capped is not None:
+        slope.mul_(1 - capped.square())
+    return loss, slope.mul_(scale) if scale != 1.0 else slope

@@ -1,0 +1,323 @@
+"""What a checkpoint is, read from its files alone: no torch, no transformers, no weights in memory.
+
+The fingerprint is a SHA-256 over config.json, the tokenizer files and the weight files. A weight file above
+`WHOLE_FILE_BYTES` enters it by name, size, safetensors header and its first and last MiB: a change inside a
+tensor of such a file that leaves all of these alone is not seen. A hub id is fingerprinted by its commit.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afp_ray.config.model import EMBEDDED, ModelConfig
+from afp_ray.errors import ModelError
+from afp_ray.models.packaged import PACKAGED, packaged_folder
+
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+WHOLE_FILE_BYTES = 64 * 2**20
+ALLOWED = "decoder-only causal language models (Llama, Mistral, Qwen, Gemma, XGLM, BLOOM, GPT-2, GPT-Neo, ...)"
+
+_KEYS = {
+    "num_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
+    "vocab_size": ("vocab_size", "n_vocab"),
+    "max_positions": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+}
+_ENCODERS = """
+    albert bert bert-generation big_bird camembert canine convbert deberta deberta-v2 distilbert electra ernie esm
+    eurobert flaubert funnel ibert longformer luke megatron-bert mobilebert modernbert mpnet nezha nystromformer
+    rembert roberta roberta-prelayernorm roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod
+""".split()  # noqa: SIM905
+_ENCODER_DECODERS = """
+    bart bigbird_pegasus blenderbot blenderbot-small encoder-decoder fsmt led longt5 m2m_100 marian mbart mt5 mvp
+    nllb-moe pegasus pegasus_x plbart prophetnet switch_transformers t5 t5gemma t5gemma2 umt5 whisper
+""".split()  # noqa: SIM905
+_CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "LMHead")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+_TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_fingerprints: dict[tuple[Any, ...], str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        model_type: the family, as config.json names it.
+        num_layers: decoder blocks; `hidden_states` has one entry more.
+        hidden_size: width of a token state.
+        vocab_size: rows of the embedding; None when config.json leaves it to the family's default.
+        max_positions: longest input in tokens; None where the family has no such limit (BLOOM).
+        folder: where the files lie; None for a hub id.
+        fingerprint: SHA-256, 64 hex digits.
+        revision: commit of a hub id; None for a folder.
+    """
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    vocab_size: int | None
+    max_positions: int | None
+    folder: str | None
+    fingerprint: str
+    revision: str | None = None
+
+
+def describe(config: ModelConfig) -> ModelDescription:
+    """Read what a checkpoint is and refuse what cannot be trained as a causal LM.
+
+    Args:
+        config: `embedded`, a local folder, or a hub id (its config.json comes from the local hub cache or the hub).
+    Returns: the description, with a fingerprint of the content.
+    Raises: ModelError naming the file, what is allowed and the fix.
+    """
+    folder = local_folder(config)
+    if folder is None:
+        return _describe_hub(config)
+    document = _read_json(_existing(folder / "config.json", "not a model folder: it has no config.json"))
+    _refuse_other_kinds(document, str(folder))
+    tokenizer_files = _tokenizer_files(folder)
+    weight_files = _weight_files(folder)
+    fingerprint = _fingerprint([folder / "config.json", *tokenizer_files, *weight_files])
+    return _description(document, folder=str(folder), fingerprint=fingerprint, revision=None)
+
+
+def local_folder(config: ModelConfig) -> Path | None:
+    """Folder of `embedded`, of a packaged model or of a local path; None for a hub id.
+
+    Raises: ModelError for a path that does not exist.
+    """
+    if config.name == EMBEDDED:
+        return _existing(EMBEDDED_FOLDER, "the embedded model is missing from the installation")
+    if config.name in PACKAGED:
+        return packaged_folder(config.name)
+    path = Path(config.name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    looks_like_path = config.name.startswith((".", "/", "~")) or config.name.count("/") > 1
+    if looks_like_path or path.exists():
+        problem = "is a file, not a folder" if path.exists() else "does not exist"
+        raise ModelError(
+            f"model {config.name!r} {problem}",
+            where="model.name",
+            allowed="embedded, a local folder, or a hub id such as facebook/xglm-564M",
+            fix="give the folder that holds config.json",
+        )
+    return None
+
+
+def _describe_hub(config: ModelConfig) -> ModelDescription:
+    if config.trust_remote_code and not (config.revision and _COMMIT.fullmatch(config.revision)):
+        raise ModelError(
+            f"model.trust_remote_code runs code of {config.name!r}, whose revision {config.revision!r} can change",
+            where="model.revision",
+            allowed="a full commit hash (40 hex digits)",
+            fix="read that code, then pin model.revision to its commit",
+        )
+    path = _hub_file(config, "config.json")
+    document = _read_json(path)
+    _refuse_other_kinds(document, config.name)
+    # The cache keeps a file under snapshots/<commit>/: the commit names every byte of the repository.
+    commit = path.parent.name
+    fingerprint = hashlib.sha256(f"hub:{config.name}@{commit}".encode()).hexdigest()
+    return _description(document, folder=None, fingerprint=fingerprint, revision=commit)
+
+
+def _hub_file(config: ModelConfig, name: str) -> Path:
+    """Path of one file of a hub repository in the local cache, downloaded when it is not there."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = try_to_load_from_cache(config.name, name, revision=config.revision)
+        if isinstance(cached, str) and config.revision and _COMMIT.fullmatch(config.revision):
+            return Path(cached)
+        return Path(hf_hub_download(config.name, name, revision=config.revision))
+    except HFValidationError as error:
+        raise ModelError(
+            f"model {config.name!r} is neither a folder nor a hub id",
+            where="model.name",
+            allowed="embedded, a local folder, or a hub id such as facebook/xglm-564M",
+            fix="check the spelling, or give the folder that holds config.json",
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name} of model {config.name!r} is not in the local hub cache and not to be had: {_first_line(error)}",
+            where="model.name",
+            allowed="embedded, a local folder, or a hub id that is cached or reachable",
+            fix=f"run `hf download {config.name}` where there is a network, or give a local folder",
+        ) from error
+
+
+def _refuse_other_kinds(document: Mapping[str, Any], place: str) -> None:
+    model_type = str(document.get("model_type", ""))
+    architectures = [str(name) for name in document.get("architectures") or ()]
+    kind = ""
+    if model_type in _ENCODERS:
+        kind = "an encoder-only model"
+    elif model_type in _ENCODER_DECODERS or document.get("is_encoder_decoder") is True:
+        kind = "an encoder-decoder model"
+    elif architectures and not any(name.endswith(_CAUSAL_ENDINGS) for name in architectures):
+        # A multimodal checkpoint (Gemma 3) is named ForConditionalGeneration; its text model is a causal LM.
+        if not ("text_config" in document and architectures[0].endswith("ForConditionalGeneration")):
+            kind = f"no causal language model: its architecture is {architectures[0]}"
+    elif not model_type:
+        raise ModelError(
+            "config.json names no model_type", where=place, allowed=ALLOWED, fix="save the model with transformers"
+        )
+    if kind:
+        raise ModelError(
+            f"{model_type or 'the model'} is {kind}", where=place, allowed=ALLOWED, fix="choose another model.name"
+        )
+
+
+def _description(
+    document: Mapping[str, Any], *, folder: str | None, fingerprint: str, revision: str | None
+) -> ModelDescription:
+    text = document.get("text_config")
+    sizes = {**document, **text} if isinstance(text, dict) else document
+
+    def size(field: str) -> int | None:
+        return next((int(sizes[key]) for key in _KEYS[field] if isinstance(sizes.get(key), int)), None)
+
+    num_layers, hidden_size = size("num_layers"), size("hidden_size")
+    if num_layers is None or hidden_size is None:
+        missing = "num_layers" if num_layers is None else "hidden_size"
+        raise ModelError(
+            f"config.json states no {missing}",
+            where=folder or "model.name",
+            allowed=f"one of the keys {', '.join(_KEYS[missing])}",
+            fix="save the model with transformers, which writes every size",
+        )
+    return ModelDescription(
+        model_type=str(document.get("model_type", "")),
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        vocab_size=size("vocab_size"),
+        max_positions=size("max_positions"),
+        folder=folder,
+        fingerprint=fingerprint,
+        revision=revision,
+    )
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    if not found:
+        raise ModelError(
+            "the model folder has no tokenizer",
+            where=str(folder),
+            allowed=f"one of {', '.join(_TOKENIZER_FILES)}",
+            fix="save it beside the weights: tokenizer.save_pretrained(folder)",
+        )
+    return found + [folder / name for name in _TOKENIZER_EXTRAS if (folder / name).is_file()]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelError("the index names no shard", where=str(index), fix="copy the whole folder again")
+        files = [folder / name for name in sorted(set(map(str, shards.values())))]
+        for file in files:
+            _existing(file, f"shard {file.name} of {index.name} is missing")
+        files.append(index)
+    elif (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    else:
+        pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+        if pickled:
+            raise ModelError(
+                f"{pickled[0]} is a pickle, which can run code when it is read",
+                where=str(folder / pickled[0]),
+                allowed="model.safetensors",
+                fix="if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)",
+            )
+        raise ModelError(
+            "the model folder has no weights",
+            where=str(folder),
+            allowed="model.safetensors, or its shards with model.safetensors.index.json",
+            fix="copy the weights into the folder",
+        )
+    for file in files:
+        if file.suffix == ".safetensors":
+            _check_whole(file)
+    return files
+
+
+def _check_whole(file: Path) -> None:
+    """Refuse a safetensors file whose length is not the one its header promises."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length) if 8 + length <= size else b""
+    try:
+        tensors = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        ends = [-1]
+    if size != 8 + length + max(ends, default=0):
+        raise ModelError(
+            f"{file.name} is truncated or no safetensors file ({size} bytes)",
+            where=str(file),
+            fix="download or copy the file again",
+        )
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 over names and contents; remembered by size and modification time of every file."""
+    stats = [(str(file), file.stat()) for file in files]
+    key = tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+    if key not in _fingerprints:
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+            _digest_file(file, digest)
+        _fingerprints[key] = digest.hexdigest()
+    return _fingerprints[key]
+
+
+def _digest_file(file: Path, digest: Any) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= WHOLE_FILE_BYTES:
+            digest.update(stream.read())
+            return
+        header = int.from_bytes(stream.read(8), "little") if file.suffix == ".safetensors" else 0
+        stream.seek(0)
+        digest.update(stream.read(min(8 + header, WHOLE_FILE_BYTES) + 2**20))
+        stream.seek(max(0, size - 2**20))
+        digest.update(stream.read())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path.name} is not JSON: {error}", where=str(path), fix="copy the file again") from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path.name} holds no JSON object", where=str(path), fix="copy the file again")
+    return document
+
+
+def _existing(path: Path, problem: str) -> Path:
+    if not path.exists():
+        raise ModelError(problem, where=str(path), fix="copy the missing file, or give another model.name")
+    return path
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,70 @@
+"""The projection of a causal LM onto its vocabulary, as weights and numbers that a loss can apply to chosen rows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afp_ray.errors import ModelError
+from afp_ray.models.hidden_states import CausalModel, last_hidden_state
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyHead:
+    """logits = softcap(scale * (states @ weight.T + bias)).
+
+    Attributes:
+        weight: (V, D); the embedding itself where they are tied.
+        bias: (V,) or None.
+        scale: multiplies the logits.
+        softcap: logits become softcap * tanh(logits / softcap); None leaves them.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Project `states` (..., D) to (..., V) in float32."""
+        logits = torch.nn.functional.linear(states, self.weight, self.bias).float() * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def vocabulary_head(model: CausalModel) -> VocabularyHead:
+    """The head of a model, checked against the model's own logits so that no family's extra step is lost.
+
+    Raises: ModelError when the family does something else with its logits.
+    """
+    layer: Any = model.get_output_embeddings()
+    config: Any = model.config.get_text_config()
+    scale = 1.0
+    if getattr(config, "logits_scaling", None):  # Granite divides
+        scale = 1.0 / float(config.logits_scaling)
+    if getattr(config, "logit_scale", None):  # Cohere multiplies
+        scale = float(config.logit_scale)
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    head = VocabularyHead(layer.weight, getattr(layer, "bias", None), scale, float(softcap) if softcap else None)
+    _compare(model, head)
+    return head
+
+
+def _compare(model: CausalModel, head: VocabularyHead) -> None:
+    ids = torch.arange(4, device=head.weight.device).remainder(len(head.weight)).unsqueeze(0)
+    mask, was_training = torch.ones_like(ids), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+            actual = head.logits(last_hidden_state(model, ids, mask))
+    finally:
+        model.train(was_training)
+    if not bool(expected.isfinite().all()):
+        return  # nothing to compare with; the first step of training names the quantity that is no number
+    if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max().clamp(min=1.0))):
+        raise ModelError(
+            f"{type(model).__name__} changes its logits in a way that training does not know",
+            allowed="a linear head with an optional bias, scale and soft cap",
+            fix="choose another model.name, or a method without the instruction term",
+        )

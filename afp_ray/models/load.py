@@ -1,0 +1,201 @@
+"""Loading of a causal LM and its tokenizer: float32 master weights, and none read twice by a warm process."""
+
+import contextlib
+import copy
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from afp_ray.config.model import ModelConfig
+from afp_ray.errors import ModelError
+from afp_ray.models.describe import ALLOWED, ModelDescription, describe
+from afp_ray.models.hidden_states import CausalModel
+from afp_ray.models.manifest import has_manifest, verify_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is the caller's own to train, and its tokenizer.
+
+    Attributes:
+        model: float32, on the device asked for, in eval mode.
+        tokenizer: has a padding token.
+        num_layers: decoder blocks.
+        hidden_size: width of a token state.
+    """
+
+    model: CausalModel
+    tokenizer: PreTrainedTokenizerBase
+    num_layers: int
+    hidden_size: int
+
+
+class WeightCache:
+    """The last models that were read, as they were read; what it gives out are copies.
+
+    Args:
+        max_bytes: weights kept in memory; the model used longest ago goes first, one above the limit is never kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._kept: OrderedDict[tuple[str, ...], tuple[CausalModel, PreTrainedTokenizerBase, int]] = OrderedDict()
+
+    def get(
+        self, key: tuple[str, ...], read: Callable[[], tuple[CausalModel, PreTrainedTokenizerBase]]
+    ) -> tuple[CausalModel, PreTrainedTokenizerBase]:
+        """A fresh model and tokenizer for `key`; `read` is called when none is kept.
+
+        Args:
+            key: names the content; equal keys mean equal weights.
+            read: gives a model on the CPU.
+        Returns: copies whose parameters share no memory with the kept ones; tied weights stay tied.
+        """
+        if key not in self._kept:
+            model, tokenizer = read()
+            size = _num_bytes(model)
+            if size > self.max_bytes:
+                return model, tokenizer
+            self._kept[key] = model, tokenizer, size
+        self._kept.move_to_end(key)
+        while sum(size for _, _, size in self._kept.values()) > self.max_bytes:
+            self._kept.popitem(last=False)
+        model, tokenizer, _ = self._kept[key]
+        return copy.deepcopy(model), copy.deepcopy(tokenizer)
+
+    def clear(self) -> None:
+        """Forget every model."""
+        self._kept.clear()
+
+
+_cache = WeightCache(max_bytes=2 * 2**30)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, with a padding token (the end-of-text token where it has none of its own).
+
+    Raises: ModelError when it cannot be read.
+    """
+    return _read_tokenizer(config, describe(config))
+
+
+def load_model(
+    config: ModelConfig, *, device: str | torch.device = "cpu", cache: WeightCache | None = None
+) -> LoadedModel:
+    """A causal LM that nobody else holds, from the process's cache where it was read before.
+
+    Args:
+        config: what to load.
+        device: where the weights go.
+        cache: kept models; None takes the cache of this process.
+    Returns: float32 weights whatever the checkpoint's dtype, eval mode, tied head tied.
+    Raises: ModelError for a checkpoint that is missing, damaged or no causal LM.
+    """
+    description = describe(config)
+    key = (description.fingerprint, config.attention)
+
+    def read() -> tuple[CausalModel, PreTrainedTokenizerBase]:
+        return _read_model(config, description), _read_tokenizer(config, description)
+
+    model, tokenizer = (_cache if cache is None else cache).get(key, read)
+    return LoadedModel(model.to(device), tokenizer, description.num_layers, description.hidden_size)
+
+
+def _read_model(config: ModelConfig, description: ModelDescription) -> CausalModel:
+    if description.folder is not None and has_manifest(Path(description.folder)):
+        verify_manifest(Path(description.folder))
+    arguments = _arguments(config, description)
+    if config.attention != "auto":
+        arguments["attn_implementation"] = config.attention
+    with quiet_transformers(), _as_model_error(config, "the model"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            description.folder or config.name,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **arguments,
+        )
+    if info["missing_keys"]:
+        raise ModelError(
+            f"the checkpoint lacks {len(info['missing_keys'])} weights, {sorted(info['missing_keys'])[0]} among them",
+            where=description.folder or config.name,
+            allowed=ALLOWED,
+            fix="give a checkpoint of the whole causal LM",
+        )
+    return cast(CausalModel, model.eval())
+
+
+def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTrainedTokenizerBase:
+    with quiet_transformers(), _as_model_error(config, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(description.folder or config.name, **_arguments(config, description))
+    place = description.folder or config.name
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                "the tokenizer has neither a padding nor an end-of-text token",
+                where=place,
+                fix="set pad_token in tokenizer_config.json",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if description.vocab_size is not None and len(tokenizer) > description.vocab_size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {description.vocab_size}",
+            where=place,
+            fix="put the tokenizer that the model was trained with into the folder",
+        )
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _arguments(config: ModelConfig, description: ModelDescription) -> dict[str, Any]:
+    """Keywords that model and tokenizer share; a folder is never looked up anywhere else."""
+    if description.folder is not None:
+        return {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+    return {"revision": description.revision, "trust_remote_code": config.trust_remote_code}
+
+
+@contextlib.contextmanager
+def _as_model_error(config: ModelConfig, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(
+            f"{what} needs a library that is not installed: {_first_line(error)}", where="model", fix="install it"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{what} of {config.name!r} cannot be loaded: {_first_line(error)}",
+            where="model.name",
+            allowed=ALLOWED,
+            fix="try AutoModelForCausalLM.from_pretrained on it; code of its own needs model.trust_remote_code",
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice on stdout while a checkpoint is read or written."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # The Rust tokenizers warn when a process forks after they were used in parallel; trials fork workers.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _num_bytes(model: CausalModel) -> int:
+    return sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,62 @@
+"""The published computation of a training step, as the peer of ours; written anew from its description.
+
+Both sides of a pair go through all layers, all hidden states are kept, the cosine is broadcast to (B, B, D);
+instruction blocks are projected onto the vocabulary at every position; the head is a copy of the embedding that is
+trained apart; AdamW visits one parameter at a time. Source: AFP, arXiv:2311.08089, and its published code.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afp_ray.config.loss import LossConfig
+from afp_ray.data.batches import PairBatch, TrainBatch
+from afp_ray.models.hidden_states import CausalModel, decoder_of
+
+
+def untie(model: CausalModel) -> CausalModel:
+    """Give the model a head of its own, equal to the embedding, as the published code trains it."""
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return model
+
+
+def losses(model: CausalModel, batch: TrainBatch, loss: LossConfig) -> tuple[Tensor, Tensor]:
+    """Contrastive and instruction loss of a batch with right padding, `last` pooling, one direction."""
+    device = model.device
+    assert batch.pairs is not None
+    contrastive = contrastive_loss(model, batch.pairs, loss)
+    instruction = torch.zeros((), device=device)
+    for rows in batch.instructions:
+        logits = model(input_ids=rows.input_ids.to(device), attention_mask=rows.attention_mask.to(device)).logits
+        labels = rows.labels.to(device)[:, 1:].reshape(-1)
+        total = F.cross_entropy(logits[:, :-1].reshape(len(labels), -1), labels, reduction="sum")
+        instruction = instruction + total / batch.num_supervised
+    return contrastive, instruction
+
+
+def contrastive_loss(model: CausalModel, pairs: PairBatch, loss: LossConfig) -> Tensor:
+    """Whole forward over both sides, padded to the longest of either, then the broadcast cosine."""
+    device = model.device
+    longest = max(pairs.source_ids.shape[1], pairs.target_ids.shape[1])
+    sides = [(pairs.source_ids, pairs.source_mask), (pairs.target_ids, pairs.target_mask)]
+    padded = [[F.pad(tensor, (0, longest - tensor.shape[1])) for tensor in side] for side in sides]
+    ids, mask = (torch.stack([side[index] for side in padded], dim=1).flatten(0, 1).to(device) for index in (0, 1))
+    states = decoder_of(model)(
+        input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
+    ).hidden_states[loss.layer]
+    last = states[torch.arange(len(ids), device=device), mask.sum(dim=1) - 1].unflatten(0, (-1, 2))  # (B, 2, D)
+    cosine = F.cosine_similarity(last[:, 0].unsqueeze(1), last[:, 1].unsqueeze(0), dim=-1)  # (B, B)
+    return F.cross_entropy(cosine / loss.temperature, torch.arange(len(cosine), device=device))
+
+
+def backward(model: CausalModel, batch: TrainBatch, loss: LossConfig) -> tuple[Tensor, Tensor]:
+    """One backward of the weighted sum."""
+    contrastive, instruction = losses(model, batch, loss)
+    (loss.contrastive_weight * contrastive + loss.instruction_weight * instruction).backward()  # type: ignore[no-untyped-call]
+    return contrastive.detach(), instruction.detach()
+
+
+def make_optimizer(model: CausalModel, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW as a loop over parameters."""
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, foreach=False, fused=False)

@@ -1,0 +1,246 @@
+"""A training step of an XGLM-564M on one GPU: ours against the published computation, in the same run.
+
+Random weights of that shape, 4 pairs and 4 blocks of 512 tokens a step, bf16 autocast over float32 weights, dropout on.
+Needs torch, transformers, safetensors, numpy, pydantic and PyYAML alone. Without a GPU it says so and exits 0.
+
+Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--rounds N] [--steps N]
+"""
+
+import argparse
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afp_ray.config.loss import LossConfig
+from afp_ray.config.training import TrainingConfig
+from afp_ray.data.batches import TrainBatch
+from afp_ray.training.loop import make_optimizer, num_tokens
+from afp_ray.training.step import TrainingStep
+from benchmarks import authors, workload
+from benchmarks.figures import Figure, show
+
+LOSS = LossConfig()
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A800": 312e12}
+"""Dense bf16 rate by datasheet."""
+
+
+@dataclass
+class Variant:
+    """One computation: its model, its step, and what was measured of it.
+
+    Attributes:
+        backward: adds the gradients of a batch and returns both losses.
+        step: a whole optimizer step, losses read on the CPU as a training loop does.
+        step_s: seconds per step, one value a round.
+        peak_bytes: GPU memory with weights, gradients and optimizer state, without the other variant's.
+    """
+
+    model: Any
+    backward: Callable[[TrainBatch], tuple[Tensor, Tensor]]
+    step: Callable[[TrainBatch], None]
+    step_s: list[float]
+    peak_bytes: int = 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; 7 when a floor is missed or the losses differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="a toy size on whatever device there is, to test this file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="steps of a round")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available() and not options.tiny:
+        sys.stdout.write("gpu: skipped, torch sees no CUDA device\n")
+        return 0
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    shape = workload.TINY if options.tiny else workload.XGLM_564M
+    length = 32 if options.tiny else 512
+    torch.backends.cuda.matmul.allow_tf32 = True  # as the published runs have it
+    batches = [workload.build_batch(shape, num_pairs=4, num_blocks=4, length=length, seed=seed) for seed in range(4)]
+    is_equal, error = _compare(shape, device, batches[0])
+    ours = _measured_alone(_make_ours, shape, device, batches, options.steps)
+    theirs = _measured_alone(_make_theirs, shape, device, batches, options.steps)
+    for number in range(options.rounds):
+        for variant in (ours, theirs) if number % 2 else (theirs, ours):
+            variant.step_s.append(_seconds_per_step(variant, batches, device, options.steps))
+    _describe(device, shape, batches, ours, error)
+    return show(_figures(ours, theirs, batches, device, is_equal))
+
+
+def _make_ours(shape: dict[str, int], device: torch.device) -> Variant:
+    model = workload.build_model(shape, dropout=0.1, device=str(device))
+    training = TrainingConfig(precision="bf16")
+    step_of = TrainingStep(model, LOSS, device=device, is_bf16=True)
+    optimizer = make_optimizer(model, training, device)
+
+    def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        losses = step_of.backward(batch)
+        assert losses.contrastive is not None
+        assert losses.instruction is not None
+        return losses.contrastive, losses.instruction
+
+    return Variant(model, backward, _whole_step(model, optimizer, backward, training), [])
+
+
+def _make_theirs(shape: dict[str, int], device: torch.device) -> Variant:
+    model = authors.untie(workload.build_model(shape, dropout=0.1, device=str(device)))
+    training = TrainingConfig(precision="bf16")
+    optimizer = authors.make_optimizer(model, training.learning_rate)
+
+    def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        with torch.autocast(device_type=device.type, dtype=torch.bfloat16):
+            contrastive, instruction = authors.losses(model, batch, LOSS)
+            total = LOSS.contrastive_weight * contrastive + LOSS.instruction_weight * instruction
+        total.backward()  # type: ignore[no-untyped-call]
+        return contrastive.detach(), instruction.detach()
+
+    return Variant(model, backward, _whole_step(model, optimizer, backward, training), [])
+
+
+def _whole_step(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    backward: Callable[[TrainBatch], tuple[Tensor, Tensor]],
+    training: TrainingConfig,
+) -> Callable[[TrainBatch], None]:
+    def step(batch: TrainBatch) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        losses = backward(batch)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+        optimizer.step()
+        torch.stack([*(loss.float() for loss in losses), norm.float()]).tolist()
+
+    return step
+
+
+def _measured_alone(
+    make: Callable[[dict[str, int], torch.device], Variant],
+    shape: dict[str, int],
+    device: torch.device,
+    batches: list[TrainBatch],
+    steps: int,
+) -> Variant:
+    """Build a variant, warm it up and read its peak memory; what was allocated before does not count."""
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    variant = make(shape, device)
+    for number in range(min(5, steps)):
+        variant.step(batches[number % len(batches)])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        for batch in batches:
+            variant.step(batch)
+        variant.peak_bytes = torch.cuda.max_memory_allocated(device) - before
+    return variant
+
+
+def _seconds_per_step(variant: Variant, batches: list[TrainBatch], device: torch.device, steps: int) -> float:
+    _synchronize(device)
+    started = time.perf_counter()
+    for number in range(steps):
+        variant.step(batches[number % len(batches)])
+    _synchronize(device)
+    return (time.perf_counter() - started) / steps
+
+
+def _compare(shape: dict[str, int], device: torch.device, batch: TrainBatch) -> tuple[bool, str]:
+    """Losses and gradients in float32 without dropout, on a batch of one block: 1e-4 relative (tf32 off)."""
+    rows = batch.instructions[0]
+    small = replace(rows, input_ids=rows.input_ids[:1], attention_mask=rows.attention_mask[:1], labels=rows.labels[:1])
+    part = TrainBatch(batch.pairs, (small,), int((small.labels[:, 1:] != -100).sum()))
+    with _exact_products():
+        model = workload.build_model(shape, device=str(device))
+        losses = TrainingStep(model, LOSS, device=device).backward(part)
+        ours = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        model.zero_grad(set_to_none=True)
+        # The tied head makes the peer's gradient comparable as it is.
+        contrastive, instruction = authors.backward(model, part, LOSS)
+    pairs = [(losses.contrastive, contrastive), (losses.instruction, instruction)]
+    of_loss = max(abs(float(own) - float(other)) / abs(float(other)) for own, other in pairs if own is not None)
+    difference = total = 0.0
+    for name, value in model.named_parameters():
+        if value.grad is not None:
+            difference += float((ours[name] - value.grad).double().square().sum())
+            total += float(value.grad.double().square().sum())
+    of_gradient = (difference / total) ** 0.5
+    return max(of_loss, of_gradient) <= 1e-4, f"loss {of_loss:.1e}, gradient {of_gradient:.1e} (float32, relative)"
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def _figures(
+    ours: Variant, theirs: Variant, batches: list[TrainBatch], device: torch.device, is_equal: bool
+) -> list[Figure]:
+    own_s, their_s = statistics.median(ours.step_s), statistics.median(theirs.step_s)
+    ratio = statistics.median(other / own for own, other in zip(ours.step_s, theirs.step_s, strict=True))
+    tokens = sum(num_tokens(batch) for batch in batches) / len(batches)
+    figures = [
+        Figure("gpu.steps_per_s", 1 / own_s, 1 / their_s, ratio, equal=is_equal),
+        Figure("gpu.tokens_per_s", tokens / own_s, tokens / their_s, ratio, equal=is_equal),
+    ]
+    peak = next((rate for name, rate in PEAK_FLOPS.items() if name in _device_name(device)), None)
+    if peak is not None:
+        flops = _useful_flops(ours.model, batches)
+        figures.append(Figure("gpu.mfu", flops / own_s / peak, flops / their_s / peak, ratio, equal=is_equal))
+    if ours.peak_bytes and theirs.peak_bytes:
+        less = theirs.peak_bytes / ours.peak_bytes
+        figures.append(Figure("gpu.peak_memory_bytes", ours.peak_bytes, theirs.peak_bytes, less, equal=is_equal))
+    return figures
+
+
+def _useful_flops(model: Any, batches: list[TrainBatch]) -> float:
+    """6 per parameter and token: instructions through blocks and, where supervised, the head; pairs through layer l.
+
+    The same numerator serves both variants; attention products and everything that is thrown away are left out.
+    """
+    head = model.get_output_embeddings().weight.numel()
+    body = workload.num_parameters(model) - head
+    a_block = body / model.config.get_text_config().num_hidden_layers
+    flops = 0.0
+    for batch in batches:
+        assert batch.pairs is not None
+        in_blocks = sum(int(rows.attention_mask.sum()) for rows in batch.instructions)
+        in_pairs = int(batch.pairs.source_mask.sum() + batch.pairs.target_mask.sum())
+        flops += 6 * (body * in_blocks + head * batch.num_supervised + LOSS.layer * a_block * in_pairs)
+    return flops / len(batches)
+
+
+def _describe(
+    device: torch.device, shape: dict[str, int], batches: list[TrainBatch], ours: Variant, error: str
+) -> None:
+    tokens = sum(num_tokens(batch) for batch in batches) / len(batches)
+    supervised = sum(batch.num_supervised for batch in batches) / len(batches)
+    spread = (max(ours.step_s) - min(ours.step_s)) / statistics.median(ours.step_s)
+    lines = (
+        f"{_device_name(device)}, torch {torch.__version__}; {shape}, {workload.num_parameters(ours.model):,} weights",
+        f"{tokens:.0f} tokens a step, {supervised:.0f} of them supervised; spread of our rounds {spread:.1%}",
+        f"difference to the peer: {error}",
+    )
+    sys.stdout.write("\n".join(lines) + "\n\n")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

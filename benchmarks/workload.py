@@ -1,0 +1,59 @@
+"""Models with random weights and batches of random tokens in the shape of the published runs.
+
+Blocks are whole (no padding): samples of about 150 tokens are strung together and cut at the block's end, so both
+computations see the same tokens and the same supervised positions. Pairs have about 23 tokens a side.
+"""
+
+from typing import Any
+
+import torch
+import transformers
+
+from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
+from afp_ray.models.hidden_states import CausalModel
+
+SMALL = {"vocab_size": 32_000, "d_model": 256, "num_layers": 12, "attention_heads": 4, "ffn_dim": 1024}
+XGLM_564M = {"vocab_size": 256_008, "d_model": 1024, "num_layers": 24, "attention_heads": 16, "ffn_dim": 4096}
+TINY = {"vocab_size": 512, "d_model": 32, "num_layers": 3, "attention_heads": 4, "ffn_dim": 64}
+FIRST_TOKEN = 8
+
+
+def build_model(shape: dict[str, int], *, dropout: float = 0.0, device: str = "cpu") -> CausalModel:
+    """An XGLM of that shape; equal calls give equal weights."""
+    config = transformers.XGLMConfig(
+        **shape, max_position_embeddings=2048, dropout=dropout, attention_dropout=dropout, activation_dropout=0.0
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.to(device).train()
+
+
+def build_batch(shape: dict[str, int], *, num_pairs: int, num_blocks: int, length: int, seed: int = 0) -> TrainBatch:
+    """One step's rows; the same for both computations."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = shape["vocab_size"]
+    pairs = PairBatch(*_sentences(num_pairs, vocabulary, generator), *_sentences(num_pairs, vocabulary, generator))
+    ids = torch.randint(FIRST_TOKEN, vocabulary, (num_blocks, length), generator=generator)
+    labels = torch.full_like(ids, -100)
+    for row in range(num_blocks):
+        at = 0
+        while at < length:
+            size = int(torch.randint(80, 250, (), generator=generator)) * length // 512 + 2
+            answer = at + max(1, size * 2 // 5)  # two fifths are prompt
+            labels[row, answer : at + size] = ids[row, answer : at + size]
+            at += size
+    rows = InstructionBatch(ids, torch.ones_like(ids), labels)
+    return TrainBatch(pairs, (rows,), int((labels[:, 1:] != -100).sum()))
+
+
+def num_parameters(model: CausalModel) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _sentences(count: int, vocabulary: int, generator: torch.Generator) -> tuple[Any, Any]:
+    lengths = torch.randint(12, 35, (count,), generator=generator)
+    ids = torch.randint(FIRST_TOKEN, vocabulary, (count, int(lengths.max())), generator=generator)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return ids * mask, mask

@@ -1,0 +1,183 @@
+"""Losses against closed forms, finite differences and the plain computation."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from afp_ray.losses import (
+    contrastive_loss,
+    cross_entropy_sum,
+    instruction_loss,
+    next_token_sum,
+    supervised_positions,
+)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_contrastive_loss_of_orthonormal_pairs_has_its_closed_form() -> None:
+    pairs = torch.eye(4)  # each source equals its target and is orthogonal to the other three
+    assert contrastive_loss(pairs, pairs, 0.05).item() == pytest.approx(math.log(1 + 3 * math.exp(-20)), abs=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 10.0])
+def test_contrastive_loss_without_signal_is_log_of_the_batch(temperature: float) -> None:
+    assert contrastive_loss(torch.ones(8, 3), torch.ones(8, 3), temperature).item() == pytest.approx(
+        math.log(8), abs=1e-6
+    )
+
+
+def test_contrastive_loss_of_swapped_pairs_is_the_worst_case() -> None:
+    source = torch.eye(2)
+    assert contrastive_loss(source, source.flip(0), 0.5).item() == pytest.approx(math.log(1 + math.exp(2)), rel=1e-6)
+
+
+def test_contrastive_loss_by_the_formula_of_the_paper() -> None:
+    source, target = random(5, 7), random(5, 7, seed=1)
+    cosine = F.cosine_similarity(source[:, None], target[None], dim=-1)
+    terms = [-torch.log(torch.exp(cosine[i, i] / 0.1) / torch.exp(cosine[i] / 0.1).sum()) for i in range(5)]
+    assert contrastive_loss(source, target, 0.1).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+
+
+def test_contrastive_loss_ignores_scale_and_order() -> None:
+    source, target = random(6, 4), random(6, 4, seed=1)
+    expected = contrastive_loss(source, target, 0.05).item()
+    assert contrastive_loss(source * 100, target * 0.01, 0.05).item() == pytest.approx(expected, rel=1e-6)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    assert contrastive_loss(source[order], target[order], 0.05).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_symmetric_loss_is_the_mean_of_both_directions() -> None:
+    source, target = random(6, 4), random(6, 4, seed=1)
+    both = (contrastive_loss(source, target, 0.05) + contrastive_loss(target, source, 0.05)) / 2
+    assert contrastive_loss(source, target, 0.05, symmetric=True).item() == pytest.approx(both.item(), rel=1e-6)
+    assert contrastive_loss(source, target, 0.05).item() != pytest.approx(both.item(), rel=1e-3)
+
+
+def test_shares_with_candidates_sum_to_the_whole() -> None:
+    source, target = random(6, 4), random(6, 4, seed=1)
+    shares = [
+        contrastive_loss(
+            source[part],
+            target[part],
+            0.05,
+            symmetric=True,
+            labels=torch.arange(6)[part],
+            source_candidates=source,
+            target_candidates=target,
+            reduction="sum",
+        )
+        for part in (slice(0, 2), slice(2, 6))
+    ]
+    whole = contrastive_loss(source, target, 0.05, symmetric=True)
+    assert sum(share.item() for share in shares) / 6 == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_similarity_stays_float32_under_autocast() -> None:
+    source, target = random(6, 4).bfloat16(), random(6, 4, seed=1).bfloat16()
+    expected = contrastive_loss(source.float(), target.float(), 0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert contrastive_loss(source, target, 0.05).item() == expected.item()
+
+
+def test_contrastive_gradient_by_finite_differences() -> None:
+    source, target = random(3, 4).requires_grad_(), random(3, 4, seed=1)
+    contrastive_loss(source, target, 0.5).backward()
+    assert source.grad is not None
+    for index in ((0, 0), (1, 2), (2, 3)):
+        step = torch.zeros_like(source)
+        step[index] = 1e-2
+        with torch.no_grad():
+            slope = (contrastive_loss(source + step, target, 0.5) - contrastive_loss(source - step, target, 0.5)) / 2e-2
+        assert source.grad[index].item() == pytest.approx(slope.item(), abs=2e-4)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"source \(3, 4\) and target \(2, 4\) differ"):
+        contrastive_loss(random(3, 4), random(2, 4), 0.05)
+
+
+LABELS = torch.tensor([[-100, -100, 5, 6, -100], [-100, 3, -100, -100, 1]])
+
+
+def test_supervised_positions_by_hand() -> None:
+    positions, targets = supervised_positions(LABELS)
+    assert positions.tolist() == [1, 2, 5, 8]
+    assert targets.tolist() == [5, 6, 3, 1]
+
+
+def test_uniform_logits_cost_log_of_the_vocabulary() -> None:
+    assert instruction_loss(torch.zeros(2, 5, 9), LABELS, 4).item() == pytest.approx(math.log(9), rel=1e-6)
+    total = next_token_sum(random(2, 5, 3), torch.zeros(9, 3, dtype=torch.float64), LABELS)
+    assert total.item() == pytest.approx(4 * math.log(9), rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 18, 10**6])
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": 0.25}, {"softcap": 2.0}, {"scale": 3.0, "softcap": 2.0}, {"bias": True}]
+)
+def test_next_token_sum_equals_the_loss_of_whole_logits(chunk_elements: int, options: dict[str, float]) -> None:
+    scale, softcap = options.get("scale", 1.0), options.get("softcap")
+    parts = [random(2, 5, 3), random(9, 3, seed=1), random(9, seed=2)]
+    ours = [part.clone().requires_grad_() for part in parts]
+    plain = [part.clone().requires_grad_() for part in parts]
+    used = 3 if "bias" in options else 2
+    total = next_token_sum(
+        ours[0],
+        ours[1],
+        LABELS,
+        head_bias=ours[2] if used == 3 else None,
+        scale=scale,
+        softcap=softcap,
+        chunk_elements=chunk_elements,
+    )
+    (total * 0.7).backward()
+    logits = (plain[0] @ plain[1].T + (plain[2] if used == 3 else 0)) * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = instruction_loss(logits, LABELS, 4) * 4
+    (expected * 0.7).backward()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours_part, plain_part in zip(ours[:used], plain[:used], strict=True):
+        torch.testing.assert_close(ours_part.grad, plain_part.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_no_supervised_position_costs_nothing() -> None:
+    hidden, weight = random(1, 4, 3).requires_grad_(), random(9, 3).requires_grad_()
+    total = next_token_sum(hidden, weight, torch.full((1, 4), -100))
+    total.backward()
+    assert total.item() == 0
+    assert hidden.grad is not None
+    assert not hidden.grad.any()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    rows, weight = random(4, 3).requires_grad_(), random(9, 3)
+    cross_entropy_sum(rows, weight, torch.tensor([1, 2, 3, 4])).backward()
+    assert weight.grad is None
+    assert rows.grad is not None
+    assert rows.grad.any()
+
+
+def test_a_huge_logit_gives_no_nan() -> None:
+    rows = torch.tensor([[1e4, 0.0]], requires_grad=True)
+    total = cross_entropy_sum(rows, torch.eye(2), torch.tensor([1]))
+    total.backward()
+    assert total.item() == pytest.approx(1e4)
+    assert rows.grad is not None
+    assert rows.grad.isfinite().all()
+
+
+def test_softmax_stays_float32_under_autocast() -> None:
+    rows, weight = random(64, 16).float(), random(512, 16, seed=1).float()
+    targets = torch.arange(64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = cross_entropy_sum(rows, weight, targets)
+    half = (rows.bfloat16() @ weight.bfloat16().T).float()
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(F.cross_entropy(half, targets, reduction="sum").item(), rel=1e-6)
