@@ -1,0 +1,81 @@
+"""Rows of the tasks' original files, each with the place where it was read."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from afp_ray.data.readers.files import SourceFile, expand_path, find, read_lines
+from afp_ray.errors import DataError
+
+
+def open_data_dir(data_dir: str) -> Path:
+    """The folder `evaluation.data_dir` with `~` and `${AFP_DATA_DIR}` replaced.
+
+    Raises: DataError when it is no folder, or the variable is not set.
+    """
+    path = expand_path(data_dir)
+    if not path.is_dir():
+        raise DataError(
+            f"{str(path)!r} is no folder",
+            where="evaluation.data_dir",
+            fix="give the folder that holds xnli/, xcopa/, ...",
+        )
+    return path
+
+
+def locate(data_dir: Path, folder: str, *names: str) -> SourceFile | None:
+    """The first of `names` under `data_dir/folder`, plain or in an archive there; None when there is none."""
+    root = data_dir / folder
+    return find(str(root), names) if root.exists() else None
+
+
+def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool) -> Iterator[dict[str, Any]]:
+    """Rows of a tab-separated file, by column name, each with its `where`; quotation marks are text.
+
+    Raises: DataError for a header that lacks a column, or a row with another number of columns.
+    """
+    names = columns
+    for number, line in enumerate(read_lines(file), start=1):
+        where = f"{file.label}:{number}"
+        cells = line.rstrip("\r").split("\t")
+        if number == 1 and has_header:
+            names = tuple(cell.strip() for cell in cells)
+            if missing := [name for name in columns if name not in names]:
+                raise DataError(
+                    f"the header lacks {', '.join(missing)}",
+                    where=where,
+                    allowed=", ".join(columns),
+                    fix="restore the file's header line",
+                )
+        elif line.strip():
+            if len(cells) != len(names):
+                raise DataError(
+                    f"{len(cells)} columns instead of {len(names)}: {line[:80]!r}",
+                    where=where,
+                    allowed="TAB-separated " + ", ".join(names),
+                    fix="restore the row's columns",
+                )
+            yield {**dict(zip(names, cells, strict=True)), "where": where}
+
+
+def read_objects(file: SourceFile, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file that hold `fields`, each with its `where`.
+
+    Raises: DataError for a line that is no JSON object or lacks a field.
+    """
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        where = f"{file.label}:{number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"not JSON: {error}", where=where, fix="correct the line") from error
+        if not isinstance(value, dict):
+            raise DataError(f"not a JSON object: {line[:80]!r}", where=where, fix="correct the line")
+        if missing := [name for name in fields if name not in value]:
+            raise DataError(
+                f"the row lacks {', '.join(missing)}", where=where, allowed=", ".join(fields), fix="complete the row"
+            )
+        yield {**value, "where": where}

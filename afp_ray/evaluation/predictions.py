@@ -1,0 +1,77 @@
+"""Per-example predictions and their Parquet file."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from afp_ray.errors import DataError
+from afp_ray.store import write_atomic
+
+_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("language", pa.string()),
+        ("shots", pa.int32()),
+        ("demo_seed", pa.int64()),
+        ("example_id", pa.string()),
+        ("content_id", pa.string()),
+        ("gold", pa.int32()),
+        ("predicted", pa.int32()),
+        ("correct", pa.bool_()),
+        ("log_likelihoods", pa.list_(pa.float64())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model chose for one example.
+
+    Attributes:
+        task, language, shots, demo_seed: the cell that the example was scored in.
+        example_id, content_id: as the task names them.
+        gold, predicted: index of the right and of the chosen choice.
+        correct: whether they are equal.
+        log_likelihoods: of each choice's continuation, in nats, summed over its tokens.
+    """
+
+    task: str
+    language: str
+    shots: int
+    demo_seed: int
+    example_id: str
+    content_id: str
+    gold: int
+    predicted: int
+    correct: bool
+    log_likelihoods: tuple[float, ...]
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write `predictions` to a Parquet file, whole or not at all; equal predictions give equal bytes.
+
+    Raises: UnavailableError when the disk refuses.
+    """
+    table = pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions of a file that `write_predictions` wrote, in its order.
+
+    Raises: DataError when the file is absent, broken, or of another form.
+    """
+    try:
+        table = pq.read_table(path, schema=_SCHEMA)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"no predictions can be read: {error}", where=str(path), fix="score the trial again to write it anew"
+        ) from error
+    columns = table.to_pydict()
+    columns["log_likelihoods"] = [tuple(values) for values in columns["log_likelihoods"]]
+    return [Prediction(*values) for values in zip(*(columns[name] for name in _SCHEMA.names), strict=True)]

@@ -1,0 +1,123 @@
+"""XWinograd: which of two names does the pronoun stand for? (arXiv:2106.12066).
+
+Original files: `xwinograd/dataset.tsv` (all languages; Japanese is `jp`) or `xwinograd/test/<language>.jsonl`. The set
+was published in one part, so its rows are halved by content (`task.halves`); rows with the same two options in a
+language are one content, which keeps the two sentences of a schema together.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from afp_ray.data.readers.files import SourceFile, read_lines
+from afp_ray.errors import DataError
+from afp_ray.evaluation.files import locate, read_columns, read_objects
+from afp_ray.evaluation.task import ParsedRows, Question, Row, Split, Task, found_files, label_index, place
+from afp_ray.languages import Language
+
+LABELS = ("1", "2")
+_FIELDS = ("sentence", "option1", "option2", "answer")
+_COLUMNS = ("lang", "source", "original", "sentence", "tokens", "pronoun", "options")
+_FILE_CODES = {"ja": "jp"}
+_QUOTES = frozenset(("``", "''"))
+
+
+def render(row: Row, language: Language, words: Language) -> Question:
+    """The sentence with the gap filled; only what follows the gap is scored, so the choices share it.
+
+    Scoring the shared rest keeps the length and frequency of the options out of the comparison.
+    """
+    sentence = str(row["sentence"]).strip()
+    if sentence.count("_") != 1 or sentence.endswith("_"):
+        raise DataError(
+            f"{sentence.count('_')} gaps, or nothing after the gap: {sentence[:80]!r}",
+            where=place(row, "xwinograd"),
+            allowed="exactly one `_`, with text after it",
+        )
+    before, after = sentence.split("_")
+    choices = tuple((before + str(row[key]).strip(), after) for key in ("option1", "option2"))
+    return Question(choices, gold=label_index(row, "answer", LABELS, task="xwinograd"))
+
+
+def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
+    """The one file that holds rows of `language`, as its test part."""
+    code = _FILE_CODES.get(language, language)
+    file = locate(data_dir, "xwinograd", f"test/{language}.jsonl", f"test/{code}.jsonl")
+    if file is None:
+        table = locate(data_dir, "xwinograd", "dataset.tsv")
+        file = table if table and any(line.startswith(f"{code}\t") for line in read_lines(table)) else None
+    return found_files(test=file)
+
+
+def parse(file: SourceFile, language: str) -> ParsedRows:
+    """Rows of `language` in one file."""
+    if file.label.endswith(".jsonl"):
+        lines = list(read_objects(file, _FIELDS))
+    else:
+        code = _FILE_CODES.get(language, language)
+        table = read_columns(file, _COLUMNS, has_header=False)
+        lines = [_from_table(cells) for cells in table if cells["lang"] == code]
+    kept = [line for line in lines if not str(line["sentence"]).strip().endswith("_")]
+    rows = [
+        {**line, "id": f"{language}:{index}", "content_id": _content(line, language)} for index, line in enumerate(kept)
+    ]
+    return ParsedRows(rows, num_skipped=len(lines) - len(kept))
+
+
+def _content(line: Mapping[str, Any], language: str) -> str:
+    options = "\t".join(sorted(str(line[key]).strip().lower() for key in ("option1", "option2")))
+    return f"{language}:{hashlib.sha256(options.encode()).hexdigest()[:12]}"
+
+
+def _from_table(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with a gap, from the table's token list: the pronoun is found by its token span."""
+    where = str(cells["where"])
+    try:
+        tokens = [str(token) for token in json.loads(cells["tokens"])]
+        first, last = json.loads(cells["pronoun"])[1]
+        options = json.loads(cells["options"])
+        (option1, right1), (option2, right2) = ((option[0], option[3]) for option in options)
+        spans = _spans(str(cells["sentence"]), tokens)
+        start, end = spans[first][0], spans[last - 1][1]
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise DataError(
+            f"the row's tokens, pronoun or options do not fit its sentence: {error}",
+            where=where,
+            allowed="JSON lists; the pronoun's token span lies inside the sentence; two options",
+        ) from error
+    if right1 is right2:
+        raise DataError("not exactly one option is true", where=where, allowed="one true, one false")
+    sentence = str(cells["sentence"])
+    return {
+        "sentence": (sentence[:start].replace("_", " ") + "_" + sentence[end:].replace("_", " ")).strip(),
+        "option1": option1,
+        "option2": option2,
+        "answer": "1" if right1 else "2",
+        "where": where,
+    }
+
+
+def _spans(sentence: str, tokens: list[str]) -> list[tuple[int, int]]:
+    """Character span of each token; the table writes quotation marks as two characters."""
+    spans, position = [], 0
+    for token in tokens:
+        start, size = sentence.find(token, position), len(token)
+        if token in _QUOTES and (mark := sentence.find('"', position)) >= 0 and not 0 <= start < mark:
+            start, size = mark, 1
+        if start < 0:
+            raise ValueError(f"token {token!r} is not in the sentence")
+        position = start + size
+        spans.append((start, position))
+    return spans
+
+
+TASK = Task(
+    name="xwinograd",
+    fields=_FIELDS,
+    render=render,
+    files=files,
+    parse=parse,
+    layout="xwinograd/dataset.tsv, xwinograd/test/<language>.jsonl",
+)
