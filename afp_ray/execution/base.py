@@ -1,0 +1,100 @@
+"""The protocols of this room: where jobs come from, who runs them, and the function that is one trial."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from afp_ray.config import TrialConfig
+from afp_ray.records import Job, StudyState, TrialRecord, TrialResult
+from afp_ray.search import Wait
+from afp_ray.training.reporter import Reporter
+
+if TYPE_CHECKING:
+    from afp_ray.execution.outcome import Outcome
+    from afp_ray.execution.stop import StopRequest
+
+RUN_TRIAL = "afp_ray.trial:run_trial"
+"""The `RunTrial` of real studies, as `module:function`: workers import it, nothing pickled crosses to them."""
+
+
+class RunTrial(Protocol):
+    """Trains and scores one trial; durable in `folder` before it returns."""
+
+    def __call__(
+        self,
+        config: TrialConfig,
+        *,
+        trial_id: str,
+        folder: Path,
+        splits: Sequence[str],
+        reporter: Reporter,
+        device: str = "auto",
+        micro_batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> TrialResult | None:
+        """Run the trial, or only the splits that `folder` lacks; None on workers other than the first."""
+        ...
+
+
+class JobSource(Protocol):
+    """Decides what runs next; `search.StudySearch` is one."""
+
+    stale: tuple[str, ...]
+
+    def replay(self, state: StudyState) -> None:
+        """Start from what the ledger holds."""
+        ...
+
+    def next_job(self) -> Job | Wait | None:
+        """A job, WAIT, or None when nothing is left."""
+        ...
+
+    def observe(self, record: TrialRecord) -> None:
+        """Take note of a trial whose record changed."""
+        ...
+
+    def stopped_by(self) -> str | None:
+        """The budget that is used up; None while there is some left."""
+        ...
+
+    def has_more(self) -> bool:
+        """Whether a job would follow if the budget allowed it."""
+        ...
+
+    def decided(self, arm: str) -> frozenset[str] | None:
+        """Trials that confirm `arm`; None before all of them have ended."""
+        ...
+
+
+class JobQueue(Protocol):
+    """What an executor sees of the driver."""
+
+    num_workers: int
+    stop: "StopRequest"
+
+    def next_job(self) -> Job | Wait | None:
+        """The next job, planned in the ledger; WAIT while running ones decide; None at the end."""
+        ...
+
+    def started(self, job: Job) -> None:
+        """Say that a job has got its resources."""
+        ...
+
+    def ended(self, job: Job, outcome: "Outcome") -> None:
+        """Hand over what became of a job."""
+        ...
+
+    def work(self, job: Job) -> dict[str, Any]:
+        """The job as JSON for the process that runs it."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs jobs until the queue gives None; knows nothing of search, retries or the ledger."""
+
+    def run(self, queue: JobQueue) -> None:
+        """Run every job of `queue`.
+
+        Raises: ConfigError when no trial can ever fit, UnavailableError when there is no cluster.
+        """
+        ...

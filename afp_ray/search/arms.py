@@ -1,0 +1,141 @@
+"""The arms of a study: the grid of `compare`, each with its fixed fields, pinned fields and own search space.
+
+Precedence: default < file (`fixed`, `compare`) < sample (`tune`) < method. What a method pins leaves its arm's space.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from afp_ray.config import ChoiceSpec, StudyConfig, TrialConfig, TuneSpec, flatten, nest
+from afp_ray.errors import ConfigError
+from afp_ray.methods import METHODS, pins
+from afp_ray.search.fields import require_fields
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One row of the comparison.
+
+    Attributes:
+        name: `afp` where `method` alone is compared, else `method=afp,loss.layer=2`.
+        method: the row of `methods.py`.
+        fields: every field that the study or the method sets, by dotted name.
+        pinned: names of `fields` that the method pins; no sample changes them.
+        tune: the arm's search space; empty where nothing is searched.
+        aliases: combinations of `compare` that came out as this same recipe.
+    """
+
+    name: str
+    method: str
+    fields: Mapping[str, Any]
+    pinned: frozenset[str]
+    tune: Mapping[str, TuneSpec]
+    aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the arm has anything to search."""
+        return bool(self.tune)
+
+
+def make_arms(study: StudyConfig) -> tuple[Arm, ...]:
+    """The arms of `study`, in the order of its `compare` grid; combinations of one recipe are merged.
+
+    Raises: ConfigError for an unknown field, an unknown method, or a value that no trial may have.
+    """
+    fixed = flatten(study.fixed)
+    require_fields(fixed, "fixed")
+    require_fields(study.compare, "compare")
+    require_fields(study.tune, "tune")
+    arms: dict[str, Arm] = {}
+    for values in itertools.product(*study.compare.values()):
+        arm = _arm(study, fixed, dict(zip(study.compare, values, strict=True)))
+        twin = arms.get(arm.name)
+        arms[arm.name] = arm if twin is None else _merged(twin, arm.aliases)
+    for arm in arms.values():
+        _refuse_bad_values(arm, study.seeds[0])
+    return tuple(arms.values())
+
+
+def _arm(study: StudyConfig, fixed: Mapping[str, Any], compared: Mapping[str, Any]) -> Arm:
+    method = compared.get("method", fixed.get("method", TrialConfig.model_fields["method"].default))
+    if method not in METHODS:
+        raise ConfigError(f"method {method!r} is unknown", where="method", allowed=", ".join(METHODS))
+    pinned = pins(method)
+    free = {name: value for name, value in compared.items() if name not in pinned}
+    return Arm(
+        name=_name(free, method),
+        method=method,
+        fields={**fixed, **compared, "method": method, **pinned},
+        pinned=frozenset(pinned),
+        tune={name: spec for name, spec in study.tune.items() if name not in pinned},
+        aliases=(_name(compared, method),),
+    )
+
+
+def _name(compared: Mapping[str, Any], method: str) -> str:
+    if not set(compared) - {"method"}:
+        return method
+    return ",".join(f"{name}={_text(value)}" for name, value in compared.items())
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _merged(arm: Arm, aliases: tuple[str, ...]) -> Arm:
+    return Arm(arm.name, arm.method, arm.fields, arm.pinned, arm.tune, arm.aliases + aliases)
+
+
+def resolve(arm: Arm, params: Mapping[str, Any], seed: int) -> TrialConfig:
+    """The trial of an arm at sampled values and a seed; a pinned seed wins.
+
+    Args:
+        arm: the row of the comparison.
+        params: sampled values by dotted name, for fields of `arm.tune` alone.
+        seed: seed of the trial; `data.seed` follows it where the study leaves that null.
+    Raises: ConfigError naming the field, its value and what is allowed.
+    """
+    fields = {"seed": seed, **arm.fields, **{name: params[name] for name in params if name not in arm.pinned}}
+    try:
+        return TrialConfig.model_validate(nest(fields))
+    except ValidationError as error:
+        raise _config_error(error, arm) from error
+
+
+def _config_error(error: ValidationError, arm: Arm) -> ConfigError:
+    """The first complaint of pydantic, in our words."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # a rule over several fields, whose text already holds the values
+        return ConfigError(message, where=f"arm {arm.name}: {name}" if name else f"arm {arm.name}")
+    allowed = first.get("ctx", {}).get("expected", message[:1].lower() + message[1:])
+    return ConfigError(f"{name} = {first['input']!r} is not allowed", where=f"arm {arm.name}", allowed=str(allowed))
+
+
+def _refuse_bad_values(arm: Arm, seed: int) -> None:
+    """Resolve the arm at every end and choice of its space, so that no trial fails for its configuration."""
+    first = {name: corners(spec)[0] for name, spec in arm.tune.items()}
+    resolve(arm, first, seed)
+    for name, spec in arm.tune.items():
+        for value in corners(spec)[1:]:
+            resolve(arm, {**first, name: value}, seed)
+
+
+def corners(spec: TuneSpec) -> tuple[Any, ...]:
+    """Both ends of a range, or every choice."""
+    if isinstance(spec, ChoiceSpec):
+        return spec.choices
+    return (int(spec.low), int(spec.high)) if spec.int else (spec.low, spec.high)
+
+
+def describe_merges(arms: tuple[Arm, ...]) -> Iterator[str]:
+    """One sentence for each arm that stands for several combinations of `compare`."""
+    for arm in arms:
+        if len(arm.aliases) > 1:
+            yield f"{' and '.join(arm.aliases)} are one recipe, run once as {arm.name}: its method pins what differs"

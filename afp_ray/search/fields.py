@@ -1,0 +1,75 @@
+"""The dotted fields of a trial that a study may set, and the error for one that is none."""
+
+import difflib
+import types
+import typing
+from functools import cache
+
+from afp_ray.config import StrictModel, TrialConfig
+from afp_ray.errors import ConfigError
+
+
+@cache
+def trial_fields() -> tuple[str, ...]:
+    """Every dotted field of `TrialConfig`, in its order: leaves, and the parts that may be null as a whole."""
+    return tuple(_fields(TrialConfig, ""))
+
+
+def _fields(model: type[StrictModel], prefix: str) -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        part, is_optional = _model_of(field.annotation)
+        if part is None or is_optional:
+            names.append(f"{prefix}{name}")
+        if part is not None:
+            names += _fields(part, f"{prefix}{name}.")
+    return names
+
+
+def _model_of(annotation: object) -> tuple[type[StrictModel] | None, bool]:
+    """The configuration model that an annotation holds, and whether null is allowed beside it."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if is_union else (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, StrictModel):
+            return option, type(None) in options
+    return None, False
+
+
+def require_fields(names: typing.Iterable[str], place: str) -> None:
+    """Refuse a name that is no field of a trial.
+
+    Args:
+        names: dotted names as the study has them.
+        place: the part of the study that they come from: `fixed`, `compare` or `tune`.
+    Raises: ConfigError with the nearest names and the fields of the same group.
+    """
+    for name in names:
+        if name not in trial_fields():
+            near = _nearest(name)
+            raise ConfigError(
+                f"{name!r} is no field of a trial",
+                where=f"{place}.{name}",
+                allowed=", ".join(_neighbours(name, near)),
+                fix=f"did you mean {near!r}?" if near else "take one of the allowed fields",
+            )
+
+
+def _nearest(name: str) -> str | None:
+    """The field that was probably meant: by its last part first, since groups are often left out."""
+    last = name.rpartition(".")[2]
+    lasts = {field.rpartition(".")[2]: field for field in reversed(trial_fields())}
+    if last in lasts:
+        return lasts[last]
+    close = difflib.get_close_matches(name, trial_fields(), n=1, cutoff=0.75)
+    similar = [lasts[part] for part in difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)]
+    return next(iter(close + similar), None)
+
+
+def _neighbours(name: str, near: str | None) -> list[str]:
+    """Fields of the group that `name` is in, or else of the group of `near`; failing both, the groups."""
+    for group in (name.partition(".")[0], (near or "").partition(".")[0]):
+        fields = [field for field in trial_fields() if field.startswith(f"{group}.")]
+        if fields:
+            return fields
+    return list(dict.fromkeys(field.partition(".")[0] + (".*" if "." in field else "") for field in trial_fields()))

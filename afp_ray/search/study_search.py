@@ -1,0 +1,253 @@
+"""From the state of a study to its next job: search each arm, confirm its best configuration at every seed.
+
+Everything is derived from the trials of the ledger, so a search rebuilt after a kill asks what the first would have.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from afp_ray.config import StudyConfig, TrialConfig, canonical_json, trial_id
+from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus
+from afp_ray.search.arms import Arm, describe_merges, make_arms, resolve
+from afp_ray.search.jobs import is_open, job_again, opened
+from afp_ray.search.plan import ArmPlan, Plan
+from afp_ray.search.sampling import Asker
+from afp_ray.search.space import grid_size
+
+Fingerprint = Callable[[TrialConfig], Mapping[str, str]]
+ADOPTED_FROM: Final = "adopted from "
+"""How the note of a trial begins that another study has paid for."""
+_MAX_REPEATS = 64  # asks in a row that may name known trials before a space counts as used up
+
+
+class Wait:
+    """`next_job` has nothing now, and will once a running trial ends."""
+
+
+WAIT: Final = Wait()
+
+
+class StudySearch:
+    """Decides which trial comes next; holds no file, starts nothing.
+
+    Args:
+        study: the validated study.
+        fingerprint: content hashes of what a trial's names and paths point to.
+        clock: seconds, monotonic; the wall-time budget counts from now.
+    Raises: ConfigError when an arm or the search space cannot be.
+    """
+
+    def __init__(
+        self, study: StudyConfig, fingerprint: Fingerprint, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.study = study
+        self.arms = make_arms(study)
+        self._fingerprint = fingerprint
+        self._clock = clock
+        self._started_at = clock()
+        self._trials: dict[str, TrialRecord] = {}
+        self._by_arm: dict[str, dict[str, TrialRecord]] = {arm.name: {} for arm in self.arms}
+        self._open: set[str] = set()
+        self._resolved: dict[tuple[str, str, int], Job] = {}
+        self._reopened: list[Job] = []
+        self._given_up: set[str] = set()
+        self._used_up: set[str] = set()
+        self.stale: tuple[str, ...] = ()
+        """Open trials of the ledger whose model, data or rows are no longer what they were; they will not run."""
+        self._askers = {arm.name: Asker(study, arm) for arm in self.arms if arm.is_searched}
+
+    def replay(self, state: StudyState) -> None:
+        """Start from what the ledger holds; trials that an earlier driver left open come first."""
+        for record in state.trials:
+            job = job_again(record)
+            if job is not None and not self._is_current(record):
+                self.stale += (record.trial_id,)
+                record = record.model_copy(update={"status": TrialStatus.CANCELLED, "test_pending": False})
+            elif job is not None:
+                self._reopened.append(job)
+                record = opened(record, job)
+            elif record.failure is not None:
+                self._given_up.add(record.trial_id)
+            self._keep(record)
+
+    def observe(self, record: TrialRecord) -> None:
+        """Take note of a trial whose record changed; one that ended with a failure is not planned again."""
+        self._keep(record)
+        if not is_open(record) and record.failure is not None:
+            self._given_up.add(record.trial_id)
+
+    def _keep(self, record: TrialRecord) -> None:
+        self._trials[record.trial_id] = record
+        self._by_arm.setdefault(record.arm, {})[record.trial_id] = record
+        (self._open.add if is_open(record) else self._open.discard)(record.trial_id)
+
+    def next_job(self) -> Job | Wait | None:
+        """The next job; WAIT while running trials decide what follows; None when the study has nothing left."""
+        if self.stopped_by() is not None:
+            return WAIT if self._open - {job.trial_id for job in self._reopened} else None
+        if self._reopened:
+            return self._reopened.pop(0)
+        job = self._confirm_job() or self._search_job()
+        if job is None:
+            return WAIT if self._open else None
+        self._keep(self._planned(job))
+        return job
+
+    def stopped_by(self) -> str | None:
+        """The budget that is used up, with its figures; None while there is some left."""
+        budget = self.study.budget
+        elapsed = self._clock() - self._started_at
+        if budget.wall_s is not None and elapsed >= budget.wall_s:
+            return f"wall_s: {elapsed:.0f} of {budget.wall_s:g} are over"
+        if budget.gpu_hours is None:
+            return None
+        spent = sum(trial.gpu_hours for trial in self._trials.values() if not trial.note.startswith(ADOPTED_FROM))
+        return f"gpu_hours: {spent:.3g} of {budget.gpu_hours:g} are spent" if spent >= budget.gpu_hours else None
+
+    def _is_current(self, record: TrialRecord) -> bool:
+        """Whether the trial would get the same id today."""
+        try:
+            config = TrialConfig.model_validate(record.config)
+        except ValidationError:
+            return False
+        return trial_id(config, self._fingerprint(config)) == record.trial_id
+
+    # --- search: every arm gets the same number of trials, at the first seed ------------------------------------
+
+    def _search_job(self) -> Job | None:
+        """A search trial for the arm that has had the fewest, so that an early stop is fair."""
+        waiting = [arm for arm in self.arms if arm.is_searched and self._num_left(arm) > 0]
+        for arm in sorted(waiting, key=lambda arm: len(self._searched(arm))):
+            job = next((job for job in self._draws(arm) if job.trial_id not in self._trials), None)
+            if job is not None:
+                return job
+            self._used_up.add(arm.name)
+        return None
+
+    def _draws(self, arm: Arm) -> Iterator[Job]:
+        """Configurations for the arm's next trial: the sampler's, then whatever a small space has left."""
+        searched, asker = self._searched(arm), self._askers[arm.name]
+        for repeat in range(_MAX_REPEATS):
+            params = asker.ask(searched, repeat)
+            if params is None:
+                break
+            yield self._job(arm, params, self.study.seeds[0], "search")
+        for params in asker.unseen(searched):
+            yield self._job(arm, params, self.study.seeds[0], "search")
+
+    def _searched(self, arm: Arm) -> list[TrialRecord]:
+        """Trials of the arm's search in the order in which they were planned."""
+        return [
+            trial
+            for trial in self._by_arm[arm.name].values()
+            if trial.role == "search" and trial.status is not TrialStatus.CANCELLED
+        ]
+
+    def _num_left(self, arm: Arm) -> int:
+        """Search trials that the arm may still plan."""
+        return 0 if arm.name in self._used_up else self._askers[arm.name].num_trials - len(self._searched(arm))
+
+    # --- confirmation: the arm's best configuration, at every seed ----------------------------------------------
+
+    def _confirm_job(self) -> Job | None:
+        return next((job for arm in self.arms for job in self._confirmation(arm) if self._is_needed(job)), None)
+
+    def _confirmation(self, arm: Arm) -> Iterator[Job]:
+        """One job per distinct trial of the confirmation; none before the search has decided it."""
+        params = self._decided_params(arm)
+        if params is None:
+            return
+        seen: set[str] = set()
+        for seed in self.study.seeds:
+            job = self._job(arm, params, seed, "confirm")
+            if job.trial_id not in seen:  # base pins its seed: one trial counts for all
+                seen.add(job.trial_id)
+                known = self._trials.get(job.trial_id)
+                is_scored = known is not None and known.status is TrialStatus.DONE
+                yield job.model_copy(update={"role": "test"}) if is_scored else job
+
+    def _is_needed(self, job: Job) -> bool:
+        known = self._trials.get(job.trial_id)
+        if known is None:
+            return True
+        if known.trial_id in self._open or known.trial_id in self._given_up:
+            return False
+        return known.status is not TrialStatus.FAILED and "test" not in known.splits
+
+    def _decided_params(self, arm: Arm) -> Mapping[str, Any] | None:
+        """Values of the arm's best search trial; {} without a space, None while it is searched or if all failed."""
+        if not arm.is_searched:
+            return {}
+        if self._num_left(arm) > 0 or any(not trial.status.is_terminal for trial in self._searched(arm)):
+            return None
+        best = self.best(arm.name)
+        return None if best is None else best.params
+
+    def best(self, arm: str) -> TrialRecord | None:
+        """The arm's search trial with the best objective so far, the earliest of equals; None before any."""
+        sign = 1.0 if self.study.objective.direction == "maximize" else -1.0
+        scored = [
+            (sign * trial.objective, -order, trial)
+            for order, trial in enumerate(self._by_arm[arm].values())
+            if trial.role == "search" and trial.status is TrialStatus.DONE
+            if trial.objective is not None and math.isfinite(trial.objective)
+        ]
+        return max(scored, key=lambda item: item[:2])[2] if scored else None
+
+    def decided(self, arm: str) -> frozenset[str] | None:
+        """Trials that confirm `arm`; None before all of them have ended, or when the study has no such arm."""
+        jobs = [job for known in self.arms if known.name == arm for job in self._confirmation(known)]
+        ids = frozenset(job.trial_id for job in jobs)
+        return None if not jobs or ids & self._open or any(map(self._is_needed, jobs)) else ids
+
+    def has_more(self) -> bool:
+        """Whether a job would follow if the budget allowed it."""
+        return bool(self._open or self._confirm_job() or self._search_job())
+
+    # --- both ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """What the study asks for, and what of it is finished; call `replay` first when there is a ledger."""
+        notes = list(describe_merges(self.arms))
+        for arm in self.arms:
+            size = grid_size(arm.tune) if arm.is_searched else None
+            if self.study.sampler.name == "grid" and size and size > self.study.budget.trials:
+                notes.append(f"{arm.name}: budget.trials = {self.study.budget.trials} cuts a grid of {size:,} points")
+        return Plan(tuple(self._arm_plan(arm) for arm in self.arms), tuple(notes))
+
+    def _arm_plan(self, arm: Arm) -> ArmPlan:
+        seeds = self.study.seeds
+        trials = self._by_arm[arm.name].values()
+        finished = tuple(trial.trial_id for trial in trials if trial.status is TrialStatus.DONE)
+        if arm.is_searched:
+            num_search = self._askers[arm.name].num_trials
+            return ArmPlan(arm, num_search, num_confirm=len(seeds) - 1, num_test=1, known_ids=(), finished_ids=finished)
+        known = tuple(dict.fromkeys(self._job(arm, {}, seed, "confirm").trial_id for seed in seeds))
+        return ArmPlan(arm, 0, num_confirm=len(known), num_test=0, known_ids=known, finished_ids=finished)
+
+    def _job(self, arm: Arm, params: Mapping[str, Any], seed: int, role: Role) -> Job:
+        key = arm.name, canonical_json(params), seed
+        if key not in self._resolved:
+            config = resolve(arm, params, seed)
+            self._resolved[key] = Job(
+                trial_id=trial_id(config, self._fingerprint(config)),
+                arm=arm.name,
+                seed=config.seed,
+                role=role,
+                config=config.model_dump(mode="json"),
+                params=dict(params),
+            )
+        return self._resolved[key].model_copy(update={"role": role})
+
+    def _planned(self, job: Job) -> TrialRecord:
+        """The record that the ledger will hold once the job is planned."""
+        known = self._trials.get(job.trial_id)
+        if known is not None and known.status is TrialStatus.DONE:
+            return known.model_copy(update={"test_pending": True})
+        return TrialRecord(
+            **job.model_dump(exclude={"role"}), role=job.role, status=TrialStatus.PLANNED, planned_at=time.time()
+        )

@@ -1,0 +1,114 @@
+"""Fake trials for the execution tests: no training, but the same files, promises and ways to fail as real ones.
+
+What a trial does hangs on its learning rate, which no real code reads here: see `run`.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from afp_ray.config import TrialConfig
+from afp_ray.errors import DataError, DivergedError
+from afp_ray.records import Score, TrainingSummary, TrialResult
+from afp_ray.store import TrialPaths, write_json
+from afp_ray.training.reporter import Reporter
+
+_KINDS = ("diverged", "bug", "data", "oom", "dies_once", "dies", "nan", "waits")
+FAILS = {kind: 0.9 + place / 100 for place, kind in enumerate(_KINDS)}
+"""Learning rates that make a trial fail in that way, or wait for a line on its standard input."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it."""
+
+
+def objective(result: TrialResult) -> float:
+    """The validation score of a fake trial; not a number where the trial says so."""
+    if result.config["training"]["learning_rate"] == FAILS["nan"]:
+        return math.nan
+    return next(score.value for score in result.scores if score.split == "validation")
+
+
+def score_of(config: TrialConfig) -> float:
+    """Best at temperature 0.05 and layer 2, a little different at each seed."""
+    distance = abs(math.log(config.loss.temperature / 0.05)) + abs(config.loss.layer - 2)
+    return 1 / (1 + distance) + 0.001 * config.seed
+
+
+def run(
+    config: TrialConfig,
+    *,
+    trial_id: str,
+    folder: Path,
+    splits: Sequence[str],
+    reporter: Reporter,
+    device: str = "auto",
+    micro_batch_size: int | None = None,
+    num_threads: int | None = None,
+) -> TrialResult | None:
+    """Train (write a line), keep a checkpoint, score what is missing; or fail as the learning rate says."""
+    paths = TrialPaths(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    reporter.report("train", 0, 1)
+    stored = TrialResult.model_validate_json(paths.result.read_bytes()) if paths.result.exists() else None
+    if stored is None:
+        with paths.training_calls.open("a") as file:
+            file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
+        _fail_as_asked(config, paths)
+        paths.checkpoint.mkdir(exist_ok=True)
+        (paths.checkpoint / "model.safetensors").write_bytes(trial_id.encode())
+    else:
+        assert set(splits) <= set(stored.splits) or paths.checkpoint.is_dir(), "scored again without a checkpoint"
+    done = dict.fromkeys([*(stored.splits if stored else ()), *splits])
+    result = TrialResult(
+        trial_id=trial_id,
+        config=config.model_dump(mode="json"),
+        splits=tuple(done),
+        scores=tuple(
+            Score(task="fake", language="th", split=split, metric="accuracy", value=score_of(config), n=1)  # type: ignore[arg-type]
+            for split in done
+        ),
+        training=TrainingSummary(steps=1, gpu_hours=0.5),
+        checkpoint="checkpoint",
+    )
+    reporter.report("train", 1, 1)
+    write_json(paths.result, result.model_dump(mode="json"))
+    return result
+
+
+def run_in_group(config: TrialConfig, *, trial_id: str, folder: Path, **rest: object) -> TrialResult | None:
+    """As `run`, in a process group: every worker adds its rank plus one, and only the first writes."""
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor([float(dist.get_rank() + 1)])
+    dist.all_reduce(total)
+    if config.training.learning_rate == FAILS["diverged"] and dist.get_rank() == 1:
+        raise DivergedError(7, "loss is nan")
+    dist.barrier()
+    if dist.get_rank() > 0:
+        return None
+    (folder / "sum_of_ranks.txt").write_text(str(total.item()))
+    return run(config, trial_id=trial_id, folder=folder, **rest)  # type: ignore[arg-type]
+
+
+def _fail_as_asked(config: TrialConfig, paths: TrialPaths) -> None:
+    rate = config.training.learning_rate
+    if rate == FAILS["diverged"]:
+        raise DivergedError(7, "loss is nan")
+    if rate == FAILS["bug"]:
+        raise ZeroDivisionError("division by zero")
+    if rate == FAILS["data"]:
+        raise DataError("no rows", where="corpus.tsv:3")
+    if rate == FAILS["oom"]:
+        raise OutOfMemoryError("no memory left on the device")
+    if rate == FAILS["waits"]:
+        sys.stdin.readline()
+    num_calls = len(paths.training_calls.read_text().splitlines())
+    if rate == FAILS["dies"] or (rate == FAILS["dies_once"] and num_calls == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
