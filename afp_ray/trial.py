@@ -199,11 +199,19 @@ def _trained_model(
 
 def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | None) -> Any:
     from afp_ray.data.batches import TrainingBatches
-    from afp_ray.data.mixing import draw_instructions, draw_pairs
+    from afp_ray.data.mixing import draw_instructions, draw_pairs, remove_heldout
 
     config = run.config
     seed = config.data.seed if config.data.seed is not None else config.seed
     pairs, rows = _rows(config.data)
+    heldout = [
+        pair
+        for language in _retrieval_languages(config)
+        for split in ("validation", "test")
+        for pair in _heldout_pairs(config, language, split)
+    ]
+    # A corpus may serve both; what retrieval is measured on is never trained on.
+    pairs, _ = remove_heldout(pairs, heldout)
     drawn_pairs = draw_pairs(pairs, num_pairs=config.data.num_pairs, seed=seed)
     instructions = draw_instructions(rows, drawn_pairs, config.data, seed=seed)
     return TrainingBatches(
@@ -221,7 +229,7 @@ def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | 
 
 def _rows(data: DataConfig) -> tuple[list[TranslationPair], list[ParallelInstruction]]:
     """Rows of the sources, read once per process: warm actors run many trials on the same files."""
-    readable = DataConfig(sources=data.sources, pivot=data.pivot, languages=data.languages)
+    readable = sources.reading_config(data)
     return _read_rows(readable, sources.fingerprint(readable))
 
 
