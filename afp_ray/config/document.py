@@ -1,0 +1,339 @@
+"""A YAML file as plain values, with the place of every key and value, and nothing that YAML guesses wrong.
+
+YAML 1.1 turns `no` into false, `010` into 8 and `1e-5` into text; whatever a reader would not expect is refused here,
+with the place and what to write instead. Nothing of the file is ever executed.
+"""
+
+import difflib
+import json
+import math
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afp_ray.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+MAX_ALIASES = 100
+MAX_NODES = 50_000
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_EXPONENT = re.compile(r"([-+]?)(\d[\d_]*)?(\.[\d_]*)?[eE]([-+]?)(\d+)")
+_SEXAGESIMAL = re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
+_OCTAL = re.compile(r"[-+]?0o?[0-7_]+")
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands: 1-based line and column of its key (where it has one) and of the value itself."""
+
+    line: int
+    column: int
+    key_line: int
+    key_column: int
+    raw: str | None = None
+    """The scalar as it was written, null for lists and mappings."""
+    origin: str | None = None
+    """Replaces file, line and column: the `--set` that gave the value."""
+
+
+@dataclass(slots=True)
+class Document:
+    """Values of one file and their places by path of keys and list positions."""
+
+    name: str
+    lines: list[str]
+    values: dict[str, Any]
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+
+    def error(
+        self, path: KeyPath, problem: str, *, at_key: bool = False, allowed: str = "", fix: str = ""
+    ) -> ConfigError:
+        """A `ConfigError` at the place of `path`, or of its nearest parent, that shows the source line."""
+        known = next((path[:size] for size in range(len(path), -1, -1) if path[:size] in self.places), None)
+        if known is None:
+            return ConfigError(problem, where=self.name, allowed=allowed, fix=fix)
+        place = self.places[known]
+        if place.origin is not None:
+            return ConfigError(problem, where=place.origin, allowed=allowed, fix=fix)
+        line, column = (place.key_line, place.key_column) if at_key else (place.line, place.column)
+        return _located(self.name, self.lines, line, column, problem, allowed=allowed, fix=fix)
+
+    def raw(self, path: KeyPath) -> str | None:
+        """The scalar at `path` as it was written; None for anything else."""
+        place = self.places.get(path)
+        return place.raw if place else None
+
+
+def _snippet(lines: list[str], line: int, column: int) -> str:
+    """The source line with up to two before it and a caret under `column`; long lines are cut around it."""
+    start = max(0, column - 1 - 60)
+    shown = []
+    for number in range(max(1, line - 2), line + 1):
+        text = lines[number - 1] if number <= len(lines) else ""
+        text = "".join(char if char.isprintable() else " " for char in text[start : start + 100])
+        shown.append(f"{number:>9} | {text}")
+    return "\n".join((*shown, " " * (12 + column - 1 - start) + "^"))
+
+
+def _located(
+    name: str, lines: list[str], line: int, column: int, problem: str, *, allowed: str = "", fix: str = ""
+) -> ConfigError:
+    text = f"{problem}\n{_snippet(lines, line, column)}"
+    return ConfigError(text, where=f"{name}:{line}:{column}", allowed=allowed, fix=fix)
+
+
+def read_document(path: str | Path) -> Document:
+    """Read a YAML file whose top level is a mapping; a `.json` file, which a program wrote, is read as JSON.
+
+    Args:
+        path: the file, at most 1 MB of UTF-8.
+    Returns: its values as dict, list, str, int, float, bool and None, with their places.
+    Raises: ConfigError with file:line:column.
+    """
+    name, file = str(path), Path(path).expanduser()
+    text = _read_text(file, name)
+    return _parse_json(text, name) if file.suffix == ".json" else parse_document(text, name)
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Like `read_document`, from text; `name` is what errors call it."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        indent = line[: len(line) - len(line.lstrip())]
+        if "\t" in indent and line.strip() and not line.lstrip().startswith("#"):
+            where = indent.index("\t") + 1
+            raise _located(name, lines, number, where, "a tab is used as indentation", fix="indent with spaces")
+    try:
+        _check_events(text, name, lines)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        assert mark is not None
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        raise _located(name, lines, mark.line + 1, mark.column + 1, f"this is no YAML: {reason}") from error
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"this is no YAML: {reason}", where=name, fix="save it as plain UTF-8 text") from error
+    if node is None:
+        raise ConfigError("the file is empty", where=name, fix="see search_spaces/demo.yaml for an example")
+    document = Document(name=name, lines=lines, values={})
+    values = _Reader(document).value(node, ())
+    if not isinstance(values, dict):
+        problem = "the file must be a mapping of `field: value` lines"
+        raise document.error((), problem, fix="see search_spaces/demo.yaml")
+    document.values = values
+    return document
+
+
+def _parse_json(text: str, name: str) -> Document:
+    """A JSON document without places: errors name the file and the field."""
+
+    def refuse(constant: str) -> None:
+        raise ConfigError(f"{constant} is not a finite number", where=name)
+
+    try:
+        values = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"this is no JSON: {error}", where=name) from error
+    if not isinstance(values, dict):
+        raise ConfigError("the file must be a JSON object", where=name)
+    return Document(name=name, lines=[], values=values)
+
+
+def parse_value(text: str, origin: str) -> Any:
+    """Parse the value of a `--set` as YAML; `origin` is what errors call it."""
+    try:
+        return parse_document(f"value: {text}", origin).values["value"]
+    except ConfigError as error:
+        raise ConfigError(error.problem.split("\n")[0], where=origin, allowed=error.allowed, fix=error.fix) from error
+
+
+def _read_text(path: Path, name: str) -> str:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise _missing(path, name) from error
+    if stat.S_ISDIR(status.st_mode):
+        found = sorted(entry.name for entry in path.glob("*.y*ml"))
+        raise ConfigError("this is a folder, not a YAML file", where=name, allowed=", ".join(found[:10]))
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError("this is no regular file", where=name)
+    if status.st_size > MAX_BYTES:
+        raise ConfigError(f"the file has {status.st_size:,} bytes", where=name, allowed=f"at most {MAX_BYTES:,}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the file cannot be read: {error.strerror}", where=name) from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
+        kind = "UTF-8 with a byte order mark" if data[0] == 0xEF else "UTF-16 or UTF-32"
+        raise ConfigError(f"the file is {kind}", where=f"{name}:1:1", fix="save it as UTF-8 without a byte order mark")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, column = _position(data[: error.start])
+        problem = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        raise ConfigError(problem, where=f"{name}:{line}:{column}", fix="save the file as UTF-8") from error
+    if "\0" in text:
+        line, column = _position(data[: data.index(0)])
+        raise ConfigError("the file holds a NUL character", where=f"{name}:{line}:{column}", fix="remove it")
+    return text.replace("\r\n", "\n")
+
+
+def _position(before: bytes) -> tuple[int, int]:
+    last = before.rpartition(b"\n")[2].decode("utf-8", "replace")
+    return before.count(b"\n") + 1, len(last) + 1
+
+
+def _missing(path: Path, name: str) -> ConfigError:
+    try:
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+    except (OSError, ValueError):
+        siblings = []
+    near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.4)
+    fix = f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file"
+    return ConfigError("there is no such file", where=name, fix=fix)
+
+
+def _check_events(text: str, name: str, lines: list[str]) -> None:
+    """Refuse what would be dangerous or surprising to compose: depth, aliases, tags, several documents."""
+    depth = aliases = documents = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        problem = fix = ""
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                problem, fix = "a second document begins here", "one study per file; remove the `---` and what follows"
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                problem, fix = f"more than {MAX_DEPTH} levels are nested here", "flatten the file"
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+            if aliases > MAX_ALIASES:
+                problem, fix = f"more than {MAX_ALIASES} aliases (*name)", "write the values out"
+        tag = getattr(event, "tag", None)
+        if not problem and tag is not None and tag != "!":
+            problem, fix = f"the tag {tag!r} is not accepted", "remove it: values are text, numbers, true, false, null"
+        if problem:
+            mark = event.start_mark
+            assert mark is not None
+            raise _located(name, lines, mark.line + 1, mark.column + 1, problem, fix=fix)
+
+
+class _Reader:
+    """Turns composed nodes into values and notes their places."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.nodes = 0
+        self.open: set[int] = set()  # nodes being read, to find an alias to its own parent
+
+    def fail(self, node: yaml.Node, problem: str, *, fix: str = "", allowed: str = "") -> ConfigError:
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        return _located(self.document.name, self.document.lines, line, column, problem, fix=fix, allowed=allowed)
+
+    def value(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
+            raise self.fail(node, "the aliases of this file expand without end", fix="write the values out")
+        if id(node) in self.open:
+            raise self.fail(node, "this alias contains itself", fix="write the values out")
+        mark, key_mark = node.start_mark, (key or node).start_mark
+        self.document.places[path] = Place(
+            mark.line + 1,
+            mark.column + 1,
+            key_mark.line + 1,
+            key_mark.column + 1,
+            node.value if isinstance(node, yaml.ScalarNode) else None,
+        )
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self.mapping(node, path)
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
+            assert isinstance(node, yaml.ScalarNode)
+            return self.scalar(node)
+        finally:
+            self.open.discard(id(node))
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        first: dict[str, int] = {}
+        for key_node, child in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.fail(key_node, "a key must be text, not a list or mapping")
+            if key_node.tag.endswith(":merge"):
+                raise self.fail(key_node, "the merge key << is not accepted", fix="write the fields out")
+            key = self.scalar(key_node)
+            if not isinstance(key, str):
+                raise self.fail(
+                    key_node,
+                    f"the key {key_node.value} was read by YAML as {_shown(key)}",
+                    fix=f'write "{key_node.value}"',
+                )
+            if key in values:
+                raise self.fail(key_node, f"the key {key!r} stands twice, first in line {first[key]}", fix="keep one")
+            values[key] = self.value(child, (*path, key), key_node)
+            first[key] = key_node.start_mark.line + 1
+        return values
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        """The value of a scalar, refusing forms that mean something else than they look like."""
+        text, kind = node.value, _PLAIN_TAGS.get(node.tag)
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() in ("yes", "true", "on")
+        if kind == "int":
+            return self.integer(node, text)
+        if kind == "float":
+            return self.number(node, text)
+        if kind != "str":
+            what = "a date" if node.tag.endswith(":timestamp") else node.tag.rpartition(":")[2]
+            raise self.fail(node, f"{text} was read by YAML as {what}", fix=f'write "{text}"')
+        if not node.style and (match := _EXPONENT.fullmatch(text)) and (match[2] or match[3]):
+            sign, whole, fraction, exponent_sign, exponent = match.groups()
+            number = f"{sign}{whole or '0'}{fraction if fraction not in (None, '.') else '.0'}e"
+            number += f"{exponent_sign or '+'}{exponent}"
+            raise self.fail(node, f"{text} was read by YAML as text", fix=f'write {number} (or "{text}" for text)')
+        if not node.style and _OCTAL.fullmatch(text) and len(text) > 1:
+            raise self.fail(node, f"{text} looks like an octal number", fix=f'write a decimal number, or "{text}"')
+        return text
+
+    def integer(self, node: yaml.ScalarNode, text: str) -> int:
+        if _SEXAGESIMAL.fullmatch(text):
+            raise self.fail(node, f"{text} was read by YAML as a base-60 number", fix=f'write "{text}", or seconds')
+        digits = text.lstrip("+-").replace("_", "")
+        if _OCTAL.fullmatch(text) and len(digits) > 1:
+            decimal = digits.lstrip("0") or "0"
+            raise self.fail(node, f"{text} was read by YAML as an octal number", fix=f'write {decimal}, or "{text}"')
+        value = int(digits, 0) if len(digits) < 70 else 2**64
+        if value >= 2**63:
+            raise self.fail(node, f"{text[:40]} does not fit in 64 bits", allowed="whole numbers below 2^63")
+        return -value if text.startswith("-") else value
+
+    def number(self, node: yaml.ScalarNode, text: str) -> float:
+        if _SEXAGESIMAL.fullmatch(text):
+            raise self.fail(node, f"{text} was read by YAML as a base-60 number", fix=f'write "{text}", or seconds')
+        bare = text.replace("_", "").lower()
+        value = math.inf if bare.strip("+-.") in ("inf", "nan") else float(bare)
+        if not math.isfinite(value):
+            raise self.fail(node, f"{text} is not a finite number", fix="write a finite number, or null for none")
+        return value
+
+
+def _shown(value: Any) -> str:
+    """A scalar in YAML's own spelling."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,255 @@
+"""Study and trial files: YAML plus `--set` becomes a validated config, or an error at the line of the mistake."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from afp_ray.config.document import Document, KeyPath, Place, parse_value, read_document
+from afp_ray.config.evaluation import CHOICE_TASKS
+from afp_ray.config.fields import (
+    did_you_mean,
+    fields_beside,
+    is_section,
+    models_in,
+    trial_fields,
+    trial_sections,
+)
+from afp_ray.config.search import ChoiceSpec, RangeSpec
+from afp_ray.config.study import StudyConfig, flatten, nest
+from afp_ray.config.translate import error_at, translate
+from afp_ray.config.trial import TrialConfig
+from afp_ray.errors import ConfigError
+from afp_ray.languages import LANGUAGES
+
+METRICS = ("mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS)
+_TOPS = ("fixed", "compare", "tune")
+_FINITE = ConfigDict(allow_inf_nan=False)
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study file.
+
+    Args:
+        path: YAML; the names under `fixed`, `compare` and `tune` may be dotted or nested.
+        overrides: `name=value` each, over the file; `name` is a field of the study (`budget.trials`) or of a trial
+            (`training.max_steps`, then it is fixed). Values are YAML.
+    Returns: the study; names under `fixed`, `compare` and `tune` are dotted and known fields of a trial.
+    Raises: ConfigError with file:line:column, the value, what is allowed and a fix.
+    """
+    document = read_document(path)
+    for top in _TOPS:
+        if isinstance(document.values.get(top), dict):
+            _dot(document, top)
+    for override in overrides:
+        _override_study(document, override)
+    study = _validate(StudyConfig, document.values, document)
+    _check_fields(study, document)
+    return study
+
+
+def load_trial(
+    path: str | Path, overrides: Sequence[str] = (), *, methods: Mapping[str, Mapping[str, Any]] | None = None
+) -> TrialConfig:
+    """Read a trial file: a `TrialConfig` in YAML with dotted or nested names.
+
+    Args:
+        path: YAML.
+        overrides: `name=value` each, over the file.
+        methods: fields that each method pins, by method and dotted name; they win over the file.
+    Raises: ConfigError with file:line:column, the value, what is allowed and a fix.
+    """
+    document = read_document(path)
+    document.values, document.places = _flat(document, document.values, ())
+    for override in overrides:
+        name, value, origin = _split(override)
+        _require(name, trial_fields(), origin=origin)
+        document.values[name] = value
+        _place_override(document, (name,), value, origin)
+    _check_values(document.values, document, ())
+    method = document.values.get("method", TrialConfig.model_fields["method"].default)
+    pinned = (methods or {}).get(method, {})
+    return _validate(TrialConfig, nest({**document.values, **pinned}), document)
+
+
+def check_fields(study: StudyConfig) -> None:
+    """Check that the names under `fixed`, `compare` and `tune` are fields of a trial and that their values fit.
+
+    Raises: ConfigError whose `where` is the dotted place, for instance `tune.loss.temperature.low`.
+    """
+    _check_fields(study, Document(name="", lines=[], values={}))
+
+
+def _validate(model: type[_Model], values: Mapping[str, Any], document: Document, *, root: KeyPath = ()) -> _Model:
+    """Validate strictly (no text read as a number, no true read as 1); errors go to the place of their field."""
+    try:
+        return model.model_validate_json(json.dumps(values, allow_nan=False), strict=True)
+    except ValidationError as error:
+        raise translate(error.errors()[0], document, model=model, root=root) from None
+
+
+# Dotted names and --set
+
+
+def _flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
+    """Dotted values of the mapping at `path`, opening the sections of a trial alone, and all places so renamed."""
+    flat: dict[str, Any] = {}
+    places = {at: place for at, place in document.places.items() if at[: len(path)] != path or at == path}
+
+    def walk(mapping: dict[str, Any], here: KeyPath, prefix: str) -> None:
+        for key, value in mapping.items():
+            name, at = f"{prefix}{key}", (*here, key)
+            if name in trial_sections() and isinstance(value, dict) and value:
+                walk(value, at, f"{name}.")
+                continue
+            if name in flat:
+                raise document.error(at, f"{name} stands twice, dotted and nested", at_key=True, fix="keep one")
+            flat[name] = value
+            for other, place in document.places.items():
+                if other[: len(at)] == at:
+                    places[(*path, name, *other[len(at) :])] = place
+
+    walk(values, path, "")
+    return flat, places
+
+
+def _dot(document: Document, top: str) -> None:
+    document.values[top], document.places = _flat(document, document.values[top], (top,))
+
+
+def _split(override: str) -> tuple[str, Any, str]:
+    name, separator, text = override.partition("=")
+    name, origin = name.strip(), f"--set {override}"
+    if not separator or not name:
+        raise ConfigError(f"{override!r} is no `name=value`", where="--set", fix="write --set training.max_steps=200")
+    return name, parse_value(text, origin), origin
+
+
+def _require(name: str, known: Iterable[str], *, origin: str) -> None:
+    names = list(known)
+    if name not in names:
+        fix = did_you_mean(name, names)
+        raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, names), fix=fix)
+
+
+def _place_override(document: Document, path: KeyPath, value: Any, origin: str) -> None:
+    document.places = {known: place for known, place in document.places.items() if known[: len(path)] != path}
+    raw = None if isinstance(value, (list, dict)) else origin.partition("=")[2].strip()
+    document.places[path] = Place(1, 1, 1, 1, raw=raw, origin=origin)
+
+
+def _override_study(document: Document, override: str) -> None:
+    """Put one `--set` over the values of a study file."""
+    name, value, origin = _split(override)
+    fields = trial_fields()
+    top, _, rest = ("fixed", "", name) if name in fields else name.partition(".")
+    keys = [rest] if rest else []
+    if top in _TOPS and rest:
+        if top == "tune" and rest not in fields:
+            keys = list(rest.rpartition(".")[::2])
+        _require(keys[0], fields, origin=origin)
+    elif name not in (known := _study_names()):
+        fix = did_you_mean(name, [*known, *fields])
+        raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, known), fix=fix)
+    else:
+        keys = rest.split(".") if rest else []
+    *parents, last = [top, *keys]
+    place = document.values
+    for key in parents:
+        inner = place.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key} is no mapping, so {name} cannot be set", where=origin)
+        place = inner
+    place[last] = value
+    _place_override(document, (top, *keys), value, origin)
+    if not rest and top in _TOPS and isinstance(value, dict):
+        _dot(document, top)
+
+
+def _study_names() -> list[str]:
+    """Fields of a study by dotted name, those of a trial left out."""
+    names: list[str] = []
+    for name, field in StudyConfig.model_fields.items():
+        names.append(name)
+        if is_section(field):
+            names += [f"{name}.{inner}" for inner in models_in(field.annotation)[0].model_fields]
+    return names
+
+
+# Fields of a trial inside a study
+
+
+def _check_fields(study: StudyConfig, document: Document) -> None:
+    _check_values(study.fixed if document.places else flatten(study.fixed), document, ("fixed",))
+    for name, values in study.compare.items():
+        _require_field(name, document, ("compare", name))
+        for index, value in enumerate(values):
+            _check_value(name, value, document, ("compare", name, index))
+    for name, spec in study.tune.items():
+        _require_field(name, document, ("tune", name))
+        _check_spec(name, spec, document)
+    nested = nest(flatten(study.fixed))
+    for section in ("data", "evaluation", "model"):
+        if section in nested:  # what its fields say together, for instance that the pivot is no target language
+            model = models_in(TrialConfig.model_fields[section].annotation)[0]
+            _validate(model, nested[section], document, root=("fixed", section))
+    _check_objective(study, document)
+
+
+def _check_values(values: Mapping[str, Any], document: Document, root: KeyPath) -> None:
+    for name, value in values.items():
+        _require_field(name, document, (*root, name))
+        _check_value(name, value, document, (*root, name))
+
+
+def _require_field(name: str, document: Document, path: KeyPath) -> None:
+    fields = trial_fields()
+    if name not in fields:
+        allowed, fix = fields_beside(name, fields), did_you_mean(name, fields)
+        raise error_at(document, path, f"unknown field {name!r}", at_key=True, allowed=allowed, fix=fix)
+
+
+def _check_value(name: str, value: Any, document: Document, path: KeyPath) -> None:
+    """Check one value against the type and range of its field."""
+    field = trial_fields()[name]
+    kind: Any = field.annotation
+    for constraint in field.metadata:
+        kind = Annotated[kind, constraint]
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=None if is_section(field) else _FINITE)
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise translate(error.errors()[0], document, root=path) from None
+
+
+def _check_spec(name: str, spec: RangeSpec | ChoiceSpec, document: Document) -> None:
+    """Check the ends or choices of a searched field."""
+    path: KeyPath = ("tune", name)
+    if isinstance(spec, ChoiceSpec):
+        for index, value in enumerate(spec.choices):
+            _check_value(name, value, document, (*path, "choices", index))
+        return
+    kind = trial_fields()[name].annotation
+    kinds = {kind, *get_args(kind)}
+    if not kinds & {int, float}:
+        raise error_at(document, path, f"{name} is no number, so it has no range", fix="give it `choices`")
+    is_whole = float not in kinds
+    if is_whole and not spec.int:
+        raise error_at(document, path, f"{name} is a whole number", fix="add `int: true` to its range")
+    for end in ("low", "high"):
+        value = getattr(spec, end)
+        _check_value(name, int(value) if is_whole else value, document, (*path, end))
+
+
+def _check_objective(study: StudyConfig, document: Document) -> None:
+    metric, _, language = study.objective.metric.partition("/")
+    path: KeyPath = ("objective", "metric")
+    if metric not in METRICS:
+        problem = f"objective.metric = {study.objective.metric!r} is not known"
+        allowed = f"{', '.join(METRICS)}, or TASK/LANGUAGE"
+        raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, METRICS))
+    if language and language not in LANGUAGES:
+        raise error_at(document, path, f"language {language!r} is unknown", allowed=", ".join(sorted(LANGUAGES)))

@@ -1,0 +1,182 @@
+"""pydantic's errors as sentences of ours, at the place of the field in its file."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from afp_ray.config.document import Document, KeyPath
+from afp_ray.config.fields import did_you_mean, models_in, trial_fields
+from afp_ray.errors import ConfigError
+
+_YES_NO = ("yes", "no", "on", "off", "true", "false")
+_TAGS = ("range", "choices")
+_EXPECTED = {
+    "string": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+}
+_BOUNDS = {
+    "greater_than": (">", "gt"),
+    "greater_than_equal": (">=", "ge"),
+    "less_than": ("<", "lt"),
+    "less_than_equal": ("<=", "le"),
+}
+
+
+def translate(
+    details: ErrorDetails, document: Document, *, model: type[BaseModel] | None = None, root: KeyPath = ()
+) -> ConfigError:
+    """One pydantic error as a `ConfigError` at its place.
+
+    Args:
+        details: the error.
+        document: the file; without places the dotted name is the place.
+        model: what was validated, to name the fields that it allows.
+        root: where the validated value stands.
+    """
+    kind, context, loc = details["type"], details.get("ctx", {}), (*root, *details["loc"])
+    path = place_of(loc, document)
+    name, value = field_name(loc), details["input"]
+    if kind == "value_error":
+        message = details["msg"].removeprefix("Value error, ")
+        problem, _, rest = message.partition("; ")
+        allowed = rest.removeprefix("allowed: ") if rest.startswith("allowed: ") else ""
+        at, fix = _quoted(message, document, path), "" if allowed else rest
+        return error_at(document, at, problem, allowed=allowed, fix=fix)
+    if kind == "extra_forbidden":
+        known = _beside(model, details["loc"])
+        fix = did_you_mean(str(loc[-1]), known)
+        if not fix and str(loc[-1]) in trial_fields():
+            fix = f"a field of a trial goes under fixed, compare or tune: fixed: {{{loc[-1]}: ...}}"
+        return error_at(document, path, f"unknown field {name!r}", at_key=True, allowed=", ".join(known), fix=fix)
+    if kind == "missing":
+        return error_at(document, path, f"{name} is missing", fix=f"add a line `{loc[-1]}: ...`")
+    raw = document.raw(path)
+    if isinstance(value, bool) and raw is not None and raw.lower() in _YES_NO and "bool" not in kind:
+        problem = f"{name}: {raw} was read by YAML as {str(value).lower()}"
+        return error_at(document, path, problem, allowed=_allowed(kind, context), fix=f'write "{raw}"')
+    problem = _sentence(kind, context, name, value, details["msg"])
+    return error_at(document, path, problem, allowed=_allowed(kind, context), fix=_fix(kind, context, value))
+
+
+def error_at(
+    document: Document, path: KeyPath, problem: str, *, at_key: bool = False, allowed: str = "", fix: str = ""
+) -> ConfigError:
+    """A `ConfigError` at `path` of the file, or at its dotted name where there is no file."""
+    if document.places:
+        return document.error(path, problem, at_key=at_key, allowed=allowed, fix=fix)
+    return ConfigError(problem, where=".".join(map(str, path)), allowed=allowed, fix=fix)
+
+
+def place_of(loc: KeyPath, document: Document) -> KeyPath:
+    """Where a pydantic location stands in the document, dotted and nested keys alike; the nearest parent if nowhere."""
+    if not document.places:
+        return loc
+    at: KeyPath = ()
+    while loc:
+        for size in range(len(loc), 0, -1):
+            key = loc[0] if size == 1 else ".".join(map(str, loc[:size]))
+            if (*at, key) in document.places:
+                at, loc = (*at, key), loc[size:]
+                break
+        else:
+            if loc[0] not in _TAGS:
+                break
+            loc = loc[1:]  # the tag of a union, which the file does not have
+    return at
+
+
+def field_name(loc: KeyPath) -> str:
+    """The name that a message gives a location: without the list position at its end and the place of a field."""
+    parts = list(loc)
+    while len(parts) > 1 and isinstance(parts[-1], int):
+        parts.pop()
+    if len(parts) > 1 and parts[0] in ("fixed", "compare"):
+        parts = parts[1:]
+    tags = [index for index, part in enumerate(parts) if part in _TAGS]
+    if tags and parts[0] == "tune" and len(parts) > tags[0] + 1:
+        parts.pop(tags[0])
+    return ".".join(map(str, parts))
+
+
+def _quoted(message: str, document: Document, path: KeyPath) -> KeyPath:
+    """The place of the value or field that a model's own message quotes, else `path`."""
+    places = [place for place in document.places if place[: len(path)] == path]
+    places.sort(key=lambda place: document.places[place].origin is None)  # what --set gave is the likelier mistake
+    for word in re.findall(r"'([^']*)'", message):
+        for place in places:
+            if document.places[place].raw == word:
+                return place
+    dotted, quoted = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", message), re.findall(r"`([^`]*)`", message)
+    for word in [*dotted, *quoted, message.partition(" ")[0]]:
+        for place in places:
+            if f".{'.'.join(map(str, place))}".endswith(f".{word}"):
+                return place
+    return path
+
+
+def _beside(model: type[BaseModel] | None, loc: tuple[str | int, ...]) -> list[str]:
+    """Names that were allowed where the last part of `loc` stands."""
+    models = [model] if model else []
+    for part in loc[:-1]:
+        if part in _TAGS:
+            models = [found for found in models if ("choices" in found.model_fields) == (part == "choices")]
+        fields = [found.model_fields[str(part)] for found in models if str(part) in found.model_fields]
+        models = [inner for field in fields for inner in models_in(field.annotation)] or models
+    return sorted({name for found in models for name in found.model_fields})
+
+
+def _sentence(kind: str, context: Mapping[str, Any], name: str, value: Any, message: str) -> str:
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = shown if len(shown) <= 120 else f"{shown[:120]}..."
+    if kind in _BOUNDS:
+        sign, key = _BOUNDS[kind]
+        return f"{name} = {shown} is not {sign} {context[key]:g}"
+    if kind == "literal_error":
+        return f"{name} = {shown} is not known"
+    stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    if stem in _EXPECTED:
+        return f"{name} = {shown} is {_kind_of(value)}, {_EXPECTED[stem]} is expected"
+    return f"{name} = {shown}: {message[:1].lower()}{message[1:]}"
+
+
+def _kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a whole number", float: "a fraction", str: "text", list: "a list"}
+    return names.get(type(value), "a mapping")
+
+
+def _allowed(kind: str, context: Mapping[str, Any]) -> str:
+    if kind == "literal_error":
+        return str(context["expected"]).replace(" or ", ", ").replace("'", "")
+    if kind in _BOUNDS:
+        sign, key = _BOUNDS[kind]
+        return f"{sign} {context[key]:g}"
+    return ""
+
+
+def _fix(kind: str, context: Mapping[str, Any], value: Any) -> str:
+    if kind == "literal_error" and isinstance(value, str):
+        known = _allowed(kind, context).split(", ")
+        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+        return f"did you mean {near[0]}?" if near else ""
+    if isinstance(value, str) and kind.startswith(("int", "float", "bool")):
+        return "remove the quotes" if re.fullmatch(r"[-+]?\d+(\.\d+)?|true|false", value) else ""
+    if kind.startswith(("tuple", "list")) and not isinstance(value, (dict, type(None))):
+        return f"write [{value}]"
+    if kind.startswith("int") and isinstance(value, float):
+        return f"write {round(value)}"
+    if kind == "string_type" and isinstance(value, (int, float)):
+        return f'write "{json.dumps(value)}"'
+    return ""
