@@ -220,3 +220,158 @@ class StudyState(StrictModel):
     def trial(self, trial_id: str) -> TrialRecord | None:
         """The trial of that id, or None."""
         return next((trial for trial in self.trials if trial.trial_id == trial_id), None)
+
+
+Interval = tuple[float, float]
+
+
+class ScoreSummary(StrictModel):
+    """A mean over seeds with its 95 % interval over examples (and seeds, where there are several)."""
+
+    mean: float
+    ci95: Interval | None = None
+    """Null where the metric has no per-example values."""
+    n_seeds: int
+
+
+class Difference(StrictModel):
+    """One arm minus another over the same examples."""
+
+    delta: float
+    """Positive is better, whatever the direction of the metric."""
+    ci95: Interval | None = None
+    """Paired bootstrap over contents, 95 %."""
+    p: float | None = None
+    """Paired permutation test over contents, two-sided, unadjusted."""
+    p_holm: float | None = None
+    """`p` after Holm over the arms of the table; null where nothing was tested."""
+    test: str = "paired bootstrap and permutation, clustered by content"
+    n: int = 0
+    """Examples that both arms answered."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the adjusted (else the plain) p-value is below 0.05."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p < 0.05
+
+
+class LanguageSummary(StrictModel):
+    """One language of a configuration, mean over its tasks."""
+
+    score: float
+    delta: float | None = None
+    ci95: Interval | None = None
+    """Of the difference to base."""
+    significant: bool = False
+
+
+class ConstraintCheck(StrictModel):
+    """A limit that the best configuration had to keep, or a guard that it is reported against."""
+
+    value: float
+    limit: float
+    ok: bool
+
+
+class RunnerUp(StrictModel):
+    """The second best arm, and how far behind it is."""
+
+    arm: str
+    score: float
+    behind: Difference | None = None
+    """Best minus runner-up."""
+    verdict: str
+
+
+class Best(StrictModel):
+    """The best confirmed configuration of a study."""
+
+    study: str
+    objective: str
+    """The metric that chose, with its direction."""
+    split: Literal["validation", "test"]
+    """Split of every number here; the choice itself was made on validation."""
+    arm: str
+    config: dict[str, Any]
+    """The resolved `TrialConfig` of the first seed."""
+    score: ScoreSummary
+    vs_base: Difference | None = None
+    """Null where the study has no base, or the best arm is base itself."""
+    per_language: dict[str, LanguageSummary] = {}
+    constraints: dict[str, ConstraintCheck] = {}
+    p_best: float | None = None
+    """Share of resamples in which this arm stays ahead of every other."""
+    runner_up: RunnerUp | None = None
+    gpu_hours: float
+    """Of one trial of this configuration, mean over seeds."""
+    checkpoint: str | None = None
+    """Folder of the saved model of the first seed."""
+    mlflow_run_id: str | None = None
+    trials: tuple[str, ...]
+    reproduce: str
+    """Command that runs the same study again, or continues it."""
+    warnings: tuple[str, ...] = ()
+
+
+class TableCell(StrictModel):
+    """One arm on one (task, language, shots), or on a mean of such cells."""
+
+    task: str
+    """`mean` and `pivot_mean` are the means over tasks, languages and shots."""
+    language: str
+    """Empty for a mean over languages."""
+    shots: int | None = None
+    mean: float
+    """Mean over seeds."""
+    vs_base: Difference | None = None
+    """Null for base itself and where there is no base."""
+
+
+class ArmRow(StrictModel):
+    """One row of the ablation table: an arm's confirmed configuration."""
+
+    arm: str
+    method: str
+    is_base: bool
+    n_seeds: int
+    trials: tuple[str, ...]
+    validation: float | None
+    """The study's objective on validation, mean over seeds: what chose."""
+    cells: tuple[TableCell, ...]
+    mean: TableCell | None
+    """Over every task, shots and non-pivot language; null where there are none."""
+    pivot_mean: TableCell | None
+    gpu_hours: float
+    verdict: str
+    """The difference to base in words."""
+    config: dict[str, Any]
+
+
+class RepresentationRow(StrictModel):
+    """Sentence representations of one arm on one split, mean over languages and seeds."""
+
+    arm: str
+    language: str
+    """Empty for the mean over languages."""
+    layer: int
+    pooling: str
+    retrieval_at_1: float
+    alignment: float
+    uniformity: float
+    before: tuple[float, float, float] | None = None
+    """The same three of base, at the same layer and pooling."""
+
+
+class Comparison(StrictModel):
+    """The ablation table of one or more studies."""
+
+    studies: tuple[str, ...]
+    split: Literal["validation", "test"]
+    objective: str
+    base: str | None
+    arms: tuple[ArmRow, ...]
+    representation: tuple[RepresentationRow, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    """The table in sentences."""
+    warnings: tuple[str, ...] = ()

@@ -8,6 +8,8 @@
             driver.lease             held by the driver
             driver.log
             report.html, comparison.{md,tex,csv,json}
+            mlflow.json              which MLflow run shows which trial
+            stop                     asks the driver to stop
             trials/<trial_id>/
                 config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
                 training_calls.jsonl one line each time that training really starts
@@ -60,6 +62,8 @@ class StudyPaths:
         self.lease = self.folder / "driver.lease"
         self.log = self.folder / "driver.log"
         self.report = self.folder / "report.html"
+        self.mlflow = self.folder / "mlflow.json"
+        self.stop = self.folder / "stop"
         self.trials = self.folder / "trials"
 
     def trial(self, trial_id: str) -> TrialPaths:

@@ -1,0 +1,1 @@
+"""Projections of the ledger into MLflow: never the truth, always rebuildable."""

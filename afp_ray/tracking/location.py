@@ -1,0 +1,48 @@
+"""Where the tracking database is and which run shows which trial; knows no MLflow, so that it answers at once."""
+
+import json
+import os
+from pathlib import Path
+
+from afp_ray.store import StudyPaths, write_json
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+
+
+def default_uri(storage: Path) -> str:
+    """The database that all studies under `storage` share."""
+    return f"sqlite:///{storage / DATABASE}"
+
+
+def tracking_uri(configured: str | None, storage: Path) -> str:
+    """The tracking URI to use: the study's, else the environment's MLFLOW_TRACKING_URI, else the default."""
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(storage)
+
+
+def open_command(uri: str) -> str:
+    """The command line that shows the runs in a browser."""
+    if uri.startswith(("http://", "https://")):
+        return f"open {uri}"
+    return f"mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a `sqlite:///` URI; None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def write_runs(paths: StudyPaths, uri: str, *, experiment_id: str, parent: str, runs: dict[str, str]) -> None:
+    """Note which run shows which trial, beside the ledger."""
+    content = {"tracking_uri": uri, "experiment_id": experiment_id, "parent": parent, "runs": runs}
+    write_json(paths.mlflow, content)
+
+
+def find_run(paths: StudyPaths, trial_id: str) -> str | None:
+    """The MLflow run of a trial; None when none was written, or when its database file is gone."""
+    try:
+        content = json.loads(paths.mlflow.read_bytes())
+        file = sqlite_file(content["tracking_uri"])
+        run = content["runs"].get(trial_id)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return run if isinstance(run, str) and (file is None or file.is_file()) else None
