@@ -1,0 +1,6 @@
+"""Answers from finished studies: the ablation table and the best configuration; reads, never runs anything."""
+
+from afp_ray.comparison.choice import best
+from afp_ray.comparison.table import compare
+
+__all__ = ["best", "compare"]

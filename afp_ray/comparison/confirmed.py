@@ -1,0 +1,233 @@
+"""The confirmed configuration of every arm of a study, with its per-example answers on one split.
+
+Shapes: S seeds, N examples; the examples are the same, in the same order, for every arm.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from afp_ray.config import StudyConfig, canonical_json, flatten
+from afp_ray.errors import DataError, UserError
+from afp_ray.ledger import replay
+from afp_ray.methods import METHODS
+from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus
+from afp_ray.store import StudyPaths, list_studies
+
+_KEYS = ("task", "language", "shots", "example_id", "content_id")
+Column = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Which example each of the N columns of an arm's values is.
+
+    Attributes:
+        task, language, example_id, content_id: (N,) text.
+        shots: (N,) number of demonstrations.
+    """
+
+    task: Column
+    language: Column
+    shots: Column
+    example_id: Column
+    content_id: Column
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.task)
+
+    def same_as(self, other: "Examples") -> bool:
+        """Whether both are the same examples in the same order."""
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _KEYS)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmedArm:
+    """One arm with the trials that confirm its configuration.
+
+    Attributes:
+        study: name of its study.
+        name: name in tables; with its study where several are compared.
+        records, results: one per seed, in the order of the study's seeds.
+        correct: (S, N) share of demonstration seeds with the right answer.
+        examples: what the N columns are.
+        folder: folder of the first seed's trial.
+    """
+
+    study: str
+    name: str
+    records: tuple[TrialRecord, ...]
+    results: tuple[TrialResult, ...]
+    correct: NDArray[np.float64]
+    examples: Examples
+    folder: Path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved trial of the first seed."""
+        return self.results[0].config
+
+    @property
+    def method(self) -> str:
+        """The row of the ablation."""
+        return str(self.config["method"])
+
+    @property
+    def pivot(self) -> str:
+        """The pivot language."""
+        return str(self.config["data"]["pivot"])
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of one trial, mean over seeds."""
+        return float(np.mean([result.training.gpu_hours for result in self.results]))
+
+    @property
+    def objective(self) -> float | None:
+        """The study's objective on validation, mean over seeds."""
+        values = [record.objective for record in self.records if record.objective is not None]
+        return float(np.mean(values)) if len(values) == len(self.records) else None
+
+
+@dataclass(slots=True)
+class ReadStudy:
+    """A study as it lies on disk."""
+
+    paths: StudyPaths
+    config: StudyConfig
+    state: StudyState
+    arms: list[ConfirmedArm] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_study(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadStudy:
+    """Read a study and the confirmed configuration of each of its arms.
+
+    Args:
+        paths: where it lies.
+        split: whose per-example answers are read.
+        prefix: whether arms are named with their study.
+    Raises: UserError when there is no such study; DataError when a file of it cannot be read.
+    """
+    study = ReadStudy(paths, read_config(paths), replay(paths.ledger))
+    by_arm: dict[str, list[TrialRecord]] = {}
+    for record in study.state.trials:
+        by_arm.setdefault(record.arm, []).append(record)
+    for name, records in by_arm.items():
+        chosen = _confirmed(records, split)
+        if not chosen:
+            study.warnings.append(f"arm {name} has no confirmed configuration yet, so it is left out")
+            continue
+        expected = 1 if "seed" in METHODS.get(chosen[0].config["method"], {}) else len(study.config.seeds)
+        if len(chosen) < expected:
+            study.warnings.append(f"arm {name} is confirmed at {len(chosen)} of {expected} seeds")
+        study.arms.append(_read_arm(paths, chosen, split=split, name=f"{paths.name}/{name}" if prefix else name))
+    if failed := sum(record.status is TrialStatus.FAILED for record in study.state.trials):
+        study.warnings.append(f"{failed} of {len(study.state.trials)} trials failed")
+    if not (study.state.closed or "").startswith("complete"):
+        study.warnings.append(f"study {paths.name} is not complete")
+    return study
+
+
+def read_config(paths: StudyPaths) -> StudyConfig:
+    """The study as it was run.
+
+    Raises: UserError when there is none of that name, with the names that there are.
+    """
+    if not paths.study.is_file() or not paths.ledger.is_file():
+        known = [other.name for other in list_studies(paths.storage)]
+        raise UserError(
+            f"there is no study {paths.name!r} under {paths.storage}",
+            allowed=", ".join(known) or "none yet",
+            fix="give one of these names, or another --storage",
+        )
+    try:
+        return StudyConfig.model_validate_json(paths.study.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"the kept study cannot be read: {error.errors()[0]['msg']}", where=str(paths.study)) from error
+
+
+def _confirmed(records: Sequence[TrialRecord], split: str) -> list[TrialRecord]:
+    """The trials of the arm's confirmed configuration, by seed: most seeds, then the best validation objective."""
+    groups: dict[str, dict[int, TrialRecord]] = {}
+    for record in records:
+        if record.status is TrialStatus.DONE and "test" in record.splits and split in record.splits:
+            seedless = {key: value for key, value in flatten(record.config).items() if key not in ("seed", "data.seed")}
+            groups.setdefault(canonical_json(seedless), {})[record.seed] = record
+    if not groups:
+        return []
+    ordered = sorted(groups.values(), key=lambda group: -len(group))
+    return [ordered[0][seed] for seed in sorted(ordered[0])]
+
+
+def _read_arm(paths: StudyPaths, records: Sequence[TrialRecord], *, split: str, name: str) -> ConfirmedArm:
+    results = tuple(_read_result(paths, record) for record in records)
+    tables = [_read_answers(paths, record, split) for record in records]
+    examples = tables[0][0]
+    for record, (other, _) in zip(records[1:], tables[1:], strict=True):
+        if not examples.same_as(other):
+            raise DataError(
+                f"trials {records[0].trial_id} and {record.trial_id} of arm {name} answered different examples",
+                where=str(paths.folder),
+                fix="score both again on the same evaluation data",
+            )
+    correct = np.stack([values for _, values in tables])
+    folder = paths.trial(records[0].trial_id).folder
+    return ConfirmedArm(paths.name, name, tuple(records), results, correct, examples, folder)
+
+
+def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
+    file = paths.trial(record.trial_id).result
+    try:
+        return TrialResult.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = "is missing" if isinstance(error, OSError) else "cannot be read"
+        raise DataError(f"the result of a finished trial {reason}", where=str(file), fix=_again(paths)) from error
+
+
+def _read_answers(paths: StudyPaths, record: TrialRecord, split: str) -> tuple[Examples, NDArray[np.float64]]:
+    """Examples in a fixed order, and the share of demonstration seeds that got each right."""
+    file = paths.trial(record.trial_id).predictions_of(split)
+    try:
+        table = pq.read_table(file, columns=[*_KEYS, "correct"])
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError("the predictions cannot be read", where=str(file), fix=_again(paths)) from error
+    table = table.set_column(len(_KEYS), "correct", table["correct"].cast("float64"))
+    grouped = table.group_by(list(_KEYS)).aggregate([("correct", "mean")])
+    grouped = grouped.sort_by([(name, "ascending") for name in _KEYS])
+    columns = [grouped[name].to_numpy(zero_copy_only=False) for name in _KEYS]
+    return Examples(*columns), np.asarray(grouped["correct_mean"].to_numpy(), dtype=np.float64)
+
+
+def _again(paths: StudyPaths) -> str:
+    return f"remove the trial's folder and continue the study: afp resume {paths.name}"
+
+
+def check_same_examples(arms: Sequence[ConfirmedArm]) -> None:
+    """Refuse to compare arms that were scored on different rows.
+
+    Raises: DataError naming two arms and what differs.
+    """
+    for arm in arms[1:]:
+        first = arms[0]
+        for what in ("evaluation", "heldout"):
+            left, right = (side.results[0].fingerprints.get(what) for side in (first, arm))
+            if left != right:
+                raise _mixed(first, arm, f"their {what} data differ ({left} and {right})")
+        if not first.examples.same_as(arm.examples):
+            raise _mixed(first, arm, f"they answered {len(first.examples):,} and {len(arm.examples):,} examples")
+
+
+def _mixed(left: ConfirmedArm, right: ConfirmedArm, reason: str) -> DataError:
+    return DataError(
+        f"{left.name} and {right.name} were not scored on the same examples: {reason}",
+        fix="compare studies with the same evaluation tasks, languages, shots, limit and data",
+    )

@@ -1,0 +1,171 @@
+"""One metric of an arm: its value per seed, its interval, and its paired difference to another arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afp_ray.comparison.confirmed import ConfirmedArm, Examples
+from afp_ray.config import CHOICE_TASKS
+from afp_ray.errors import ConfigError
+from afp_ray.evaluation.objective import REPRESENTATION_METRICS, objective_value
+from afp_ray.records import Difference, ScoreSummary
+from afp_ray.statistics import mean_interval, paired_bootstrap, permutation_test, probability_best
+
+RESAMPLES = 10_000
+_MEANS = ("mean", "pivot_mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is compared.
+
+    Attributes:
+        name: `mean`, `pivot_mean`, a task, a task and language, or a representation metric.
+        language: restricts it to one language; "" does not.
+        sign: 1 where higher is better, -1 where lower is.
+    """
+
+    name: str
+    language: str = ""
+    sign: int = 1
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether it is a mean over examples."""
+        return self.name not in REPRESENTATION_METRICS
+
+    def __str__(self) -> str:
+        """The name as a table shows it."""
+        return f"{self.name} in {self.language}" if self.language else self.name
+
+
+def parse_metric(name: str, *, language: str | None = None, direction: str | None = None) -> Metric:
+    """The metric called `name`, in one language if given; lower alignment and uniformity are better.
+
+    Raises: ConfigError for a name that is none.
+    """
+    task, _, own = name.partition("/")
+    if task not in (*_MEANS, *REPRESENTATION_METRICS, *CHOICE_TASKS):
+        allowed = ", ".join((*_MEANS, *CHOICE_TASKS, *REPRESENTATION_METRICS))
+        raise ConfigError(f"metric {name!r} is not known", where="--metric", allowed=f"{allowed}, or TASK/LANGUAGE")
+    if own and language and own != language:
+        raise ConfigError(f"metric {name!r} is not about language {language!r}", fix="give one of the two")
+    lower_is_better = task in ("alignment", "uniformity") if direction is None else direction == "minimize"
+    return Metric(task, own or language or "", -1 if lower_is_better else 1)
+
+
+def values_by_seed(metric: Metric, arm: ConfirmedArm, split: str) -> list[float]:
+    """The metric of each seed, from the stored scores; [] where the arm was not scored on it."""
+    found = []
+    for result in arm.results:
+        scores, name, pivot = result.scores, metric.name, arm.pivot
+        if metric.language:
+            scores = tuple(score for score in scores if score.language == metric.language)
+            name, pivot = ("mean" if name in _MEANS else name), ""
+        try:
+            found.append(objective_value(scores, name, pivot=pivot, split=split))  # type: ignore[arg-type]
+        except ConfigError:
+            return []
+    return found
+
+
+def mask(metric: Metric, examples: Examples, pivot: str) -> NDArray[np.bool_]:
+    """(N,) the examples that the metric is a mean over."""
+    if metric.language:
+        chosen = examples.language == metric.language
+    elif metric.name == "pivot_mean":
+        chosen = examples.language == pivot
+    else:
+        chosen = examples.language != pivot
+    return np.asarray(chosen if metric.name in _MEANS else chosen & (examples.task == metric.name), dtype=bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The examples of one metric, mean over numbers of shots: (S, M) values and (M,) labels."""
+
+    values: NDArray[np.float64]
+    content: list[str]
+    task: list[str]
+    language: list[str]
+
+
+def choose(arm: ConfirmedArm, where: NDArray[np.bool_]) -> Chosen:
+    """The examples under a mask, each averaged over its numbers of shots."""
+    examples = arm.examples
+    columns = (examples.task, examples.language, examples.example_id)
+    parts = np.unique(np.stack([column[where].astype(str) for column in columns]), axis=1, return_inverse=True)
+    index = np.asarray(parts[1]).reshape(-1)
+    count = np.bincount(index)
+    values = np.stack([np.bincount(index, weights=row[where]) / count for row in arm.correct])
+    first = np.zeros(len(count), dtype=np.intp)
+    first[index[::-1]] = np.arange(len(index))[::-1]
+    content = examples.content_id[where][first]
+    task, language = parts[0][0], parts[0][1]
+    return Chosen(values, content.tolist(), task.tolist(), language.tolist())
+
+
+def summarize(metric: Metric, arm: ConfirmedArm, split: str) -> ScoreSummary | None:
+    """Mean over seeds with its interval; None where the arm was not scored on the metric."""
+    by_seed = values_by_seed(metric, arm, split)
+    if not by_seed:
+        return None
+    mean, count = float(np.mean(by_seed)), len(by_seed)
+    if not metric.has_examples:
+        if count < 2:
+            return ScoreSummary(mean=mean, n_seeds=count)
+        over_seeds = mean_interval(by_seed)
+        return ScoreSummary(mean=mean, ci95=(over_seeds.low, over_seeds.high), n_seeds=count)
+    chosen = choose(arm, mask(metric, arm.examples, arm.pivot))
+    if len(set(chosen.content)) < 2:
+        return ScoreSummary(mean=mean, n_seeds=count)
+    zeros = np.zeros((1, chosen.values.shape[1]))
+    interval = paired_bootstrap(
+        chosen.values, zeros, chosen.content, tasks=chosen.task, languages=chosen.language, resamples=RESAMPLES
+    )
+    return ScoreSummary(mean=mean, ci95=(interval.low, interval.high), n_seeds=count)
+
+
+def difference(metric: Metric, arm: ConfirmedArm, base: ConfirmedArm, split: str) -> Difference | None:
+    """`arm` minus `base`; positive is better. None where one of them was not scored on the metric."""
+    left, right = values_by_seed(metric, arm, split), values_by_seed(metric, base, split)
+    if not left or not right:
+        return None
+    delta = metric.sign * float(np.mean(left) - np.mean(right))
+    if not metric.has_examples:
+        return Difference(delta=delta, test="none: no per-example values")
+    return difference_under(mask(metric, arm.examples, arm.pivot), arm, base, sign=metric.sign)
+
+
+def difference_under(
+    where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm, *, sign: int = 1
+) -> Difference | None:
+    """Paired difference over the examples under a mask; None where there are none."""
+    if not where.any():
+        return None
+    ours, theirs = choose(arm, where), choose(base, where)
+    cells = {"tasks": ours.task, "languages": ours.language}
+    left, right = sign * ours.values, sign * theirs.values
+    n = left.shape[1]
+    if len(set(ours.content)) < 2:
+        return Difference(delta=float(left.mean() - right.mean()), n=n, test="none: fewer than two contents")
+    interval = paired_bootstrap(left, right, ours.content, **cells, resamples=RESAMPLES)  # type: ignore[arg-type]
+    p = permutation_test(left, right, ours.content, **cells, resamples=RESAMPLES)  # type: ignore[arg-type]
+    return Difference(delta=interval.mean, ci95=(interval.low, interval.high), p=p, n=n)
+
+
+def shares_of_best(metric: Metric, arms: Sequence[ConfirmedArm]) -> list[float] | None:
+    """Probability of each arm to be the best; None for metrics without examples."""
+    if not metric.has_examples or len(arms) < 2:
+        return None
+    where = mask(metric, arms[0].examples, arms[0].pivot)
+    if not where.any():
+        return None
+    chosen = [choose(arm, where) for arm in arms]
+    first = chosen[0]
+    if len(set(first.content)) < 2:
+        return None
+    values = [metric.sign * side.values for side in chosen]
+    return probability_best(values, first.content, tasks=first.task, languages=first.language, resamples=RESAMPLES)
