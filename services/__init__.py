@@ -1,0 +1,1 @@
+"""The command line, the HTTP API, its client and the reports: they validate, call, reshape and show."""

@@ -1,0 +1,173 @@
+"""The answers that the command line and the API share, so that both give the same object."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from afp_ray.errors import UserError
+from afp_ray.ledger import holder, replay
+from afp_ray.records import Best, Comparison, StudyState, TrialRecord, TrialResult, TrialStatus
+from afp_ray.store import StudyPaths, list_studies
+from afp_ray.tracking.location import find_run
+from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrialDetail, TrialPage
+from services.studies import kept_study, paths_of
+
+SORTS = ("planned_at", "objective", "gpu_hours", "arm", "seed", "status")
+
+
+def best_answer(
+    storage: Path,
+    name: str,
+    *,
+    metric: str | None = None,
+    language: str | None = None,
+    under: Mapping[str, float] | None = None,
+) -> Best:
+    """The best configuration of a study, with the MLflow run that shows its first seed."""
+    from afp_ray.comparison import best
+
+    paths = paths_of(storage, name)
+    found = best(paths, metric=metric, language=language, under=under)
+    return found.model_copy(update={"mlflow_run_id": find_run(paths, found.trials[0])})
+
+
+def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
+    """The ablation table of one or more studies."""
+    from afp_ray.comparison import compare
+
+    return compare(*(paths_of(storage, name) for name in names))
+
+
+def status_answer(storage: Path, name: str) -> StudyStatus:
+    """How far a study is, whether or not its driver is alive."""
+    return status_of(paths_of(storage, name))
+
+
+def all_statuses(storage: Path) -> list[StudyStatus]:
+    """How far every study under the storage is."""
+    return [status_of(paths) for paths in list_studies(storage)]
+
+
+def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus:
+    """How far a study is, from its ledger; `state` spares the reading."""
+    study = kept_study(paths)
+    state = state or replay(paths.ledger)
+    driver = holder(paths)
+    reason = (state.closed or "").partition(":")[0]
+    known = reason if reason in ("complete", "budget", "interrupted", "error") else "dead"
+    sign = 1 if study.objective.direction == "maximize" else -1
+    leader = max(
+        (trial for trial in state.trials if trial.status is TrialStatus.DONE and trial.objective is not None),
+        key=lambda trial: sign * (trial.objective or 0.0),
+        default=None,
+    )
+    counts = {str(status): 0 for status in TrialStatus}
+    for trial in state.trials:
+        counts[str(trial.status)] += 1
+    failed = [trial for trial in state.trials if trial.status is TrialStatus.FAILED]
+    return StudyStatus(
+        name=paths.name,
+        description=study.description,
+        state="running" if driver is not None else known,
+        closed=state.closed,
+        driver=driver,
+        trials=len(state.trials),
+        counts=counts,
+        arms=tuple(_arms(state, sign)),
+        running=tuple(_running(paths, trial) for trial in state.trials if is_at_work(trial)) if driver else (),
+        failures=tuple(failure_line(trial) for trial in failed[:20]),
+        gpu_hours=sum(trial.gpu_hours for trial in state.trials),
+        objective=study.objective.metric,
+        direction=study.objective.direction,
+        best_objective=leader.objective if leader else None,
+        best_arm=leader.arm if leader else None,
+        opened_at=state.opened_at,
+        folder=str(paths.folder),
+    )
+
+
+def is_at_work(trial: TrialRecord) -> bool:
+    """Whether a trial trains or is being scored on the test split."""
+    return trial.status is TrialStatus.RUNNING or trial.test_pending
+
+
+def failure_line(trial: TrialRecord) -> str:
+    """One line on a failed trial."""
+    failure = trial.failure
+    what = f"{failure.failure_class}: {failure.message}" if failure else "no reason was written"
+    return f"{trial.trial_id} {trial.arm} seed {trial.seed}  {what}"
+
+
+def _arms(state: StudyState, sign: int) -> list[ArmStatus]:
+    found: dict[str, ArmStatus] = {}
+    for trial in state.trials:
+        arm = found.get(trial.arm, ArmStatus(arm=trial.arm))
+        key = str(trial.status).lower()
+        update: dict[str, object] = {key: getattr(arm, key) + 1}
+        if trial.objective is not None:
+            values = [value for value in (arm.best_objective, trial.objective) if value is not None]
+            update["best_objective"] = sign * max(sign * value for value in values)
+        found[trial.arm] = arm.model_copy(update=update)
+    return list(found.values())
+
+
+def _running(paths: StudyPaths, trial: TrialRecord) -> RunningTrial:
+    """Where a trial at work is, from its progress file."""
+    from pydantic_core import from_json
+
+    try:
+        content = from_json(paths.trial(trial.trial_id).progress.read_bytes())
+        progress = {key: content[key] for key in ("stage", "done", "total", "metrics")}
+    except (OSError, ValueError, KeyError, TypeError):
+        progress = {}
+    started = trial.started_at or trial.planned_at
+    fields = {"trial_id": trial.trial_id, "arm": trial.arm, "seed": trial.seed, "attempt": trial.attempt}
+    try:
+        return RunningTrial(**fields, **progress, seconds=max(0.0, time.time() - started))
+    except ValidationError:
+        return RunningTrial(**fields)
+
+
+def trial_page(
+    storage: Path,
+    name: str,
+    *,
+    arm: str | None = None,
+    status: str | None = None,
+    sort: str = "planned_at",
+    descending: bool = False,
+    offset: int = 0,
+    limit: int = 100,
+) -> TrialPage:
+    """Trials of a study, filtered, sorted and cut into a page; trials without the sorted value come last."""
+    state = replay(paths_of(storage, name).ledger)
+    trials = [
+        trial
+        for trial in state.trials
+        if (arm is None or trial.arm == arm) and (status is None or str(trial.status) == status)
+    ]
+    known = [trial for trial in trials if getattr(trial, sort) is not None]
+    unknown = [trial for trial in trials if getattr(trial, sort) is None]
+    known.sort(key=lambda trial: getattr(trial, sort), reverse=descending)
+    page = (*known, *unknown)[offset : offset + limit]
+    return TrialPage(total=len(trials), offset=offset, limit=limit, trials=page)
+
+
+def trial_answer(storage: Path, name: str, trial_id: str) -> TrialDetail:
+    """One trial with its result.
+
+    Raises: UserError when the study has no such trial.
+    """
+    paths = paths_of(storage, name)
+    record = replay(paths.ledger).trial(trial_id)
+    if record is None:
+        raise UserError(f"study {name} has no trial {trial_id[:80]!r}", fix=f"see afp status {name}")
+    detail = TrialDetail(record=record, mlflow_run_id=find_run(paths, trial_id))
+    try:
+        result = TrialResult.model_validate_json(paths.trial(trial_id).result.read_bytes())
+    except (OSError, ValueError):
+        return detail
+    names = ("scores", "layers", "training", "fingerprints", "environment", "warnings")
+    return detail.model_copy(update={name: getattr(result, name) for name in names})

@@ -1,0 +1,200 @@
+"""Carries a study out for the command line: checks first, then search, executor and projections are put together."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from afp_ray.config import StudyConfig, TrialConfig, canonical_json
+from afp_ray.errors import UserError
+from afp_ray.ledger import holder, replay
+from afp_ray.records import LedgerEvent, StudyState, TrialResult
+from afp_ray.store import StudyPaths, write_atomic
+from afp_ray.tracking.location import tracking_uri
+
+OnEvent = Callable[[LedgerEvent, StudyState], None]
+
+
+def check_study(study: StudyConfig) -> list[str]:
+    """Check every arm as far as possible without starting anything; writes nothing.
+
+    Returns: what was checked, one line each.
+    Raises: UserError for the first thing that would fail once it runs.
+    """
+    from afp_ray.evaluation.objective import check_metric
+    from afp_ray.search import make_arms, resolve
+    from afp_ray.search.arms import corners
+    from afp_ray.trial import check_trial
+
+    arms = make_arms(study)
+    seen: set[str] = set()
+    for arm in arms:
+        ends = [corners(spec) for spec in arm.tune.values()]
+        params = [
+            dict(zip(arm.tune, values, strict=True)) for values in ([end[0] for end in ends], [end[-1] for end in ends])
+        ]
+        for config in (resolve(arm, values, study.seeds[0]) for values in params):
+            key = _what_is_checked(config)
+            if key in seen:
+                continue
+            seen.add(key)
+            pivot = config.data.pivot
+            check_metric(study.objective.metric, config.evaluation, languages=config.evaluated_languages, pivot=pivot)
+            try:
+                check_trial(config)
+            except UserError as error:
+                raise type(error)(
+                    error.problem, where=error.where or f"arm {arm.name}", allowed=error.allowed, fix=error.fix
+                ) from error
+    count = f"{len(arms)} arm{'s' if len(arms) != 1 else ''}"
+    return [f"{count}: configuration, model, training data, evaluation rows and objective are there"]
+
+
+def _what_is_checked(config: TrialConfig) -> str:
+    """The part of a trial that `check_trial` looks at, so that arms alike are checked once."""
+    content = config.model_dump(mode="json")
+    training = content["training"]
+    is_trained = training["max_steps"] > 0
+    has_contrast = config.loss.contrastive_weight > 0
+    content["data"].pop("seed")
+    layer = config.loss.layer if has_contrast else 0
+    return canonical_json(
+        [content["model"], content["data"], content["evaluation"], is_trained, layer, training["max_length"]]
+    )
+
+
+def cached_fingerprints() -> Callable[[TrialConfig], Mapping[str, str]]:
+    """`trial.fingerprints`, read once per model, data sources and evaluation: a search asks for it at every draw."""
+    from afp_ray.trial import fingerprints
+
+    known: dict[str, Mapping[str, str]] = {}
+
+    def lookup(config: TrialConfig) -> Mapping[str, str]:
+        content = config.model_dump(mode="json", include={"model", "data", "evaluation"})
+        data = content["data"]
+        for name in ("num_pairs", "num_instructions", "translation_share"):
+            data[name] = data[name] > 0  # decides which files are read; how much of them does not
+        for name in ("cross_probability", "direction_probability", "seed"):
+            data.pop(name)
+        key = canonical_json([content, config.training.max_steps > 0])
+        if key not in known:
+            known[key] = fingerprints(config)
+        return known[key]
+
+    return lookup
+
+
+def drive(
+    study: StudyConfig,
+    paths: StudyPaths,
+    *,
+    address: str | None = None,
+    allow_drift: bool = False,
+    on_event: Sequence[OnEvent] = (),
+    on_end: Callable[[StudyState], object] = lambda _: None,
+) -> StudyState:
+    """Run or continue a study whose checks have passed, and project it into MLflow on the way.
+
+    Args:
+        study: what to run, `runtime.executor` included.
+        paths: where it lives.
+        address: of a running Ray cluster; None takes RAY_ADDRESS, else starts one here.
+        allow_drift: go on although the study differs from what ran before.
+        on_event: called after every event of the ledger.
+        on_end: called once the study is closed, before the last projection, which takes the report along.
+    Returns: the state when the driver ended.
+    Raises: StudyLockedError, StudyChangedError, UnavailableError, UserError.
+    """
+    from afp_ray.evaluation.objective import objective_value
+    from afp_ray.execution import LocalExecutor, StopRequest, run_study
+    from afp_ray.execution.base import Executor
+    from afp_ray.search import StudySearch
+    from afp_ray.tracking.background import BackgroundProjector
+
+    def objective(result: TrialResult) -> float:
+        return objective_value(result.scores, study.objective.metric, pivot=result.config["data"]["pivot"])
+
+    executor: Executor = LocalExecutor()
+    if study.runtime.executor == "ray":
+        from afp_ray.execution.ray_executor import RayExecutor
+
+        executor = RayExecutor(study.runtime, address=address)
+    projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
+    stop = StopRequest()
+    try:
+        with _stop_file(paths, stop):
+            state = run_study(
+                study,
+                paths,
+                search=StudySearch(study, cached_fingerprints()),
+                executor=executor,
+                objective=objective,
+                on_event=[*on_event, lambda _, state: projector.submit(state)],
+                stop=stop,
+                allow_drift=allow_drift,
+            )
+        on_end(state)
+        projector.submit(state)
+        return state
+    except BaseException:
+        if paths.ledger.is_file() and holder(paths) is None:  # nobody drives it now: no run may stay RUNNING
+            projector.submit(replay(paths.ledger))
+        raise
+    finally:
+        projector.close(deadline_s=20.0)
+
+
+@contextmanager
+def _stop_file(paths: StudyPaths, stop: Any) -> Iterator[None]:
+    """Turn the file that `afp stop` leaves, from any machine that shares the storage, into a request to stop."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if paths.stop.exists():
+                paths.stop.unlink(missing_ok=True)
+                stop.request("afp stop")
+
+    if paths.folder.is_dir() and holder(paths) is None:
+        paths.stop.unlink(missing_ok=True)  # left by a request that came after the last driver had ended
+    watcher = threading.Thread(target=watch, name="stop-file", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def request_stop(paths: StudyPaths) -> dict[str, Any] | None:
+    """Ask the driver of a study to end; it starts nothing new and lets running trials finish.
+
+    Returns: who was asked; None when nobody drives the study.
+    Raises: UnavailableError when the request cannot be written.
+    """
+    driver = holder(paths)
+    if driver is None:
+        return None
+    write_atomic(paths.stop, json.dumps({"time": time.time()}) + "\n")
+    if driver.get("host") == socket.gethostname() and isinstance(driver.get("pid"), int):
+        try:
+            os.kill(driver["pid"], signal.SIGTERM)
+        except OSError:
+            return driver  # another user's process, or in another container: the file is enough
+        paths.stop.unlink(missing_ok=True)  # one request is heard; two would stop running trials at once
+    return driver
+
+
+def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
+    """Make MLflow show the ledger; returns the number of runs changed and the tracking URI.
+
+    Raises: UnavailableError when MLflow cannot be reached.
+    """
+    from afp_ray.tracking.projector import MlflowProjector
+
+    uri = tracking_uri(study.runtime.tracking_uri, paths.storage)
+    return MlflowProjector(study, paths, uri).project(replay(paths.ledger)), uri

@@ -1,0 +1,151 @@
+"""Shows a study while it runs: a live table on a terminal, one line per event otherwise."""
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from afp_ray.config import StudyConfig
+from afp_ray.records import LedgerEvent, StudyState, TrialStatus
+from afp_ray.store import StudyPaths
+from services.answers import status_of
+from services.output import console, note, say
+from services.schemas import RunningTrial, StudyStatus
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+REFRESH_S = 0.5
+
+
+def event_line(event: LedgerEvent, state: StudyState) -> str:
+    """One event as one line: time, state, what, and how far the study is."""
+    clock = time.strftime("%H:%M:%S", time.localtime(event.time))
+    if event.trial_id is None:
+        return f"{clock}  {event.state:<9} {state.name}{f'  {event.note}' if event.note else ''}"
+    trial = state.trial(event.trial_id)
+    arm, seed = (trial.arm, trial.seed) if trial else (event.arm, event.seed)
+    done = sum(other.status is TrialStatus.DONE for other in state.trials)
+    words = [f"{clock}  {event.state:<9} {event.trial_id}  {arm} seed {seed}"]
+    if event.role:
+        words.append(event.role)
+    if event.objective is not None:
+        words.append(f"objective {event.objective:.4f}")
+    if event.attempt > 1:
+        words.append(f"attempt {event.attempt}")
+    if event.failure is not None:
+        words.append(f"{event.failure.failure_class}: {event.failure.message}")
+    if event.note:
+        words.append(event.note)
+    return "  ".join([*words, f"[{done}/{len(state.trials)} done]"])
+
+
+class LineProgress:
+    """Prints every event; as a JSON line where asked."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def __enter__(self) -> "LineProgress":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def __call__(self, event: LedgerEvent, state: StudyState) -> None:
+        """Print one event."""
+        if self.as_json:
+            say(event.model_dump_json(exclude_none=True, exclude={"config"}))
+        else:
+            say(event_line(event, state))
+
+
+class LiveProgress:
+    """Redraws a table of the study twice a second; failures scroll by above it."""
+
+    def __init__(self, study: StudyConfig, paths: StudyPaths) -> None:
+        from rich.live import Live
+
+        self.paths = paths
+        self.num_expected: int | None = None
+        self._state: StudyState | None = None
+        self._console = console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._redraw, name="live-table", daemon=True)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "LiveProgress":
+        """Start drawing."""
+        self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing and take the table away."""
+        self._over.set()
+        self._thread.join(5)
+        self._live.stop()
+
+    def __call__(self, event: LedgerEvent, state: StudyState) -> None:
+        """Take note of an event."""
+        self._state = state
+        if event.failure is not None:
+            self._console.print(event_line(event, state))
+
+    def _redraw(self) -> None:
+        while not self._over.wait(REFRESH_S):
+            if self._state is None or not self.paths.study.is_file():
+                continue
+            try:
+                status = status_of(self.paths, self._state)
+                self._live.update(self._table(status), refresh=True)
+            except (OSError, ValueError) as error:  # a table that cannot be drawn must not end a study
+                note(f"the table could not be drawn: {error}")
+                return
+
+    def _table(self, status: StudyStatus) -> "Group":
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        counts = status.counts
+        elapsed = _clock(time.monotonic() - self._started)
+        head = f"{status.name}  {counts['DONE']}/{status.trials} done  {len(status.running)} running"
+        head += f"  {counts['FAILED']} failed" if counts["FAILED"] else ""
+        head += f"   {status.gpu_hours:.2f} device-hours   {elapsed}"
+        lines: list[Text | Table] = [Text(head, style="bold")]
+        if status.best_arm is not None:
+            lines.append(
+                Text(f"best so far  {status.best_arm}  {status.objective} {status.best_objective:.4f} on validation")
+            )
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "arm", "seed", "stage", "progress", "loss", "time"):
+            table.add_column(name, style="dim" if name == "trial" else "")
+        for trial in status.running[:20]:
+            table.add_row(*_running_row(trial))
+        lines.append(table)
+        lines.append(Text("Ctrl-C stops after the running trials and saves; twice stops at once", style="dim"))
+        return Group(*lines)
+
+
+def _running_row(trial: RunningTrial) -> list[str]:
+    share = trial.done / trial.total if trial.total else 0.0
+    bar = "█" * int(10 * share) + "·" * (10 - int(10 * share))
+    losses = [f"{value:.2f}" for name, value in trial.metrics.items() if "loss" in name]
+    progress = f"{bar} {100 * share:3.0f} %" if trial.total else ""
+    return [
+        trial.trial_id[:8],
+        trial.arm,
+        str(trial.seed),
+        trial.stage or "starts",
+        progress,
+        " ".join(losses) or "-",
+        _clock(trial.seconds),
+    ]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

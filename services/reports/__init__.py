@@ -1,0 +1,1 @@
+"""Ablation tables and the HTML report: they format numbers and compute none."""

@@ -1,0 +1,113 @@
+"""The HTML report of a study: one file that opens without a network, with tables and drawings inside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from afp_ray import __version__
+from afp_ray.config import StudyConfig, flatten
+from afp_ray.records import Best, Comparison, StudyState, TrialStatus
+from services.reports.tables import MARKS, ablation_grid, cell_grid, representation_grid
+from services.schemas import StudyStatus
+
+_TEMPLATES = Path(__file__).parent / "templates"
+MAX_TRIALS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ForestRow:
+    """One line of a forest plot, in pixels.
+
+    Attributes:
+        label, text: what stands left and right of the line.
+        y: height of the line.
+        x, low, high: estimate and interval; interval null where there is none.
+        is_significant: drawn filled.
+    """
+
+    label: str
+    text: str
+    y: int
+    x: float
+    low: float | None
+    high: float | None
+    is_significant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Differences to base by language, drawn to one scale."""
+
+    rows: list[ForestRow]
+    zero: float
+    ticks: list[tuple[float, str]]
+    height: int
+    width: int = 720
+
+
+def render_report(
+    study: StudyConfig, status: StudyStatus, state: StudyState, comparison: Comparison | None, best: Best | None
+) -> str:
+    """The whole report.
+
+    Args:
+        study, status, state: what was asked and how far it is.
+        comparison, best: the answers; None while no arm is confirmed.
+    Returns: HTML that loads nothing and runs no script.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    trials = state.trials[:MAX_TRIALS]
+    return environment.get_template("report.html").render(
+        study=study,
+        status=status,
+        comparison=comparison,
+        best=best,
+        config=sorted(flatten(best.config).items()) if best else [],
+        ablation=ablation_grid(comparison) if comparison else None,
+        cells=cell_grid(comparison) if comparison else None,
+        representation=representation_grid(comparison.representation) if comparison else None,
+        forest=forest(best) if best else None,
+        marks=MARKS,
+        trials=trials,
+        num_hidden=len(state.trials) - len(trials),
+        failures=[trial for trial in state.trials if trial.status is TrialStatus.FAILED],
+        version=__version__,
+    )
+
+
+def forest(best: Best) -> Forest | None:
+    """The differences of the best configuration to base, by language; None without a base."""
+    found = [(code, row) for code, row in best.per_language.items() if row.delta is not None]
+    if not found:
+        return None
+    ends = [100 * value for _, row in found for value in (row.delta, *(row.ci95 or ())) if value is not None]
+    reach: float = max(1.0, *(abs(end) for end in ends)) * 1.08
+    left, right = 90.0, 520.0
+
+    def x(points: float) -> float:
+        return round(left + (points + reach) / (2 * reach) * (right - left), 1)
+
+    rows = []
+    for index, (code, row) in enumerate(found):
+        delta = 100 * (row.delta or 0.0)
+        interval = [100 * end for end in row.ci95] if row.ci95 else None
+        text = f"{delta:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+        low, high = (x(interval[0]), x(interval[1])) if interval else (None, None)
+        rows.append(ForestRow(code, text, 24 + 26 * index, x(delta), low, high, row.significant))
+    step = _nice_step(reach)
+    ticks = [(x(step * number), f"{step * number:+g}") for number in range(-3, 4) if abs(step * number) <= reach]
+    return Forest(rows, x(0), ticks, 24 + 26 * len(found) + 24)
+
+
+def _nice_step(reach: float) -> float:
+    """A round distance between ticks, so that two or three stand on each side."""
+    candidates: Sequence[float] = (0.5, 1, 2, 5, 10, 20, 50)
+    return float(next((step for step in candidates if reach / step <= 3.5), 100))

@@ -1,0 +1,140 @@
+"""The verbs that run a study, and the block of answers that they end with."""
+
+import json
+import sys
+from pathlib import Path
+
+from afp_ray.config import StudyConfig
+from afp_ray.errors import AfpError
+from afp_ray.ledger import replay
+from afp_ray.records import Best, Comparison, StudyState, TrialStatus
+from afp_ray.store import StudyPaths, write_atomic
+from afp_ray.tracking.location import open_command, tracking_uri
+from services.answers import best_answer, comparison_answer, status_of
+from services.driver import check_study, drive
+from services.output import SIGINT, SIGTERM, console, exit_code_of_study, note, say
+from services.progress import LineProgress, LiveProgress
+from services.reports.tables import FORMATS, MARKS, ablation_grid, representation_grid, to_terminal
+from services.studies import kept_study
+
+
+def run(
+    study: StudyConfig, storage: Path, *, address: str | None = None, allow_drift: bool = False, as_json: bool = False
+) -> int:
+    """Check, run and sum up a study; returns the exit code. Nothing is written before the checks pass."""
+    check_study(study)
+    paths = StudyPaths(storage, study.name)
+    is_live = sys.stdout.isatty() and not as_json
+    progress = LiveProgress(study, paths) if is_live else LineProgress(as_json=as_json)
+    with progress:
+        state = drive(
+            study,
+            paths,
+            address=address,
+            allow_drift=allow_drift,
+            on_event=[progress],
+            on_end=lambda state: write_reports(paths, state, quiet=True),
+        )
+    code = exit_code_of_study(state)
+    if as_json:
+        status = status_of(paths, state)
+        say(json.dumps({"exit_code": code, "status": status.model_dump(mode="json")}, ensure_ascii=False))
+    elif code in (SIGINT, SIGTERM):
+        say(saved_line(state))
+    else:
+        summarize(paths, state)
+    return code
+
+
+def saved_line(state: StudyState) -> str:
+    """What an interrupted study leaves."""
+    done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
+    return f"saved; {done} of {len(state.trials)} planned trials done. Continue: afp resume {state.name}"
+
+
+def answers_of(paths: StudyPaths) -> tuple[Comparison | None, Best | None, AfpError | None]:
+    """Table and best configuration, or why there are none yet."""
+    try:
+        return comparison_answer(paths.storage, [paths.name]), best_answer(paths.storage, paths.name), None
+    except AfpError as error:
+        return None, None, error
+
+
+def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: bool = False) -> list[Path]:
+    """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all."""
+    from services.reports.page import render_report
+
+    state = state or replay(paths.ledger)
+    comparison, best, error = answers_of(paths)
+    page = render_report(kept_study(paths), status_of(paths, state), state, comparison, best)
+    write_atomic(paths.report, page)
+    written = [paths.report]
+    if comparison is not None:
+        for suffix, render in FORMATS.items():
+            write_atomic(paths.comparison(suffix), render(comparison))
+            written.append(paths.comparison(suffix))
+    elif error is not None and not quiet:
+        note(f"note   the report has no table yet: {str(error).splitlines()[0]}")
+    return written
+
+
+def summarize(paths: StudyPaths, state: StudyState) -> None:
+    """The last block: table, representations, best configuration, and where everything is."""
+    terminal = console()
+    comparison, best, error = answers_of(paths)
+    if comparison is not None and best is not None:
+        show_comparison(comparison)
+        show_best(best)
+    elif error is not None:
+        say(f"no comparison: {error}")
+    failed = [trial for trial in state.trials if trial.status is TrialStatus.FAILED]
+    reasons: dict[str, int] = {}
+    for trial in failed:
+        message = f"{trial.failure.failure_class}: {trial.failure.message}" if trial.failure else "no reason"
+        reasons[message] = reasons.get(message, 0) + 1
+    for message, count in reasons.items():
+        terminal.print(f"failed   {message}{f'  x{count}' if count > 1 else ''}")
+    done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
+    uri = tracking_uri(kept_study(paths).runtime.tracking_uri, paths.storage)
+    say()
+    say(f"{done} of {len(state.trials)} trials done, {len(failed)} failed   {state.closed or ''}")
+    say(f"report   {paths.report}")
+    say(f"mlflow   {uri}")
+    say(f"         {open_command(uri)}")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Ablation table, representation table and verdicts."""
+    terminal = console()
+    title = f"{', '.join(comparison.studies)}: accuracy in % on {comparison.split}, differences in points"
+    terminal.print(to_terminal(ablation_grid(comparison), title))
+    say(MARKS)
+    if comparison.representation:
+        title = "sentence representations on held-out pairs, before is base at the same layer"
+        terminal.print(to_terminal(representation_grid(comparison.representation), title))
+    say("verdict")
+    for line in comparison.verdicts:
+        say(f"  {line}")
+    for warning in comparison.warnings:
+        say(f"  warning: {warning}")
+
+
+def show_best(best: Best) -> None:
+    """The best configuration in a few lines."""
+    interval = f" [{100 * best.score.ci95[0]:.1f}, {100 * best.score.ci95[1]:.1f}]" if best.score.ci95 else ""
+    seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
+    say(f"best     {best.arm}  {best.objective}  {100 * best.score.mean:.1f}{interval} on {best.split}, {seeds}")
+    if best.vs_base is not None:
+        from afp_ray.comparison.table import in_words
+
+        say(f"         {in_words(best.vs_base)}")
+    loss, data = best.config["loss"], best.config["data"]
+    say(
+        f"         temperature {loss['temperature']:.4g}  lambda {loss['instruction_weight']:.4g}"
+        f"  layer {loss['layer']}  pooling {loss['pooling']}  pairs {data['num_pairs']}"
+    )
+    if best.runner_up is not None:
+        say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
+    for warning in best.warnings:
+        say(f"         warning: {warning}")
+    say(f"         reproduce: {best.reproduce}")

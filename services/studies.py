@@ -1,0 +1,67 @@
+"""Finds studies: files by path or by the name of one that ships, folders by name under the storage."""
+
+import os
+import sys
+from pathlib import Path
+
+from afp_ray.config import StudyConfig
+from afp_ray.errors import ConfigError, DataError, UserError
+from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
+
+_SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.prefix) / "share/afp_ray/search_spaces")
+
+
+def storage_folder(given: str | None) -> Path:
+    """The storage: what was given, else AFP_STORAGE, else `runs`."""
+    return Path(given or os.environ.get("AFP_STORAGE") or DEFAULT_STORAGE).expanduser()
+
+
+def find(name: str) -> Path:
+    """A study file: the path itself, else `search_spaces/<name>.yaml` among those that ship.
+
+    Raises: ConfigError with the names that ship.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or path.suffix in (".yaml", ".yml", ".json"):
+        return path
+    for folder in _SHIPPED:
+        shipped = folder / f"{name}.yaml"
+        if shipped.is_file():
+            return shipped
+    known = sorted({file.stem for folder in _SHIPPED for file in folder.glob("*.yaml")})
+    raise ConfigError(
+        f"there is no study file {name!r}", allowed=f"a path, or one of: {', '.join(known)}", fix="check the path"
+    )
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name on the command line means a file rather than a study that was run."""
+    return name.endswith((".yaml", ".yml", ".json")) or "/" in name
+
+
+def paths_of(storage: Path, name: str) -> StudyPaths:
+    """The folder of a study by name; a name that could leave the storage is refused.
+
+    Raises: UserError for a name that cannot be a study's, or that is none under `storage`.
+    """
+    known = list_studies(storage)
+    found = next((paths for paths in known if paths.name == name), None)
+    if found is None:
+        raise UserError(
+            f"there is no study {name[:80]!r} under {storage}",
+            allowed=", ".join(paths.name for paths in known) or "none yet",
+            fix="give one of these names, or another --storage",
+        )
+    return found
+
+
+def kept_study(paths: StudyPaths) -> StudyConfig:
+    """The study as it was run.
+
+    Raises: DataError when its file cannot be read.
+    """
+    try:
+        return StudyConfig.model_validate_json(paths.study.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the kept study cannot be read: {reason}", where=str(paths.study)) from error

@@ -1,0 +1,172 @@
+"""The API: the answers of the command line over HTTP, problems as JSON, on this machine alone."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricate import fabricate
+
+from afp_ray.errors import ConfigError, UnavailableError
+from afp_ray.ledger import replay
+from afp_ray.store import StudyPaths
+from services.answers import best_answer, comparison_answer
+from services.api import check_host, create_app
+from services.client import ApiError, Client
+from services.schemas import Problem
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
+    return fabricate(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def client(finished: StudyPaths) -> Iterator[Client]:
+    """A client of a real server on a free port of this machine."""
+    import uvicorn
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(finished.storage), host="127.0.0.1", port=port, log_level="error")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while not server.started and time.monotonic() < until:
+        threading.Event().wait(0.02)
+    yield Client(f"http://127.0.0.1:{port}")
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def http(finished: StudyPaths) -> Any:
+    from fastapi.testclient import TestClient
+
+    return TestClient(create_app(finished.storage), raise_server_exceptions=False)
+
+
+def test_the_client_gets_what_the_command_line_shows(finished: StudyPaths, client: Client) -> None:
+    assert client.best("demo") == best_answer(finished.storage, "demo")
+    assert client.comparison("demo") == comparison_answer(finished.storage, ["demo"])
+    assert client.best("demo", language="sw", under={"gpu_hours": 1.0}).constraints["gpu_hours"].ok
+    assert client.health().studies == 1
+    assert [status.name for status in client.studies()] == ["demo"]
+    assert client.study("demo").config.compare == {"method": ("base", "mcl", "afp")}
+
+
+def test_trials_are_filtered_sorted_and_paged(finished: StudyPaths, client: Client) -> None:
+    state = replay(finished.ledger)
+    assert client.trials("demo").total == len(state.trials) == 6
+    page = client.trials("demo", sort="objective", descending=True, limit=2, offset=1)
+    assert [trial.objective for trial in page.trials] == [0.7, 0.52]
+    assert client.trials("demo", sort="objective").trials[-1].status == "FAILED"  # without an objective: last
+    assert {trial.arm for trial in client.trials("demo", arm="mcl").trials} == {"mcl"}
+    assert client.trials("demo", status="FAILED").total == 1
+    detail = client.trial("demo", state.trials[0].trial_id)
+    assert detail.record == state.trials[0]
+    assert len(detail.scores) == 24
+    assert client.trial("demo", "f" * 16).scores == ()
+
+
+def test_the_clients_errors_say_what_the_service_said(client: Client) -> None:
+    with pytest.raises(ApiError) as caught:
+        client.best("other")
+    assert caught.value.problem.status == 404
+    with pytest.raises(UnavailableError):
+        Client("http://127.0.0.1:9", timeout_s=1).health()
+    with pytest.raises(ValueError, match="must begin with http"):
+        Client("file:///etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/studies/nothing", 404),
+        ("/v1/studies/nothing/best", 404),
+        ("/v1/studies/nothing/report", 404),
+        ("/v1/studies/demo/trials/0123", 404),
+        ("/v1/nothing", 404),
+        ("/v1/studies/..%2f..%2fetc", 404),
+        ("/v1/studies/%2e%2e", 422),
+        ("/v1/studies/DEMO", 422),
+        ("/v1/studies/demo/trials/zz", 422),
+        ("/v1/studies/demo/trials?limit=0", 422),
+        ("/v1/studies/demo/trials?limit=1001", 422),
+        ("/v1/studies/demo/trials?status=HAPPY", 422),
+        ("/v1/studies/demo/trials?sort=__class__", 422),
+        ("/v1/studies/demo/best?metric=nonsense", 422),
+        ("/v1/studies/demo/best?under=gpu_hours", 422),
+        ("/v1/studies/demo/best?under=gpu_hours=0", 409),
+        ("/docs", 404),
+    ],
+)
+def test_a_bad_request_is_a_problem_and_no_trace(http: Any, path: str, status: int) -> None:
+    answer = http.get(path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(answer.content)
+    assert problem.status == status
+    assert "Traceback" not in answer.text
+
+
+def test_an_unexpected_error_tells_nothing(http: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(storage: Path) -> None:
+        raise RuntimeError("the password is secret")
+
+    monkeypatch.setattr("services.answers.all_statuses", fail)
+    answer = http.get("/v1/studies")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert Problem.model_validate_json(answer.content).title == "unexpected error"
+
+
+def test_only_this_machines_names_are_answered(http: Any) -> None:
+    assert http.get("/v1/health", headers={"host": "evil.example"}).status_code == 400  # a rebound name
+    assert http.get("/v1/health", headers={"host": "localhost:8000"}).status_code == 200
+
+
+def test_only_reading_is_allowed(http: Any) -> None:
+    assert http.post("/v1/studies").status_code == 405
+    assert http.delete("/v1/studies/demo").status_code == 405
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com", ""])
+def test_an_address_that_others_reach_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="other machines") as caught:
+        check_host(host)
+    assert "ssh -L" in caught.value.fix
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machines_own_addresses_are_allowed(host: str) -> None:
+    check_host(host)
+
+
+def test_the_report_is_served_with_a_strict_policy(http: Any) -> None:
+    answer = http.get("/v1/studies/demo/report")
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_every_route_is_under_v1_and_in_the_openapi(http: Any) -> None:
+    schema = http.get("/v1/openapi.json").json()
+    assert set(schema["paths"]) == {
+        "/v1/health",
+        "/v1/studies",
+        "/v1/studies/{name}",
+        "/v1/studies/{name}/trials",
+        "/v1/studies/{name}/trials/{trial_id}",
+        "/v1/studies/{name}/best",
+        "/v1/studies/{name}/comparison",
+        "/v1/studies/{name}/report",
+    }

@@ -1,0 +1,168 @@
+"""Tables and the HTML report: numbers as they are, hostile text made harmless, nothing loaded from elsewhere."""
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fabricate import fabricate, make_study
+
+from afp_ray.comparison import best, compare
+from afp_ray.records import Comparison
+from afp_ray.store import StudyPaths
+from services.reports.page import forest
+from services.reports.tables import ablation_grid, escape_latex, to_csv, to_json, to_latex, to_markdown
+from services.running import write_reports
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
+    paths = fabricate(tmp_path_factory.mktemp("runs"))
+    write_reports(paths)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def table(finished: StudyPaths) -> Comparison:
+    return compare(finished)
+
+
+def hostile(table: Comparison) -> Comparison:
+    """The same table with an arm whose name is an attack on every format."""
+    arm = table.arms[2].model_copy(update={"arm": "=<script>alert(1)</script>|a_b & 5 % $x$ \\input{/etc/passwd}#~^"})
+    return table.model_copy(update={"arms": (*table.arms[:2], arm)})
+
+
+def test_the_grid_shows_percent_and_marks_the_best(table: Comparison) -> None:
+    grid = ablation_grid(table)
+    rows = {row[0]: dict(zip(grid.header, row, strict=True)) for row in grid.rows}
+    mean = next(row.mean for row in table.arms if row.arm == "afp")
+    assert mean is not None
+    assert rows["afp"]["mean"] == f"{100 * mean.mean:.1f}‡"
+    assert rows["base"]["mean - base"] == "-"
+    assert [row[0] for row, marks in zip(grid.rows, grid.is_best, strict=True) if marks[grid.header.index("mean")]] == [
+        "afp"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a_b", r"a\_b"),
+        ("5 % & 6", r"5 \% \& 6"),
+        ("\\input{x}", r"\textbackslash{}input\{x\}"),
+        ("~^#$", r"\textasciitilde{}\textasciicircum{}\#\$"),
+        ("a\nb\x1b[31m", "ab[31m"),
+    ],
+)
+def test_latex_reads_no_command_from_a_name(text: str, escaped: str) -> None:
+    assert escape_latex(text) == escaped
+
+
+def test_the_latex_table_is_balanced_whatever_the_names(table: Comparison) -> None:
+    text = to_latex(hostile(table))
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    columns = len(ablation_grid(table).header)
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [columns - 1] * 3
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert r"\textbackslash{}input" in text
+
+
+def test_the_markdown_table_keeps_its_columns_whatever_the_names(table: Comparison) -> None:
+    text = to_markdown(hostile(table))
+    assert "<script>" not in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    header = len(re.findall(r"(?<!\\)\|", lines[0]))
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == header for line in lines[:5])
+
+
+def test_csv_and_json_hold_the_exact_numbers(table: Comparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(hostile(table)))))
+    assert len(rows) == sum(len(arm.cells) + 2 for arm in table.arms)
+    assert not any(row["arm"].startswith("=") for row in rows)  # a spreadsheet would run it
+    mean = next(row for row in rows if row["arm"] == "mcl" and row["task"] == "mean")
+    arm = table.arms[1].mean
+    assert arm is not None
+    assert arm.vs_base is not None
+    assert float(mean["mean"]) == arm.mean
+    assert float(mean["delta"]) == arm.vs_base.delta
+    assert Comparison.model_validate_json(to_json(table)) == table
+
+
+class Page(HTMLParser):
+    """Tags, ids, links and attributes of a page; checks that tags are closed."""
+
+    VOID = ("meta", "line", "circle", "br", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_report_stands_alone_and_runs_nothing(finished: StudyPaths) -> None:
+    text = finished.report.read_text()
+    page = Page()
+    page.feed(text)
+    assert not page.open
+    assert not {"script", "link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    links = [value for name, value in page.attributes if name in ("href", "src")]
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert all(link is not None and link.startswith("#") and link[1:] in ids for link in links)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_hostile_text_is_escaped_in_the_report(finished: StudyPaths) -> None:
+    text = finished.report.read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more_than 100 %" in text
+    assert "diverged &lt;b&gt;at&lt;/b&gt; step 3" in text
+
+
+def test_the_report_says_what_the_answers_say(finished: StudyPaths, table: Comparison) -> None:
+    text = finished.report.read_text()
+    found = best(finished)
+    assert f"{100 * found.score.mean:.1f} %" in text
+    for verdict in table.verdicts:
+        assert verdict.replace("<", "&lt;") in text
+    assert found.reproduce in text
+    for trial in found.trials:
+        assert trial in text
+
+
+def test_the_forest_is_drawn_to_scale(finished: StudyPaths) -> None:
+    drawn = forest(best(finished))
+    assert drawn is not None
+    found = best(finished).per_language
+    scale = [(row.x - drawn.zero) / (100 * (found[row.label].delta or 0)) for row in drawn.rows]
+    assert scale == pytest.approx([scale[0]] * len(scale), rel=0.02)  # pixels are rounded
+    assert all(row.low is not None and row.high is not None and row.low <= row.x <= row.high for row in drawn.rows)
+
+
+def test_a_study_that_has_nothing_yet_still_has_a_report(tmp_path: Path) -> None:
+    paths = fabricate(tmp_path, methods=(), study=make_study(), closed=None)
+    assert write_reports(paths, quiet=True) == [paths.report]
+    assert "No arm has a confirmed configuration yet" in paths.report.read_text()
