@@ -32,6 +32,10 @@ class JobBridge(Callback):  # type: ignore[misc]  # Ray's class is untyped
         self.error: BaseException | None = None
         """What the driver raised while it took an outcome; Tune would swallow it."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks into a snapshot that is never read, and the driver cannot be pickled."""
+        return {}
+
     def take(self, tune_id: str) -> dict[str, Any] | str | None:
         """The configuration of Tune's next trial, `Searcher.FINISHED`, or None to be asked again."""
         if self.error is not None:
