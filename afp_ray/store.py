@@ -1,20 +1,20 @@
 """Every file name under the storage folder, and writes that are either whole or not there.
 
-    <storage>/                       default `runs/`
-        mlflow.db, mlartifacts/      default tracking database of all studies
-        <study>/
-            study.json               the validated study, as it was first run
-            ledger.jsonl             the one truth
-            driver.lease             held by the driver
-            driver.log
-            report.html, comparison.{md,tex,csv,json}
-            mlflow.json              which MLflow run shows which trial
-            stop                     asks the driver to stop
-            trials/<trial_id>/
-                config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
-                training_calls.jsonl one line each time that training really starts
-                predictions/<split>.parquet
-                checkpoint/          a Hugging Face folder
+<storage>/                       default `runs/`
+mlflow.db, mlartifacts/      default tracking database of all studies
+<study>/
+study.json               the validated study, as it was first run
+ledger.jsonl             the one truth
+driver.lease             held by the driver
+driver.log
+report.html, comparison.{md,tex,csv,json}
+mlflow.json              which MLflow run shows which trial
+stop                     asks the driver to stop
+trials/<trial_id>/
+config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
+training_calls.jsonl one line each time that training really starts
+predictions/<split>.parquet
+checkpoint/          a Hugging Face folder
 """
 
 import json

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from afp_ray import __version__
 from afp_ray.config import DataConfig, TrialConfig
@@ -32,7 +32,11 @@ def check_trial(config: TrialConfig) -> None:
     Raises: ModelError, DataError, TaskError or ConfigError, each with the place, the allowed set and the fix.
     """
     description = describe(config.model)
-    if config.loss.contrastive_weight > 0 and config.training.max_steps > 0 and config.loss.layer > description.num_layers:
+    if (
+        config.loss.contrastive_weight > 0
+        and config.training.max_steps > 0
+        and config.loss.layer > description.num_layers
+    ):
         raise ConfigError(
             f"loss.layer {config.loss.layer} is beyond the model {config.model.name!r}",
             where="loss.layer",
@@ -69,6 +73,10 @@ def fingerprints(config: TrialConfig) -> dict[str, str]:
     # A model that is not trained scores the same whatever the training rows are.
     found["data"] = sources.fingerprint(config.data) if config.training.max_steps > 0 else ""
     return found
+
+
+Split = Literal["validation", "test"]
+_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def run_trial(
     loaded, summary = _trained_model(run, stored, micro_batch_size)
     if rank != 0:
         return None
-    result = _score(run, loaded, [split for split in ("validation", "test") if split in splits], stored)
+    result = _score(run, loaded, [split for split in _SPLITS if split in splits], stored)
     seconds = time.perf_counter() - started
     held_hours = seconds * world_size / 3600
     result = result.model_copy(
@@ -207,7 +215,7 @@ def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | 
     heldout = [
         pair
         for language in _retrieval_languages(config)
-        for split in ("validation", "test")
+        for split in _SPLITS
         for pair in _heldout_pairs(config, language, split)
     ]
     # A corpus may serve both; what retrieval is measured on is never trained on.
@@ -246,7 +254,7 @@ def _record_training_call(paths: TrialPaths) -> None:
         file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
 
 
-def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[str], stored: TrialResult | None) -> TrialResult:
+def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[Split], stored: TrialResult | None) -> TrialResult:
     """Score the splits that `stored` lacks and join them with what it has."""
     from afp_ray.evaluation.representation import headline
 
@@ -277,7 +285,7 @@ def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[str], stored: Tria
     return TrialResult(
         trial_id="",
         config=config.model_dump(mode="json"),
-        splits=tuple(split for split in ("validation", "test") if split in predictions),
+        splits=tuple(split for split in _SPLITS if split in predictions),
         scores=tuple(scores),
         layers=tuple(layers),
         training=TrainingSummary(steps=0),
@@ -288,7 +296,7 @@ def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[str], stored: Tria
     )
 
 
-def _measure(run: _Run, loaded: "LoadedModel", split: str) -> list[LayerMetrics]:
+def _measure(run: _Run, loaded: "LoadedModel", split: Split) -> list[LayerMetrics]:
     from afp_ray.evaluation.representation import measure_representation
 
     if run.config.evaluation.representation is None:
@@ -300,7 +308,7 @@ def _measure(run: _Run, loaded: "LoadedModel", split: str) -> list[LayerMetrics]
 
 def _headline_scores(layers: Sequence[LayerMetrics], headline: Any) -> list[Score]:
     by_split: Mapping[str, list[LayerMetrics]] = {
-        split: [row for row in layers if row.split == split] for split in ("validation", "test")
+        split: [row for row in layers if row.split == split] for split in _SPLITS
     }
     return [score for rows in by_split.values() if rows for score in headline(by_split["validation"], rows)]
 
@@ -310,7 +318,7 @@ def _retrieval_languages(config: TrialConfig) -> tuple[str, ...]:
     return config.data.languages if config.evaluation.representation is not None else ()
 
 
-def _heldout_pairs(config: TrialConfig, language: str, split: str) -> list[TranslationPair]:
+def _heldout_pairs(config: TrialConfig, language: str, split: Split) -> list[TranslationPair]:
     representation = config.evaluation.representation
     assert representation is not None
     return sources.load_heldout_pairs(
@@ -327,7 +335,9 @@ def _environment(device: str) -> dict[str, str]:
     import torch
     import transformers
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
     return {
         "afp_ray": __version__,
         "python": platform.python_version(),

@@ -24,8 +24,7 @@ LEVELS: list[set[str]] = [
     {"services"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
-# Rooms of one level that may know each other: the ledger names its file by the store's plan and guards by methods' rows;
-# training and evaluation read batches and models of the level below only.
+# Rooms of one level that may know each other: the ledger's file is named by the store's plan.
 NEIGHBOURS = {("ledger", "store")}
 HOME = {
     "ray": {"execution"},
@@ -112,7 +111,9 @@ def test_no_module_bears_the_name_of_a_library_it_wraps() -> None:
 
 def loaded_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(' '.join({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
     return set(done.stdout.split())
 
 
@@ -124,7 +125,10 @@ def loaded_after(statement: str) -> set[str]:
         ("import afp_ray.ledger, afp_ray.store", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets"}),
         ("import services.cli", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
         ("import afp_ray.trial", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
-        ("import afp_ray.training.loop, afp_ray.evaluation.scoring", {"ray", "optuna", "mlflow", "datasets", "fastapi"}),
+        (
+            "import afp_ray.training.loop, afp_ray.evaluation.scoring",
+            {"ray", "optuna", "mlflow", "datasets", "fastapi"},
+        ),
     ],
 )
 def test_light_rooms_load_no_heavy_library(statement: str, absent: set[str]) -> None:

@@ -17,7 +17,7 @@ class RepresentationConfig(StrictModel):
     """Sentence retrieval, alignment and uniformity on held-out translation pairs."""
 
     source: SourceConfig = SourceConfig()
-    """Where the held-out pairs come from; a source without splits gives its first half to validation, the rest to test."""
+    """Where the held-out pairs come from; a source without splits gives one half to validation, the other to test."""
     num_pairs: int = Field(default=100, ge=2)
     """Pairs per language and split; chance of retrieval@1 is its inverse."""
 

@@ -255,7 +255,7 @@ def _read_language(source: SourceConfig, *, pivot: str, language: str) -> tuple[
 
 def _read_files(source: SourceConfig, *, pivot: str, language: str) -> parallel.PairRows:
     files = parallel.locate(source, pivot=pivot, language=language)
-    assert files is not None, "callers have asked for the language's files before"  # noqa: S101
+    assert files is not None, "callers have asked for the language's files before"
     return parallel.read_pairs(source, files, pivot=pivot, language=language)
 
 

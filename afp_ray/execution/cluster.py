@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
+_ANSWER_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # only JSON and code cross it
 
 
@@ -81,10 +83,24 @@ def _connect(address: str) -> None:
     import ray
 
     environment = {**WORKER_ENVIRONMENT, "RAY_ADDRESS": address}
+    _require_answer(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": environment})
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UnavailableError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _require_answer(address: str) -> None:
+    """Refuse a `host:port` where nobody listens: Ray itself would wait for it for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto` and other words are Ray's to resolve
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise UnavailableError(
+            f"no Ray cluster answers at {address}: {error}; start one, or leave --address and RAY_ADDRESS out"
+        ) from error
 
 
 def start_local(folder: str, *, num_cpus: int | None = None) -> None:

@@ -135,7 +135,7 @@ class TrainingStep:
             num_supervised: positions of the global batch, > 0.
         Returns: () nats, unweighted, with gradient.
         """
-        assert self.head is not None  # noqa: S101 - only called where the term is on
+        assert self.head is not None
         ids = rows.input_ids.to(self.device, non_blocking=True)
         mask = rows.attention_mask.to(self.device, non_blocking=True)
         with self._autocast():

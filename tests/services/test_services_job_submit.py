@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- afp run ...` against a cluster of its own, with a token, on the loopback address."""
+"""`ray job submit --working-dir . -- afp run ...` against a cluster of its own, with a token, on the loopback."""
 
 import os
 import secrets
@@ -105,9 +105,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 def test_a_study_runs_as_a_ray_job(head: Head, tmp_path: Path) -> None:
     overrides = [part for override in SMALL for part in ("--set", override)]
     command = ["afp", "run", "search_spaces/demo.yaml", "--storage", str(tmp_path), *overrides]
+    submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
     done = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address, "--working-dir", "."]
-        + ["--", *command],
+        [*submit, "--working-dir", ".", "--", *command],
         cwd=ROOT,
         env=dict(head.environment),
         capture_output=True,
