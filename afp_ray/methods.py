@@ -16,6 +16,7 @@ _NO_CONTRASTIVE_TERM: Pins = {
     "loss.pooling": "last",
     "loss.symmetric": False,
     "loss.negatives": "global",
+    "training.pair_batch_size": None,
 }
 _NO_INSTRUCTION_TERM: Pins = {
     "loss.instruction_weight": 0.0,

@@ -227,6 +227,7 @@ def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | 
         instructions if config.loss.instruction_weight > 0 else [],
         loaded.tokenizer,
         batch_size=config.training.batch_size,
+        pair_batch_size=config.training.num_pairs_per_step,
         max_length=config.training.max_length,
         seed=config.seed,
         rank=run.rank,

@@ -8,7 +8,7 @@ from afp_ray.config.base import StrictModel
 
 
 class TrainingConfig(StrictModel):
-    """Optimizer, schedule, batch and precision. One step takes `batch_size` pairs and `batch_size` instructions."""
+    """Optimizer, schedule, batch and precision. One step takes `batch_size` instructions and `pair_batch_size` pairs."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate of AdamW."""
@@ -21,10 +21,18 @@ class TrainingConfig(StrictModel):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
     batch_size: int = Field(default=16, ge=1)
-    """Pairs per step and instructions per step, over all workers together."""
+    """Instructions per step, and pairs unless `pair_batch_size` says otherwise, over all workers together."""
+    pair_batch_size: int | None = Field(default=None, ge=2)
+    """Pairs per step over all workers together; null takes `batch_size`. Pairs are short and their forward stops at
+    `loss.layer`, so many of them cost little and each is a negative of all others."""
     max_steps: int = Field(default=5000, ge=0)
     """Optimizer steps; 0 evaluates the model as it is."""
     max_length: int = Field(default=512, ge=2)
     """Longest sample in tokens; longer ones are cut on the right."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast with fp32 master weights."""
+
+    @property
+    def num_pairs_per_step(self) -> int:
+        """Pairs of one step over all workers together."""
+        return self.pair_batch_size or self.batch_size

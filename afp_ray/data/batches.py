@@ -69,7 +69,8 @@ class TrainingBatches:
     Args:
         pairs, instructions: rows of the trial; either may be empty. They are tokenised here, once.
         tokenizer: callable on a list of texts.
-        batch_size: pairs, and instructions, of one step over all workers together; a multiple of `world_size`.
+        batch_size: instructions of one step over all workers together; a multiple of `world_size`.
+        pair_batch_size: pairs of one step over all workers together, likewise; None takes `batch_size`.
         max_length: longest side of a pair and longest instruction, in tokens.
         seed: of the order.
         rank, world_size: which worker this is, 0 <= rank < world_size.
@@ -90,13 +91,17 @@ class TrainingBatches:
         tokenizer: Tokenizer,
         *,
         batch_size: int,
+        pair_batch_size: int | None = None,
         max_length: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         micro_batch_size: int | None = None,
     ) -> None:
-        _require_shares(batch_size, world_size, micro_batch_size)
+        pair_batch_size = pair_batch_size or batch_size
+        _require_shares("batch_size", batch_size, world_size)
+        _require_shares("pair_batch_size", pair_batch_size, world_size)
+        _require_micro_batch(micro_batch_size)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
         self._pairs = tokenize_pairs(pairs, tokenizer, max_length=max_length)
@@ -106,20 +111,21 @@ class TrainingBatches:
         self.refused_pairs = self._pairs.refused
         self.refused_instructions = self._instructions.refused
         self.dropped_tokens = self._pairs.dropped_tokens + self._instructions.dropped_tokens
-        share = batch_size // world_size
+        share, pair_share = batch_size // world_size, pair_batch_size // world_size
         self._own = slice(rank * share, (rank + 1) * share)
+        self._own_pairs = slice(rank * pair_share, (rank + 1) * pair_share)
         self._micro = micro_batch_size or share
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._padding = padding or 0  # masked, so any id of the vocabulary serves
         keys = [(("source", source), ("target", target)) for source, target in self._pairs.texts]
-        self._pair_order = BatchOrder(keys, batch_size=batch_size, seed=seed, name="pairs")
+        self._pair_order = BatchOrder(keys, batch_size=pair_batch_size, seed=seed, name="pairs")
         self._instruction_order = BatchOrder(
             [()] * self.num_instructions, batch_size=batch_size, seed=seed, name="instructions"
         )
 
     def batch(self, step: int) -> TrainBatch:
         """Take this worker's part of the global batch of optimizer step `step`, 0-based; any step at any time."""
-        pairs = self._pair_batch(self._pair_order.rows(step)[self._own]) if self.num_pairs else None
+        pairs = self._pair_batch(self._pair_order.rows(step)[self._own_pairs]) if self.num_pairs else None
         if not self.num_instructions:
             return TrainBatch(pairs, (), 0)
         rows = self._instruction_order.rows(step)
@@ -149,14 +155,17 @@ class TrainingBatches:
         return ids, mask.long()
 
 
-def _require_shares(batch_size: int, world_size: int, micro_batch_size: int | None) -> None:
-    if world_size < 1 or batch_size < 1 or batch_size % world_size:
+def _require_shares(name: str, size: int, world_size: int) -> None:
+    if world_size < 1 or size < 1 or size % world_size:
         raise ConfigError(
-            f"a global batch of {batch_size} cannot be shared by {world_size} workers evenly",
-            where="training.batch_size",
+            f"a global batch of {size} cannot be shared by {world_size} workers evenly",
+            where=f"training.{name}",
             allowed=f"a multiple of the number of workers, {world_size}",
-            fix=f"set training.batch_size to a multiple of {world_size}, or change runtime.workers_per_trial",
+            fix=f"set training.{name} to a multiple of {world_size}, or change runtime.workers_per_trial",
         )
+
+
+def _require_micro_batch(micro_batch_size: int | None) -> None:
     if micro_batch_size is not None and micro_batch_size < 1:
         raise ConfigError(
             f"a micro-batch of {micro_batch_size} instructions is none",

@@ -13,9 +13,6 @@ class LocalExecutor:
         """Run every job of `queue` in order."""
         while isinstance(job := queue.next_job(), Job):
             queue.started(job)
-            queue.stop.may_interrupt = True  # never while the ledger is written
-            try:
+            with queue.stop.interruptible():  # never while the ledger is written
                 outcome = run_job(queue.work(job))
-            finally:
-                queue.stop.may_interrupt = False
             queue.ended(job, Outcome.model_validate_json(outcome or "{}"))

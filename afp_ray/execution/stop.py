@@ -17,8 +17,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._count = 0
         self.reason = ""
-        self.may_interrupt = False
-        """Whether a second signal may break into the running code; an executor in this process sets it."""
+        self._may_interrupt = False
 
     @property
     def is_requested(self) -> bool:
@@ -38,6 +37,17 @@ class StopRequest:
         """
         self.reason = self.reason or reason
         self._count += 1
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a second signal break into the block; one that came just before it does so at once."""
+        self._may_interrupt = True
+        try:
+            if self.is_now:
+                raise StopNowError
+            yield
+        finally:
+            self._may_interrupt = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -61,5 +71,5 @@ class StopRequest:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.request(signal.Signals(number).name)
-        if self.is_now and self.may_interrupt:
+        if self.is_now and self._may_interrupt:
             raise StopNowError

@@ -250,3 +250,17 @@ def test_tensors_are_int64_and_pairs_keep_their_special_tokens(make_tokenizer: A
     for row in real_rows(batch.pairs.target_ids, batch.pairs.target_mask):
         assert (row[0], row[-1]) == (0, 1)
         assert np.isin(row[1:-1], (0, 1)).sum() == 0
+
+
+def test_pairs_may_have_a_batch_of_their_own(tokenizer: Any) -> None:
+    options = {"batch_size": 4, "pair_batch_size": 20, "max_length": 64, "seed": 0}
+    pairs, instructions = numbered_pairs(40), numbered_instructions(12)
+    whole = TrainingBatches(pairs, instructions, tokenizer, **options).batch(0)
+    assert whole.pairs is not None
+    assert len(whole.pairs.source_ids) == 20
+    assert sum(len(part.input_ids) for part in whole.instructions) == 4
+    shares = [TrainingBatches(pairs, instructions, tokenizer, **options, rank=r, world_size=2).batch(0) for r in (0, 1)]
+    assert [len(share.pairs.source_ids) for share in shares if share.pairs] == [10, 10]
+    with pytest.raises(ConfigError, match="cannot be shared by 2 workers") as refused:
+        TrainingBatches(pairs, [], tokenizer, **(options | {"pair_batch_size": 21}), world_size=2)
+    assert refused.value.where == "training.pair_batch_size"
