@@ -61,6 +61,13 @@ def plan_answer(study: StudyConfig, storage: Path) -> PlanAnswer:
     )
 
 
+def planned_trials(study: StudyConfig) -> int:
+    """Trials that the study trains at most, finished ones included."""
+    from afp_ray.search import StudySearch
+
+    return StudySearch(study, cached_fingerprints()).plan().num_trials
+
+
 def _hours_per_trial(storage: Path, *, model: str, steps: int) -> list[float]:
     """Hours of finished trials of the same model and number of steps, from every study of the storage."""
     found: list[float] = []

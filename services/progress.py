@@ -4,7 +4,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from afp_ray.config import StudyConfig
 from afp_ray.records import LedgerEvent, StudyState, TrialStatus
 from afp_ray.store import StudyPaths
 from services.answers import status_of
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 REFRESH_S = 0.5
 
 
-def event_line(event: LedgerEvent, state: StudyState) -> str:
-    """One event as one line: time, state, what, and how far the study is."""
+def event_line(event: LedgerEvent, state: StudyState, num_expected: int) -> str:
+    """One event as one line: time, state, what, and how far the study is of `num_expected` trials."""
     clock = time.strftime("%H:%M:%S", time.localtime(event.time))
     if event.trial_id is None:
         return f"{clock}  {event.state:<9} {state.name}{f'  {event.note}' if event.note else ''}"
@@ -36,14 +35,14 @@ def event_line(event: LedgerEvent, state: StudyState) -> str:
         words.append(f"{event.failure.failure_class}: {event.failure.message}")
     if event.note:
         words.append(event.note)
-    return "  ".join([*words, f"[{done}/{len(state.trials)} done]"])
+    return "  ".join([*words, f"[{done}/{max(num_expected, len(state.trials))} done]"])
 
 
 class LineProgress:
     """Prints every event; as a JSON line where asked."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
+    def __init__(self, num_expected: int, *, as_json: bool) -> None:
+        self.num_expected, self.as_json = num_expected, as_json
 
     def __enter__(self) -> "LineProgress":
         """Itself."""
@@ -57,17 +56,17 @@ class LineProgress:
         if self.as_json:
             say(event.model_dump_json(exclude_none=True, exclude={"config"}))
         else:
-            say(event_line(event, state))
+            say(event_line(event, state, self.num_expected))
 
 
 class LiveProgress:
     """Redraws a table of the study twice a second; failures scroll by above it."""
 
-    def __init__(self, study: StudyConfig, paths: StudyPaths) -> None:
+    def __init__(self, paths: StudyPaths, num_expected: int) -> None:
         from rich.live import Live
 
-        self.paths = paths
-        self.num_expected: int | None = None
+        self.paths, self.num_expected = paths, num_expected
+        self._done_before: int | None = None
         self._state: StudyState | None = None
         self._console = console()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -91,7 +90,7 @@ class LiveProgress:
         """Take note of an event."""
         self._state = state
         if event.failure is not None:
-            self._console.print(event_line(event, state))
+            self._console.print(event_line(event, state, self.num_expected))
 
     def _redraw(self) -> None:
         while not self._over.wait(REFRESH_S):
@@ -110,10 +109,10 @@ class LiveProgress:
         from rich.text import Text
 
         counts = status.counts
-        elapsed = _clock(time.monotonic() - self._started)
-        head = f"{status.name}  {counts['DONE']}/{status.trials} done  {len(status.running)} running"
+        expected = max(self.num_expected, status.trials)
+        head = f"{status.name}  {counts['DONE']}/{expected} done  {len(status.running)} running"
         head += f"  {counts['FAILED']} failed" if counts["FAILED"] else ""
-        head += f"   {status.gpu_hours:.2f} device-hours   {elapsed}"
+        head += f"   {status.gpu_hours:.2f} device-hours   {self._clocks(counts['DONE'], expected)}"
         lines: list[Text | Table] = [Text(head, style="bold")]
         if status.best_arm is not None:
             lines.append(
@@ -127,6 +126,16 @@ class LiveProgress:
         lines.append(table)
         lines.append(Text("Ctrl-C stops after the running trials and saves; twice stops at once", style="dim"))
         return Group(*lines)
+
+    def _clocks(self, done: int, expected: int) -> str:
+        """Time since the start, and what is left at the pace of the trials that ended since then."""
+        elapsed = time.monotonic() - self._started
+        if self._done_before is None:
+            self._done_before = done
+        ended = done - self._done_before
+        if ended == 0:
+            return _clock(elapsed)
+        return f"{_clock(elapsed)}   eta {_clock(elapsed / ended * (expected - done))}"
 
 
 def _running_row(trial: RunningTrial) -> list[str]:

@@ -13,6 +13,7 @@ from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, comparison_answer, status_of
 from services.driver import check_study, drive
 from services.output import SIGINT, SIGTERM, console, exit_code_of_study, note, say
+from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
 from services.reports.tables import FORMATS, MARKS, ablation_grid, representation_grid, to_terminal
 from services.studies import kept_study
@@ -25,7 +26,8 @@ def run(
     check_study(study)
     paths = StudyPaths(storage, study.name)
     is_live = sys.stdout.isatty() and not as_json
-    progress = LiveProgress(study, paths) if is_live else LineProgress(as_json=as_json)
+    num_expected = planned_trials(study)
+    progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
     with progress:
         state = drive(
             study,

@@ -11,9 +11,18 @@ from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
 _SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.prefix) / "share/afp_ray/search_spaces")
 
 
+_JOB_FOLDER = "working_dir_files"  # where Ray unpacks the folder of a job
+
+
 def storage_folder(given: str | None) -> Path:
-    """The storage: what was given, else AFP_STORAGE, else `runs`."""
-    return Path(given or os.environ.get("AFP_STORAGE") or DEFAULT_STORAGE).expanduser()
+    """The storage: what was given, else AFP_STORAGE, else `runs`; under a Ray job, `afp_ray/runs` in the home folder.
+
+    A Ray job works in a copy of the submitted folder that the cluster throws away, and the study would go with it.
+    """
+    chosen = given or os.environ.get("AFP_STORAGE")
+    if not chosen and _JOB_FOLDER in Path.cwd().parts:
+        return Path.home() / "afp_ray" / DEFAULT_STORAGE
+    return Path(chosen or DEFAULT_STORAGE).expanduser()
 
 
 def find(name: str) -> Path:

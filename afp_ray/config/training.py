@@ -8,7 +8,7 @@ from afp_ray.config.base import StrictModel
 
 
 class TrainingConfig(StrictModel):
-    """Optimizer, schedule, batch and precision. One step takes `batch_size` instructions and `pair_batch_size` pairs."""
+    """Optimizer, schedule, batch, precision. One step takes `batch_size` instructions and `pair_batch_size` pairs."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate of AdamW."""

@@ -42,8 +42,8 @@ class TrialConfig(StrictModel):
             raise ValueError("the contrastive loss needs data.num_pairs >= 2; with one pair it is always 0")
         if self.loss.contrastive_weight > 0 and self.training.num_pairs_per_step < 2:
             raise ValueError(
-                "the contrastive loss needs training.batch_size >= 2 or a training.pair_batch_size; with one pair it is "
-                "always 0"
+                "the contrastive loss needs training.batch_size >= 2 or a training.pair_batch_size; "
+                "with one pair it is always 0"
             )
         if self.loss.instruction_weight > 0 and self.data.num_instructions < 1:
             raise ValueError("the instruction loss needs data.num_instructions >= 1")

@@ -8,8 +8,12 @@ tensor of such a file that leaves all of these alone is not seen. A hub id is fi
 import hashlib
 import json
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from afp_ray.errors import ModelError
 from afp_ray.models.packaged import PACKAGED, packaged_folder
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+_HUB_TIMEOUT_S = 5.0
 WHOLE_FILE_BYTES = 64 * 2**20
 ALLOWED = "decoder-only causal language models (Llama, Mistral, Qwen, Gemma, XGLM, BLOOM, GPT-2, GPT-Neo, ...)"
 
@@ -144,7 +149,9 @@ def _hub_file(config: ModelConfig, name: str) -> Path:
         cached = try_to_load_from_cache(config.name, name, revision=config.revision)
         if isinstance(cached, str) and config.revision and _COMMIT.fullmatch(config.revision):
             return Path(cached)
-        return Path(hf_hub_download(config.name, name, revision=config.revision))
+        return Path(
+            hf_hub_download(config.name, name, revision=config.revision, local_files_only=not _is_hub_reachable())
+        )
     except HFValidationError as error:
         raise ModelError(
             f"model {config.name!r} is neither a folder nor a hub id",
@@ -159,6 +166,22 @@ def _hub_file(config: ModelConfig, name: str) -> Path:
             allowed="embedded, a local folder, or a hub id that is cached or reachable",
             fix=f"run `hf download {config.name}` where there is a network, or give a local folder",
         ) from error
+
+
+@cache
+def _is_hub_reachable() -> bool:
+    """Whether the hub answers within seconds; its own client would retry for half a minute first."""
+    from huggingface_hub import constants
+
+    if urllib.request.getproxies():
+        return True  # a proxy stands between; only a real request can tell
+    place = urllib.parse.urlsplit(constants.ENDPOINT)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=_HUB_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _refuse_other_kinds(document: Mapping[str, Any], place: str) -> None:

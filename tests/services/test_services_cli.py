@@ -20,7 +20,7 @@ from afp_ray.records import StudyState, TrialRecord, TrialStatus
 from afp_ray.store import StudyPaths
 from services import cli, driver, running
 from services.output import exit_code_of_study, show_error
-from services.studies import find
+from services.studies import find, storage_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -286,3 +286,17 @@ def test_a_closed_pipe_is_no_error(finished: StudyPaths) -> None:
         ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stderr == ""
+
+
+def test_a_ray_job_keeps_its_study_outside_the_folder_that_ray_throws_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    unpacked.mkdir(parents=True)
+    monkeypatch.chdir(unpacked)
+    monkeypatch.delenv("AFP_STORAGE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert storage_folder(None) == tmp_path / "home" / "afp_ray" / "runs"
+    assert storage_folder("elsewhere") == Path("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert storage_folder(None) == Path("runs")

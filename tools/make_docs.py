@@ -1,0 +1,122 @@
+"""Writes the reference pages `docs/study-file.md` and `docs/commands.md` from the code that they describe.
+
+Run it after a change of a configuration field or a command; `--check` says whether a page is out of date instead.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import typer.main
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from afp_ray.config import StudyConfig, TrialConfig
+from services.cli import app
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def study_page() -> str:
+    """Every field of a study and of a trial: name, type or range, default, meaning."""
+    lines = [
+        "# The study file",
+        "",
+        "Made by `tools/make_docs.py` from the configuration models. A study has the fields of the first table;",
+        "the names under `fixed`, `compare` and `tune` are those of the second one. Unknown fields, repeated keys,",
+        "non-finite numbers and text where a number belongs are refused with file, line and column.",
+        "",
+        "A range of `tune` is `{low: 0.01, high: 0.5, log: true}` (`int: true` for whole numbers, `step` for a",
+        "distance); a list is `{choices: [last, mean]}`. `--set a.b=c` on the command line changes a field.",
+        "",
+        "## Study",
+        "",
+        *_table(StudyConfig, ""),
+        "",
+        "## Trial: what `fixed`, `compare` and `tune` name",
+        "",
+        *_table(TrialConfig, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(model: type[BaseModel], prefix: str) -> list[str]:
+    return ["| field | default | meaning |", "|---|---|---|", *_rows(model, prefix)]
+
+
+def _rows(model: type[BaseModel], prefix: str) -> list[str]:
+    rows: list[str] = []
+    for name, field in model.model_fields.items():
+        nested = _nested(field.annotation)
+        if nested is not None:
+            is_list = get_origin(field.annotation) is tuple
+            rows += _rows(nested, f"{prefix}{name}{'[]' if is_list else ''}.")
+            continue
+        meaning = " ".join(filter(None, [*(field.description or "").split(), _allowed(field.annotation)]))
+        meaning = meaning.replace("|", "\\|")
+        rows.append(f"| `{prefix}{name}` | {_default(field.get_default(call_default_factory=True))} | {meaning} |")
+    return rows
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    """The model behind a field, also behind `Model | None`."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _allowed(annotation: Any) -> str:
+    """The values of a Literal, also of a list of them; "" for other types."""
+    if get_origin(annotation) is Literal:
+        return f"One of {', '.join(f'`{value}`' for value in get_args(annotation))}."
+    return next(filter(None, map(_allowed, get_args(annotation))), "")
+
+
+def _default(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, tuple):
+        value = [item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item for item in value]
+    return f"`{'null' if value is None else value}`".replace("|", "\\|")
+
+
+def commands_page() -> str:
+    """Every verb with its arguments and options."""
+    group = typer.main.get_command(app)
+    lines = ["# Commands", "", "Made by `tools/make_docs.py` from the command line itself.", ""]
+    lines += _commands(group, "afp")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(command: Any, path: str) -> list[str]:
+    context = click.Context(command, info_name=path)
+    if hasattr(command, "commands"):
+        return [line for name, inner in command.commands.items() for line in _commands(inner, f"{path} {name}")]
+    lines = [f"## `{path}`", "", " ".join((command.help or "").split()), ""]
+    for parameter in command.params:
+        record = parameter.get_help_record(context) if parameter.param_type_name == "option" else None
+        if record is not None:
+            lines.append(f"- `{record[0]}`: {' '.join(record[1].split())}")
+        elif parameter.param_type_name == "argument":
+            lines.append(f"- `{parameter.name}`: {' '.join((getattr(parameter, 'help', '') or '').split())}")
+    return [*lines, ""]
+
+
+def main() -> int:
+    """Write the pages, or compare them with `--check`; 1 when one is out of date."""
+    pages = {DOCS / "study-file.md": study_page(), DOCS / "commands.md": commands_page()}
+    if "--check" in sys.argv[1:]:
+        stale = [path for path, text in pages.items() if not path.is_file() or path.read_text("utf-8") != text]
+        for path in stale:
+            sys.stderr.write(f"{path} is out of date; run make docs\n")
+        return int(bool(stale))
+    for path, text in pages.items():
+        path.write_text(text, "utf-8")
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
