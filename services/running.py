@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import AfpError
@@ -121,6 +122,21 @@ def show_comparison(comparison: Comparison) -> None:
         say(f"  warning: {warning}")
 
 
+def _recipe(config: dict[str, Any]) -> str:
+    """The fields that this trial used; what its method leaves idle is not shown."""
+    loss, data = config["loss"], config["data"]
+    if config["training"]["max_steps"] == 0:
+        return "the model as it is, not trained"
+    words = []
+    if loss["contrastive_weight"] > 0:
+        words += [f"temperature {loss['temperature']:.4g}", f"layer {loss['layer']}", f"pooling {loss['pooling']}"]
+        words += [f"pairs {data['num_pairs']}"]
+    if loss["instruction_weight"] > 0:
+        words += [f"lambda {loss['instruction_weight']:.4g}", f"instructions {data['num_instructions']}"]
+        words += [f"crossing {data['cross_probability']:.4g}"]
+    return "  ".join(words)
+
+
 def show_best(best: Best) -> None:
     """The best configuration in a few lines."""
     interval = f" [{100 * best.score.ci95[0]:.1f}, {100 * best.score.ci95[1]:.1f}]" if best.score.ci95 else ""
@@ -130,11 +146,7 @@ def show_best(best: Best) -> None:
         from afp_ray.comparison.table import in_words
 
         say(f"         {in_words(best.vs_base)}")
-    loss, data = best.config["loss"], best.config["data"]
-    say(
-        f"         temperature {loss['temperature']:.4g}  lambda {loss['instruction_weight']:.4g}"
-        f"  layer {loss['layer']}  pooling {loss['pooling']}  pairs {data['num_pairs']}"
-    )
+    say(f"         {_recipe(best.config)}")
     if best.runner_up is not None:
         say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
     for warning in best.warnings:

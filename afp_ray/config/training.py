@@ -27,7 +27,7 @@ class TrainingConfig(StrictModel):
     `loss.layer`, so many of them cost little and each is a negative of all others."""
     max_steps: int = Field(default=5000, ge=0)
     """Optimizer steps; 0 evaluates the model as it is."""
-    max_length: int = Field(default=512, ge=2)
+    max_length: int = Field(default=256, ge=2)
     """Longest sample in tokens; longer ones are cut on the right."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast with fp32 master weights."""
