@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from afp_ray.errors import AfpError, ConfigError, UserError
-from services.output import COMPLETE, SIGINT, note, say, say_json, show_bug, show_error
+from services.output import COMPLETE, SIGINT, USAGE, note, say, say_json, show_bug, show_error
 
 app = typer.Typer(
     name="afp",
@@ -219,6 +219,23 @@ def sync(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     else:
         say(f"{changed} runs written to {uri}" if changed else f"{uri} is up to date")
         say(open_command(uri))
+
+
+@app.command()
+def doctor(storage: Storage = None, address: Address = None, as_json: Json = False) -> None:
+    """Check versions, GPUs, disk, tracking and cluster, each with its fix; 2 when something would not work."""
+    from services.doctor import examine
+    from services.studies import storage_folder
+
+    checks = examine(storage_folder(storage), address=address)
+    if as_json:
+        say_json(list(checks))
+    for check in () if as_json else checks:
+        say(f"{check.verdict:<5} {check.name:<16} {check.found}")
+        if check.fix and check.verdict != "OK":
+            say(f"      {'':<16} fix: {check.fix}")
+    if any(check.verdict == "FAIL" for check in checks):
+        raise typer.Exit(USAGE)
 
 
 @data_app.command("inspect")

@@ -64,6 +64,15 @@ class RunningTrial(StrictModel):
     seconds: float = 0.0
 
 
+class DoctorCheck(StrictModel):
+    """One check of the environment."""
+
+    name: str
+    verdict: Literal["OK", "WARN", "FAIL"]
+    found: str
+    fix: str = ""
+
+
 class StudyStatus(StrictModel):
     """How far a study is, from its ledger."""
 
