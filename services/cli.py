@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from afp_ray.errors import AfpError, ConfigError, UserError
-from services.output import COMPLETE, SIGINT, USAGE, note, say, say_json, show_bug, show_error
+from services.output import COMPLETE, GATE, SIGINT, USAGE, note, say, say_json, show_bug, show_error
 
 app = typer.Typer(
     name="afp",
@@ -190,6 +190,61 @@ def trial(
     from services.studies import storage_folder
 
     run_single(config, sets or [], storage_folder(storage), as_json=as_json)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="embedded, smollm2, a local folder or a hub id.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, with commas.")] = "xnli,pawsx,xcopa,xstorycloze,xwinograd",
+    languages: Annotated[str, typer.Option(help="Language codes, with commas.")] = "en",
+    pivot: Annotated[str, typer.Option(help="Pivot language.")] = "en",
+    shots: Annotated[str, typer.Option(help="Numbers of demonstrations, with commas.")] = "0",
+    data_dir: Annotated[str | None, typer.Option(help="Original files [default: the embedded rows].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows a task, language and split.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Score any causal language model as it is."""
+    from services.single import evaluate_model
+    from services.studies import storage_folder
+
+    evaluate_model(
+        model,
+        storage_folder(storage),
+        tasks=_words(tasks),
+        languages=_words(languages),
+        pivot=pivot,
+        shots=_numbers(shots),
+        data_dir=data_dir,
+        limit=limit,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def reproduce(
+    trial_id: Annotated[str, typer.Argument(help="Id of a finished trial, or its first digits.")],
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of a score that is the same.")] = 0.0,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Run a finished trial again and compare every score; 7 when one differs by more than the tolerance."""
+    from services.single import reproduce as run_again
+    from services.studies import storage_folder
+
+    if not run_again(trial_id, storage_folder(storage), tolerance=tolerance, as_json=as_json):
+        raise typer.Exit(GATE)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no list of numbers", where="--shots", allowed="for instance 0,5") from error
 
 
 @app.command()

@@ -84,7 +84,7 @@ def best(
         gpu_hours=winner.gpu_hours,
         checkpoint=str(checkpoint) if checkpoint and checkpoint.is_dir() else None,
         trials=tuple(record.trial_id for record in winner.records),
-        reproduce=f"afp trial {paths.trial(winner.records[0].trial_id).config}",
+        reproduce=f"afp reproduce {winner.records[0].trial_id} --storage {paths.storage}",
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
