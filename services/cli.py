@@ -224,7 +224,7 @@ def evaluate(
 @app.command()
 def reproduce(
     trial_id: Annotated[str, typer.Argument(help="Id of a finished trial, or its first digits.")],
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference of a score that is the same.")] = 0.0,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that is still the same.")] = 1e-5,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:

@@ -92,7 +92,12 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) 
     check_trial(config)
     with tempfile.TemporaryDirectory(prefix="afp-reproduce-") as folder:
         again = run_trial(
-            config, trial_id=stored.trial_id, folder=Path(folder), splits=stored.splits, reporter=LineReporter()
+            config,
+            trial_id=stored.trial_id,
+            folder=Path(folder),
+            splits=stored.splits,
+            reporter=LineReporter(),
+            num_threads=int(stored.environment.get("threads", "1")),  # sums round otherwise with another number
         )
     assert again is not None
     differences = _differences(stored, again)
