@@ -141,9 +141,8 @@ def show_best(best: Best) -> None:
     """The best configuration in a few lines."""
     interval = f" [{100 * best.score.ci95[0]:.1f}, {100 * best.score.ci95[1]:.1f}]" if best.score.ci95 else ""
     seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
-    say(
-        f"best     {best.study}: {best.arm}  {best.objective}  {100 * best.score.mean:.1f}{interval} on {best.split}, {seeds}"
-    )
+    score = f"{100 * best.score.mean:.1f}{interval} on {best.split}, {seeds}"
+    say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
     if best.vs_base is not None:
         from afp_ray.comparison.table import in_words
 

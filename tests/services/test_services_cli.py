@@ -179,7 +179,15 @@ def test_a_run_prints_its_events_and_ends_with_table_best_and_places(
     monkeypatch.setattr(running, "drive", fake_drive(paths, "complete"))
     assert afp("resume", "demo", storage=tmp_path) == 3  # one trial failed
     out = capsys.readouterr().out
-    for words in ("OPENED", "DONE", "verdict", "better than base", "best     afp", str(paths.report), "mlflow server"):
+    for words in (
+        "OPENED",
+        "DONE",
+        "verdict",
+        "better than base",
+        f"best     {paths.name}: afp",
+        str(paths.report),
+        "mlflow server",
+    ):
         assert words in out
     assert paths.report.is_file()
     assert paths.comparison("tex").is_file()
