@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 from afp_ray.config.base import StrictModel
 from afp_ray.languages import LANGUAGES
 
-SourceKind = Literal["embedded", "tsv", "aligned", "tico19", "tatoeba", "flores", "xquad"]
+SourceKind = Literal[
+    "embedded", "tsv", "aligned", "tico19", "tatoeba", "flores", "ntrex", "opus100", "xquad", "mt_bench", "bactrian_x"
+]
 
 
 class SourceConfig(StrictModel):
@@ -15,12 +17,15 @@ class SourceConfig(StrictModel):
 
     kind: SourceKind = "embedded"
     """Reader: `embedded` (pairs and instructions), `tsv` (two columns), `aligned` (one file a side, line by line),
-    `tico19`, `tatoeba`, `flores` (pairs), `xquad` (instructions)."""
+    `tico19`, `tatoeba`, `flores`, `ntrex`, `opus100` (pairs), `xquad`, `mt_bench` (instructions), `bactrian_x`
+    (instructions, and pairs from their instruction fields)."""
     path: str | None = None
     """File, folder or tar archive; `~` and `${AFP_DATA_DIR}` are expanded. A `tsv` or `aligned` path may hold
     `{source}` and `{target}`, which become the two language codes. `aligned` takes `news.{target}.txt` (one file a
     language), `corpus.{source}-{target}` (`corpus.en-zh.en` and `corpus.en-zh.zh`), or `{language}` for each side's
-    own code. Not for `embedded`."""
+    own code. The other kinds take the folder of the corpus, its files named as released: `opus100` finds
+    `en-zh/train-*.parquet`, `en-zh.parquet` or `opus.en2zh.tsv`, `bactrian_x` finds `zh.json` or `zh.json.gz`. Not
+    for `embedded`."""
 
     @model_validator(mode="after")
     def _path_fits_kind(self) -> Self:

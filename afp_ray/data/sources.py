@@ -7,7 +7,7 @@ from typing import Literal
 
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import embedded
-from afp_ray.data.readers import parallel, xquad
+from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.files import digest_of, expand_path
 from afp_ray.data.readers.origins import (
     Origin,
@@ -20,7 +20,6 @@ from afp_ray.data.readers.origins import (
     require_each_language,
     require_embedded,
     require_some,
-    xquad_files,
 )
 from afp_ray.data.readers.report import ReadReport
 from afp_ray.data.rows import ParallelInstruction, TranslationPair
@@ -101,7 +100,7 @@ def read_instructions(config: DataConfig) -> tuple[list[ParallelInstruction], li
             found = [_only(row, languages) for row in embedded.parallel_instructions("train")]
             report = ReadReport("embedded", "", len(found), len(found))
         else:
-            found, report = xquad.read_instructions(xquad_files(source, languages))
+            found, report = instructions.read_instructions(source, instructions.locate(source, languages))
         rows += found
         reports.append(report)
     return rows, reports

@@ -1,4 +1,4 @@
-"""Real files of TICO-19, Tatoeba, FLORES-200 and XQuAD: the traps their folders are known for."""
+"""Real files of TICO-19, Tatoeba, FLORES-200, NTREX-128, XQuAD and MT-Bench: the traps their folders are known for."""
 
 import os
 import time
@@ -37,6 +37,8 @@ def source(root: Path, kind: Any, folder: str) -> SourceConfig:
         ("tico19", "tico19", {"zh": 2100, "ar": 2100, "sw": 2100, "hi": 2100}),
         ("tico19", "tico19/tico19-test_all.tar.xz", {"id": 2100, "my": 2100, "ta": 2100, "ur": 2100, "ru": 2100}),
         ("tatoeba", "tatoeba_laser", {"zh": 1000, "ar": 1000, "sw": 390, "th": 548, "ta": 307, "et": 1000}),
+        ("ntrex", "ntrex128", {"zh": 1997, "sw": 1997, "th": 1997, "hi": 1997, "ja": 1997, "my": 1997, "ur": 1997}),
+        ("ntrex", "ntrex128/ntrex128_30lang.tar.xz", {"ta": 1997, "te": 1997, "et": 1997, "ko": 1997}),
         ("flores", "flores200_devtest", {"zh": 1012, "ar": 1012, "sw": 1012, "th": 1012, "ja": 1012, "de": 1012}),
     ],
 )
@@ -95,6 +97,18 @@ def test_xquad_gives_one_row_a_question_in_every_language(root: Path, folder: st
     assert all(
         row.prompt.endswith(ANSWER_CLAUSE.format(language=LANGUAGES[row.response_language].name)) for row in drawn
     )
+
+
+def test_mt_bench_answers_most_questions_outside_english(root: Path) -> None:
+    folder = source(root, "mt_bench", "mt_bench_multilingual")
+    for pivot, languages, count in (("de", ("th", "ja", "hi", "ta"), 80), ("de", ("ur",), 79), ("en", ("th",), 30)):
+        config = DataConfig(sources=(folder,), pivot=pivot, languages=languages, num_pairs=0, num_instructions=100)
+        sources.check(config)
+        rows = sources.load_instructions(config)
+        assert len(rows) == count
+        assert sum(share_of_script(row.prompts[languages[0]], LANGUAGES[languages[0]].script) > 0.5 for row in rows) > (
+            0.8 * count
+        )
 
 
 def test_heldout_halves_hold_the_same_lines_in_every_language(root: Path) -> None:

@@ -1,6 +1,7 @@
 """Finds the files of a source, plain or inside a tar archive, and reads them as clean lines of text."""
 
 import hashlib
+import io
 import lzma
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from afp_ray.errors import DataError
 
@@ -50,6 +52,18 @@ class SourceFile:
             return _members(self.path, self.size, self.modified_ns)[self.member]
         try:
             return Path(self.path).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def open(self) -> IO[bytes]:
+        """The bytes of the file as a stream, so that a large file is never held whole.
+
+        Raises: DataError when the system refuses.
+        """
+        if self.member:
+            return io.BytesIO(self.read())
+        try:
+            return Path(self.path).open("rb")
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
@@ -153,7 +167,11 @@ def clean(text: str) -> str:
 @lru_cache(maxsize=4096)
 def digest(file: SourceFile) -> str:
     """SHA-256 of the bytes of `file`, in hex; remembered while size and time of change stay."""
-    return hashlib.sha256(file.read()).hexdigest()
+    with file.open() as stream:
+        try:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        except OSError as error:
+            raise _unreadable(file.path, error) from error
 
 
 def digest_of(parts: Iterable[str]) -> str:

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import embedded
-from afp_ray.data.readers import parallel, xquad
+from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.files import SourceFile, digest
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
 
-INSTRUCTION_KINDS = ("embedded", "xquad")
+PAIR_KINDS = ("embedded", *parallel.PAIR_KINDS)
+"""Source kinds that hold translation pairs."""
+INSTRUCTION_KINDS = ("embedded", *instructions.INSTRUCTION_KINDS)
 """Source kinds that hold instructions."""
 
 Origin = str | tuple[SourceFile, ...]
@@ -21,12 +23,12 @@ def pair_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
 
     Raises: DataError when none does.
     """
-    found = [source for source in sources if source.kind == "embedded" or parallel.has_reader(source.kind)]
+    found = [source for source in sources if source.kind in PAIR_KINDS]
     if not found:
         raise DataError(
             f"no source holds translation pairs, only {', '.join(source.kind for source in sources)}",
             where="data.sources",
-            allowed="embedded, tsv, aligned, tico19, tatoeba, flores",
+            allowed=", ".join(PAIR_KINDS),
             fix="add one of these, or set data.num_pairs: 0 and data.translation_share: 0",
         )
     return found
@@ -53,7 +55,7 @@ def pair_origin(source: SourceConfig, *, pivot: str, language: str) -> Origin | 
     """Where the pairs of `language` lie in `source`; None when it has none of them."""
     if source.kind == "embedded":
         return embedded.corpus_fingerprint() if {pivot, language} <= set(embedded.LANGUAGES) else None
-    if not parallel.has_reader(source.kind):
+    if source.kind not in PAIR_KINDS:
         return None
     return parallel.locate(source, pivot=pivot, language=language)
 
@@ -66,7 +68,8 @@ def instruction_origin(source: SourceConfig, languages: Sequence[str]) -> Origin
     if source.kind == "embedded":
         require_embedded(languages)
         return embedded.corpus_fingerprint()
-    return tuple(xquad_files(source, languages).values())
+    files = instructions.locate(source, languages)
+    return tuple(file for held in files.values() for file in held)
 
 
 def languages_of(source: SourceConfig, pivot: str) -> list[str]:
@@ -131,25 +134,6 @@ def require_embedded(languages: Sequence[str]) -> None:
             allowed=", ".join(embedded.LANGUAGES),
             fix="choose among these, or replace the embedded source",
         )
-
-
-def xquad_files(source: SourceConfig, languages: Sequence[str]) -> dict[str, SourceFile]:
-    """The file of each language.
-
-    Raises: DataError that lists the languages that are there, when one is missing.
-    """
-    path = source.path or ""
-    files = {code: xquad.locate(path, code) for code in languages}
-    missing = [code for code, file in files.items() if file is None]
-    if missing:
-        has = [code for code in LANGUAGES if xquad.locate(path, code)]
-        raise DataError(
-            f"xquad has no instructions in {', '.join(missing)}",
-            where=path,
-            allowed=", ".join(has) if has else "no xquad.<language>.json was found there",
-            fix="choose among these languages, correct the path, or replace the source",
-        )
-    return {code: file for code, file in files.items() if file is not None}
 
 
 def pair_digests(source: SourceConfig, *, pivot: str, languages: Iterable[str]) -> list[str]:

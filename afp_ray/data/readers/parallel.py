@@ -1,25 +1,27 @@
-"""Reads translation pairs from two-column and line-aligned files: TSV, aligned, TICO-19, Tatoeba and FLORES-200."""
+"""Reads translation pairs: TSV, line-aligned files, TICO-19, Tatoeba, FLORES-200, NTREX-128, OPUS-100, Bactrian-X."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from afp_ray.config import SourceConfig
+from afp_ray.data.readers import bactrian_x, opus100
 from afp_ray.data.readers.files import SourceFile, clean, expand_path, find, plain_file, read_lines
-from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.readers.report import RawRow, ReadReport
 from afp_ray.data.readers.scripts import columns_are_swapped
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
 
 Files = tuple[SourceFile, ...]
-"""One file with two columns, or the pivot's file and the other language's."""
+"""Files that hold both sides, or the pivot's file and the other language's."""
 
 # Where a corpus names a language otherwise than by its ISO 639-3 code.
 TATOEBA_CODES = {"zh": "cmn", "ar": "ara"}
 TICO19_CODES = {"ar": "ara", "sw": "swa"}
 FLORES_CODES = {"ko": "kor_Hang", "qu": "quy_Latn"}
-NUMBERED = ("tico19", "flores")
+NTREX_CODES = {"zh": "zho-CN", "sw": "swa"}
+NUMBERED = ("tico19", "flores", "ntrex")
 """Corpora whose line number names the same content in every language."""
 
 
@@ -43,7 +45,7 @@ class PairRows:
 def locate(source: SourceConfig, *, pivot: str, language: str) -> Files | None:
     """Files that hold pairs of `pivot` and `language`.
 
-    Returns: one or two files; None when the corpus is there and lacks the language.
+    Returns: the files; None when the corpus is there and lacks the language.
     Raises: DataError when the corpus is not there, or its path cannot name files of two languages.
     """
     return _LAYOUTS[source.kind](source.path or "", pivot, language)
@@ -56,38 +58,34 @@ def read_pairs(source: SourceConfig, files: Files, *, pivot: str, language: str)
         columns are swapped.
     """
     report = ReadReport(f"{source.kind} {' + '.join(file.label for file in files)}", language)
-    rows = list(_columns(files) if len(files) == 1 else _sides(files))
-    result = PairRows([], [], len(rows), report)
-    for line, row in enumerate(rows):
+    pairs, lines = [], []
+    for line, row in enumerate(_rows(source.kind, files, pivot=pivot, language=language)):
         report.num_read += 1
-        sides = [clean(side) for side in row]
-        reason = _refusal(sides)
+        sides = [clean(side) for side in row.sides]
+        reason = row.refusal or _refusal(sides)
         if reason:
             report.refuse(reason)
             continue
-        name = str(line + 1) if source.kind in NUMBERED else hashlib.sha256(sides[0].encode()).hexdigest()[:12]
-        result.pairs.append(TranslationPair(sides[0], sides[1], pivot, language, f"{source.kind}:{name}"))
-        result.lines.append(line)
-    report.num_kept = len(result.pairs)
-    report.require_rows(_FORMS[len(files)])
-    if columns_are_swapped(result.pairs):
+        number = str(line + 1) if source.kind in NUMBERED else ""
+        name = row.name or number or hashlib.sha256(sides[0].encode()).hexdigest()[:12]
+        pairs.append(TranslationPair(sides[0], sides[1], pivot, language, f"{source.kind}:{name}"))
+        lines.append(line)
+    report.num_kept = len(pairs)
+    report.require_rows(_FORMS.get(source.kind, "give two files whose lines translate each other"))
+    if columns_are_swapped(pairs):
         raise DataError(
             f"the first column is written in {LANGUAGES[language].name} script and the second is not",
             where=files[0].label,
             allowed=f"{pivot} first, then {language}",
             fix="swap the two sides",
         )
-    return result
-
-
-def has_reader(kind: str) -> bool:
-    """Whether sources of `kind` are files of translation pairs."""
-    return kind in _LAYOUTS
+    return PairRows(pairs, lines, report.num_read, report)
 
 
 _FORMS = {
-    1: "write each row as pivot sentence, tab, sentence of the other language",
-    2: "give two files whose lines translate each other",
+    "tsv": "write each row as pivot sentence, tab, sentence of the other language",
+    "opus100": "give the files of the language pair as OPUS-100 releases them",
+    "bactrian_x": "give files of the same release: their records share their ids",
 }
 
 
@@ -101,8 +99,14 @@ def _refusal(sides: Sequence[str]) -> str:
     return "identical" if sides[0] == sides[1] else ""
 
 
-def _columns(files: Files) -> Iterator[Sequence[str]]:
-    return (line.split("\t") for line in read_lines(files[0]))
+def _rows(kind: str, files: Files, *, pivot: str, language: str) -> Iterator[RawRow]:
+    if kind == "opus100":
+        return opus100.pair_rows(files, pivot=pivot, language=language)
+    if kind == "bactrian_x":
+        return bactrian_x.pair_rows(*files)
+    if len(files) == 1:
+        return (RawRow(line.split("\t")) for line in read_lines(files[0]))
+    return (RawRow(sides) for sides in _sides(files))
 
 
 def _sides(files: Files) -> Iterator[Sequence[str]]:
@@ -192,10 +196,29 @@ def _locate_flores(path: str, pivot: str, language: str) -> Files | None:
     return _both(path, *([f"{code}.devtest", f"devtest/{code}.devtest"] for code in codes))
 
 
+def _locate_ntrex(path: str, pivot: str, language: str) -> Files | None:
+    """English is the source of every translation, and named so."""
+    names = []
+    for code in (pivot, language):
+        code3 = NTREX_CODES.get(code, LANGUAGES[code].code3)
+        name = f"newstest2019-{'src' if code == 'en' else 'ref'}.{code3}.txt"
+        names.append([name, f"NTREX-128/{name}"])
+    return _both(path, *names)
+
+
+def _locate_bactrian_x(path: str, pivot: str, language: str) -> Files | None:
+    return _both(path, *(bactrian_x.file_names(code) for code in (pivot, language)))
+
+
 _LAYOUTS: Mapping[str, Callable[[str, str, str], Files | None]] = {
     "tsv": _locate_tsv,
     "aligned": _locate_aligned,
     "tico19": _locate_tico19,
     "tatoeba": _locate_tatoeba,
     "flores": _locate_flores,
+    "ntrex": _locate_ntrex,
+    "opus100": opus100.locate,
+    "bactrian_x": _locate_bactrian_x,
 }
+PAIR_KINDS = tuple(_LAYOUTS)
+"""Source kinds that are files of translation pairs."""

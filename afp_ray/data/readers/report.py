@@ -1,9 +1,25 @@
 """Counts what a reader kept and why it refused the other rows."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from afp_ray.errors import DataError
+
+
+class RawRow(NamedTuple):
+    """A row of translation pairs as its file has it.
+
+    Attributes:
+        sides: the text of the pivot and of the other language; any other number of them is refused.
+        name: what the corpus calls the content of the row, "" where it names it by line or not at all.
+        refusal: reason why the row cannot be used, "" where the sides decide.
+    """
+
+    sides: Sequence[str]
+    name: str = ""
+    refusal: str = ""
 
 
 @dataclass(slots=True)

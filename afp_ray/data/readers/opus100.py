@@ -1,0 +1,96 @@
+"""Reads OPUS-100: one folder or parquet file a language pair, or its export as two columns."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file, read_lines
+from afp_ray.data.readers.report import RawRow
+from afp_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 1 << 14
+_FIX = "give the parquet files as OPUS-100 releases them"
+
+
+def locate(path: str, pivot: str, language: str) -> tuple[SourceFile, ...] | None:
+    """Files of the pair, whose name has the two codes in the order of the alphabet; shards before one file.
+
+    Returns: `en-zh/train-*.parquet`, `en-zh.parquet`, or `opus.en2zh.tsv`; None when none of them is there.
+    Raises: DataError when the folder is not there, or a shard of the pair is missing.
+    """
+    pair = "-".join(sorted((pivot, language)))
+    names = [f"{pair}.parquet", f"opus.{pivot}2{language}.tsv", f"opus.{language}2{pivot}.tsv"]
+    file = find(path, names)  # also refuses a path that is no folder
+    shards = sorted((expand_path(path) / pair).glob("train-*.parquet"))
+    if not shards:
+        return (file,) if file else None
+    total = re.search(r"-of-(\d+)\.parquet$", shards[0].name)
+    if total and int(total[1]) != len(shards):
+        raise DataError(
+            f"{len(shards)} of {int(total[1])} training files of {pair} are there",
+            where=str(shards[0].parent),
+            allowed=f"all {int(total[1])} files train-*-of-{total[1]}.parquet of one release",
+            fix="fetch the missing files, and remove those of another release",
+        )
+    return tuple(plain_file(shard) for shard in shards)
+
+
+def pair_rows(files: tuple[SourceFile, ...], *, pivot: str, language: str) -> Iterator[RawRow]:
+    """Rows of `files` in order, the pivot's side first.
+
+    Raises: DataError when a file is no parquet file, or lacks the column `translation` with both languages.
+    """
+    for file in files:
+        if file.label.endswith(".parquet"):
+            yield from _parquet_rows(file, pivot, language)
+            continue
+        reverse = Path(file.label).name == f"opus.{language}2{pivot}.tsv"
+        for line in read_lines(file):
+            sides = line.split("\t")
+            yield RawRow(sides[::-1] if reverse else sides)
+
+
+def _parquet_rows(file: SourceFile, pivot: str, language: str) -> Iterator[RawRow]:
+    """One batch of a row group at a time, so that a million rows are never held twice."""
+    # Imported here: whoever reads no parquet file starts without it.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with file.open() as stream:
+        try:
+            held = pq.ParquetFile(stream)
+            _require_columns(file, held.schema_arrow, pivot, language)
+            for batch in held.iter_batches(batch_size=BATCH_ROWS, columns=["translation"], use_threads=False):
+                column = batch.column("translation")
+                fields = column.flatten()  # unlike field(), keeps a row without a translation empty
+                sides = [fields[column.type.get_field_index(code)].to_pylist() for code in (pivot, language)]
+                yield from (RawRow([source or "", target or ""]) for source, target in zip(*sides, strict=True))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"no readable parquet file: {error}", where=file.label, fix=_FIX) from error
+
+
+def _require_columns(file: SourceFile, schema: "pa.Schema", pivot: str, language: str) -> None:
+    import pyarrow as pa
+
+    position = schema.get_field_index("translation")
+    kind = schema.field(position).type if position >= 0 else None
+    texts = (pa.string(), pa.large_string())
+    if (
+        kind is None
+        or not pa.types.is_struct(kind)
+        or any(
+            kind.get_field_index(code) < 0 or kind.field(kind.get_field_index(code)).type not in texts
+            for code in (pivot, language)
+        )
+    ):
+        has = f"translation: {kind}" if kind is not None else f"columns {', '.join(schema.names)}"
+        raise DataError(
+            f"the file has no translations of {pivot} and {language}, but {has}",
+            where=file.label,
+            allowed=f"translation: struct<{pivot}: string, {language}: string>",
+            fix=_FIX,
+        )
