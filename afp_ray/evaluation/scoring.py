@@ -1,10 +1,13 @@
 """Summed log-likelihood of continuations given their contexts.
 
+What requests have in common at their beginning runs once, and its keys and values are handed to each of them; a model
+whose keys and values cannot be handed on exactly is given whole requests, which takes longer and gives the same.
+
 Shapes: R requests in a batch, T tokens of the longest, N scored positions of the batch, D hidden size, V vocabulary.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,24 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from afp_ray.errors import ModelError, TaskError
+from afp_ray.evaluation.sharing import Request, common_prefix, stems, trunks
 
 _MAX_LOGITS = {"cpu": 1 << 20}
 """Logits held at a time by kind of device: 4 MB in float32 stay in a CPU's cache; positions beyond are projected in the
 next chunk."""
 _MAX_LOGITS_ELSEWHERE = 1 << 26
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A tokenised choice.
-
-    Attributes:
-        ids: token ids of context and continuation.
-        start: index of the first continuation token, at least 1.
-    """
-
-    ids: tuple[int, ...]
-    start: int
+_MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 32
+"""Bytes of keys and values of a batch, on a CPU and elsewhere."""
 
 
 class ContinuationScorer:
@@ -48,6 +41,7 @@ class ContinuationScorer:
         self.max_positions = max_positions(model)
         self.num_truncated = 0
         self.body, self.head = _body_and_head(model)
+        self._sharing: tuple[int, int] | None = None
 
     def score(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[float, ...]]:
         """Log-likelihood in nats of every choice of every question, summed over continuation tokens.
@@ -78,7 +72,7 @@ class ContinuationScorer:
         pairs = [_move_spaces(*choice) for question in questions for choice in question]
         contexts = self._tokenise([context for context, _ in pairs])
         wholes = self._tokenise([context + continuation for context, continuation in pairs])
-        starts = [_common_prefix(context, whole) for context, whole in zip(contexts, wholes, strict=True)]
+        starts = [common_prefix(context, whole) for context, whole in zip(contexts, wholes, strict=True)]
         requests: list[Request] = []
         for question in questions:
             span = range(len(requests), len(requests) + len(question))
@@ -110,7 +104,7 @@ class ContinuationScorer:
     def _tokenise(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         distinct = list(dict.fromkeys(texts))
         filled = [text for text in distinct if text]
-        ids = self.tokenizer(filled, verbose=False)["input_ids"] if filled else []
+        ids = self.tokenizer(filled, verbose=False, return_attention_mask=False)["input_ids"] if filled else []
         eos = self.tokenizer.eos_token_id
         by_text: dict[str, tuple[int, ...]] = {"": ()}
         for text, tokens in zip(filled, ids, strict=True):
@@ -133,49 +127,84 @@ class ContinuationScorer:
         self.num_truncated += 1
         return Request(request.ids[excess:], request.start - excess)
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Indices of requests of similar length, longest first, within the token budget."""
-        order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].ids), requests[index].ids))
-        batch: list[int] = []
-        for index in order:
-            if batch and (len(batch) + 1) * len(requests[batch[0]].ids) > self.max_batch_tokens:
+    def _batches(
+        self, groups: Sequence[Sequence[Request]], depth: int, token_bytes: int
+    ) -> Iterator[list[Sequence[Request]]]:
+        """Groups of similar length, longest first, within the token budget and, after `depth` tokens, the cache's."""
+        limit = _MAX_CACHE if self.device.type == "cpu" else _MAX_CACHE_ELSEWHERE
+        order = sorted(groups, key=lambda group: (-max(len(r.ids) for r in group), group[0].ids, group[0].start))
+        batch: list[Sequence[Request]] = []
+        rows = longest = 0
+        for group in order:
+            rows += len(group)
+            held = rows * longest * token_bytes if depth else 0
+            if batch and (rows * (longest - depth) > self.max_batch_tokens or held > limit):
                 yield batch
-                batch = []
-            batch.append(index)
+                batch, rows = [], len(group)
+            if not batch:
+                longest = max(len(request.ids) for request in group)
+            batch.append(group)
         if batch:
             yield batch
 
     @torch.inference_mode()
     def _score_unique(self, requests: Sequence[Request]) -> list[float]:
-        values = [0.0] * len(requests)
+        values: dict[Request, float] = {}
         was_training = self.model.training
         self.model.eval()
         try:
-            for batch in self._batches(requests):
-                for index, value in zip(batch, self._score_batch([requests[i] for i in batch]), strict=True):
-                    values[index] = value
+            self._sharing = self._sharing or _sharing(self.body, self.max_positions)
+            longest, token_bytes = self._sharing
+            long = [request for request in requests if len(request.ids) > longest]
+            short = [request for request in requests if len(request.ids) <= longest]
+            for batch in self._batches([[request] for request in long], 0, 0):
+                values |= self._score_batch([request for group in batch for request in group])
+            for trunk, members in trunks(short):
+                past = self._extend(None, [members[0].ids[:trunk]]) if trunk else None
+                by_stem, rest = stems(members, trunk)
+                for depth, groups in (*by_stem.items(), (trunk, [[request] for request in rest])):
+                    for batch in self._batches(groups, depth, token_bytes):
+                        values |= self._score_groups(batch, depth, trunk, past)
         finally:
             self.model.train(was_training)
-        return values
+        return [values[request] for request in requests]
 
-    def _score_batch(self, batch: Sequence[Request]) -> list[float]:
-        length = max(len(request.ids) for request in batch) - 1
+    def _score_groups(
+        self, groups: Sequence[Sequence[Request]], depth: int, trunk: int, past: Any
+    ) -> dict[Request, float]:
+        """Score groups whose requests share `depth` tokens, of which `past` holds the first `trunk` for all of them."""
+        flat = [request for group in groups for request in group]
+        if depth == trunk:
+            cache = _fork(past, len(flat))
+        else:
+            cache = self._extend(_fork(past, len(groups)), [group[0].ids[trunk:depth] for group in groups])
+            owners = [index for index, group in enumerate(groups) for _ in group]
+            cache.batch_select_indices(torch.tensor(owners, device=self.device))
+        return self._score_batch(flat, depth, cache)
+
+    def _extend(self, past: Any, pieces: Sequence[tuple[int, ...]]) -> Any:
+        """Keys and values of `pieces`, which have one length, after those of `past`."""
+        inputs = torch.tensor(pieces, device=self.device)
+        return self.body(input_ids=inputs, past_key_values=past, use_cache=True).past_key_values
+
+    def _score_batch(self, batch: Sequence[Request], depth: int = 0, past: Any = None) -> dict[Request, float]:
+        length = max(len(request.ids) for request in batch) - 1 - depth
         inputs = torch.zeros(len(batch), length, dtype=torch.long)
         rows: list[int] = []
         columns: list[int] = []
         targets: list[int] = []
         for row, request in enumerate(batch):
-            inputs[row, : len(request.ids) - 1] = torch.tensor(request.ids[:-1])
+            inputs[row, : len(request.ids) - 1 - depth] = torch.tensor(request.ids[depth:-1])
             rows += [row] * (len(request.ids) - request.start)
-            columns += range(request.start - 1, len(request.ids) - 1)
+            columns += range(request.start - 1 - depth, len(request.ids) - 1 - depth)
             targets += request.ids[request.start :]
         where = torch.tensor(rows, device=self.device), torch.tensor(columns, device=self.device)
         # Padding stands on the right, where causal attention never looks: no mask is needed and none is sent.
         inputs = inputs.to(self.device)
         if self.head is None:
-            states = self.model(input_ids=inputs, use_cache=False).logits[where]  # (N, V)
+            states = self.model(input_ids=inputs, **_after(past)).logits[where]  # (N, V)
         else:
-            states = self.body(input_ids=inputs, use_cache=False).last_hidden_state[where]  # (N, D)
+            states = self.body(input_ids=inputs, **_after(past)).last_hidden_state[where]  # (N, D)
         gains = self._token_log_likelihoods(states, torch.tensor(targets, device=self.device))
         sums = torch.zeros(len(batch), dtype=torch.float64, device=self.device).index_add_(0, where[0], gains.double())
         values = cast(list[float], sums.tolist())
@@ -185,7 +214,7 @@ class ContinuationScorer:
                 allowed="finite numbers",
                 fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
             )
-        return values
+        return dict(zip(batch, values, strict=True))
 
     def _token_log_likelihoods(self, states: Tensor, targets: Tensor) -> Tensor:
         """(N,) log-probability of each target in nats, from (N, D) states or, without a head, (N, V) logits."""
@@ -236,15 +265,48 @@ def _body_and_head(model: nn.Module) -> tuple[Any, Any]:
         model.train(was_training)
 
 
+def _after(past: Any) -> dict[str, Any]:
+    """Keywords of a call whose tokens follow those of `past`, if there is one."""
+    return {"use_cache": False} if past is None else {"past_key_values": past, "use_cache": True}
+
+
+def _fork(past: Any, rows: int) -> Any:
+    """A copy of the keys and values of one sequence for `rows` sequences."""
+    if past is None:
+        return None
+    cache = copy.deepcopy(past)
+    cache.batch_select_indices(torch.zeros(rows, dtype=torch.long, device=cache.layers[0].keys.device))
+    return cache
+
+
+def _sharing(body: Any, positions: int) -> tuple[int, int]:
+    """The longest request, in tokens, that may be scored in pieces, and the bytes of keys and values of one token.
+
+    A few tokens are run whole and in pieces. Where the two differ, or the model keeps anything but plain keys and
+    values, (0, 0) comes back and requests are run whole. Layers that look at a window keep no more than that, so
+    requests beyond it are run whole too.
+    """
+    if positions < 12:
+        return 0, 0
+    ids = torch.arange(1, 13, device=next(body.parameters()).device)[None] % body.config.get_text_config().vocab_size
+    whole = body(input_ids=ids, use_cache=True)
+    layers = getattr(getattr(whole, "past_key_values", None), "layers", None) or ()
+    if not layers or any(type(layer).__name__ not in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in layers):
+        return 0, 0
+    windows = [layer.sliding_window - 1 for layer in layers if layer.is_sliding]
+    longest = min(windows, default=1 << 30)
+    if longest < ids.shape[1]:
+        return 0, 0
+    first = body(input_ids=ids[:, :5], use_cache=True)
+    second = body(input_ids=ids[:, 5:].repeat(2, 1), **_after(_fork(first.past_key_values, 2)))
+    expected, pieces = whole[0][:, 5:].float().expand(2, -1, -1), second[0].float()
+    if not torch.allclose(pieces, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
+        return 0, 0
+    token_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // ids.shape[1]
+    return longest, token_bytes
+
+
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     """The pair with the context's trailing white space moved to the continuation."""
     kept = context.rstrip()
     return kept, context[len(kept) :] + continuation
-
-
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading elements that both share."""
-    for index, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
-            return index
-    return min(len(first), len(second))
