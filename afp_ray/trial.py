@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -347,8 +346,3 @@ def _environment(device: str) -> dict[str, str]:
         "device": f"{device.split(':')[0]} {name}",
         "threads": str(torch.get_num_threads()),
     }
-
-
-def remove_checkpoint(paths: TrialPaths) -> None:
-    """Delete the saved model of a trial; its scores and predictions stay."""
-    shutil.rmtree(paths.checkpoint, ignore_errors=True)

@@ -1,42 +1,13 @@
 """The dotted fields of a trial that a study may set, and the error for one that is none."""
 
 import difflib
-import types
-import typing
-from functools import cache
+from collections.abc import Iterable
 
-from afp_ray.config import StrictModel, TrialConfig
+from afp_ray.config.fields import trial_fields
 from afp_ray.errors import ConfigError
 
 
-@cache
-def trial_fields() -> tuple[str, ...]:
-    """Every dotted field of `TrialConfig`, in its order: leaves, and the parts that may be null as a whole."""
-    return tuple(_fields(TrialConfig, ""))
-
-
-def _fields(model: type[StrictModel], prefix: str) -> list[str]:
-    names: list[str] = []
-    for name, field in model.model_fields.items():
-        part, is_optional = _model_of(field.annotation)
-        if part is None or is_optional:
-            names.append(f"{prefix}{name}")
-        if part is not None:
-            names += _fields(part, f"{prefix}{name}.")
-    return names
-
-
-def _model_of(annotation: object) -> tuple[type[StrictModel] | None, bool]:
-    """The configuration model that an annotation holds, and whether null is allowed beside it."""
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    options = typing.get_args(annotation) if is_union else (annotation,)
-    for option in options:
-        if isinstance(option, type) and issubclass(option, StrictModel):
-            return option, type(None) in options
-    return None, False
-
-
-def require_fields(names: typing.Iterable[str], place: str) -> None:
+def require_fields(names: Iterable[str], place: str) -> None:
     """Refuse a name that is no field of a trial.
 
     Args:
