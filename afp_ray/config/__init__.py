@@ -1,8 +1,8 @@
 """Frozen, validated configuration of studies and trials; imports neither torch nor Ray."""
 
 from afp_ray.config.base import StrictModel
-from afp_ray.config.data import DataConfig, SourceConfig
-from afp_ray.config.evaluation import CHOICE_TASKS, EvaluationConfig, RepresentationConfig
+from afp_ray.config.data import DataConfig, FilterLimits, SourceConfig
+from afp_ray.config.evaluation import CHOICE_TASKS, GENERATION_TASKS, EvaluationConfig, RepresentationConfig
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.config.runtime import RuntimeConfig
@@ -22,11 +22,13 @@ from afp_ray.config.trial import SCORE_VERSION, TrialConfig, canonical_json, tri
 __all__ = [
     "CHOICE_TASKS",
     "EMBEDDED",
+    "GENERATION_TASKS",
     "SCORE_VERSION",
     "BudgetConfig",
     "ChoiceSpec",
     "DataConfig",
     "EvaluationConfig",
+    "FilterLimits",
     "LossConfig",
     "ModelConfig",
     "ObjectiveConfig",

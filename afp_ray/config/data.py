@@ -1,6 +1,6 @@
 """What a trial trains on: sources, languages, amounts and how prompt and response languages are mixed."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,8 +8,23 @@ from afp_ray.config.base import StrictModel
 from afp_ray.languages import LANGUAGES
 
 SourceKind = Literal[
-    "embedded", "tsv", "aligned", "tico19", "tatoeba", "flores", "ntrex", "opus100", "xquad", "mt_bench", "bactrian_x"
+    "embedded",
+    "tsv",
+    "aligned",
+    "tico19",
+    "tatoeba",
+    "flores",
+    "ntrex",
+    "opus100",
+    "udhr",
+    "xquad",
+    "mt_bench",
+    "bactrian_x",
+    "jsonl",
+    "datasets",
 ]
+PAIR_COLUMNS = frozenset({"source", "target"})
+INSTRUCTION_COLUMNS = frozenset({"id", "instruction", "input", "output"})
 
 
 class SourceConfig(StrictModel):
@@ -17,15 +32,46 @@ class SourceConfig(StrictModel):
 
     kind: SourceKind = "embedded"
     """Reader: `embedded` (pairs and instructions), `tsv` (two columns), `aligned` (one file a side, line by line),
-    `tico19`, `tatoeba`, `flores`, `ntrex`, `opus100` (pairs), `xquad`, `mt_bench` (instructions), `bactrian_x`
-    (instructions, and pairs from their instruction fields)."""
+    `tico19`, `tatoeba`, `flores`, `ntrex`, `opus100`, `udhr` (pairs), `xquad`, `mt_bench` (instructions), `bactrian_x`
+    (instructions, and pairs from their instruction fields), `jsonl` and `datasets` (either, by their `columns`)."""
     path: str | None = None
     """File, folder or tar archive; `~` and `${AFP_DATA_DIR}` are expanded. A `tsv` or `aligned` path may hold
     `{source}` and `{target}`, which become the two language codes. `aligned` takes `news.{target}.txt` (one file a
     language), `corpus.{source}-{target}` (`corpus.en-zh.en` and `corpus.en-zh.zh`), or `{language}` for each side's
-    own code. The other kinds take the folder of the corpus, its files named as released: `opus100` finds
+    own code. `jsonl` takes one object a line and `datasets` any data set id or local folder, both with `columns`.
+    The other kinds take the folder of the corpus, its files named as released: `opus100` finds
     `en-zh/train-*.parquet`, `en-zh.parquet` or `opus.en2zh.tsv`, `bactrian_x` finds `zh.json` or `zh.json.gz`. Not
     for `embedded`."""
+    columns: dict[str, str] | None = None
+    """Columns of `jsonl` and `datasets`: `{source: translation.{source}, target: translation.{target}}` for pairs,
+    `{id: id, instruction: prompt, input: context, output: answer}` for instructions (`input` may be left out). A dot
+    goes into a nested column; `{source}`, `{target}` and `{language}` become language codes."""
+    subset: str | None = None
+    """Configuration name of a `datasets` source, for instance `{source}-{target}` or `{language}`; null takes the
+    only one."""
+    split: str = "train"
+    """Split of a `datasets` source."""
+
+    @model_validator(mode="after")
+    def _columns_fit_kind(self) -> Self:
+        if self.kind not in ("jsonl", "datasets"):
+            if self.columns is not None or self.subset is not None or self.split != "train":
+                raise ValueError(f"source kind {self.kind} has its own columns; remove `columns`, `subset` and `split`")
+            return self
+        names = frozenset(self.columns or {})
+        if names != PAIR_COLUMNS and not (names <= INSTRUCTION_COLUMNS and names >= INSTRUCTION_COLUMNS - {"input"}):
+            raise ValueError(
+                f"source kind {self.kind} needs `columns` named source and target (pairs), or id, instruction, output "
+                f"and perhaps input (instructions); got {', '.join(sorted(names)) or 'none'}"
+            )
+        if self.kind == "jsonl" and (self.subset is not None or self.split != "train"):
+            raise ValueError("a jsonl source has neither `subset` nor `split`; remove them")
+        return self
+
+    @property
+    def holds_pairs(self) -> bool:
+        """Whether a source with `columns` holds translation pairs rather than instructions."""
+        return frozenset(self.columns or {}) == PAIR_COLUMNS
 
     @model_validator(mode="after")
     def _path_fits_kind(self) -> Self:
@@ -34,6 +80,21 @@ class SourceConfig(StrictModel):
         if self.kind != "embedded" and not self.path:
             raise ValueError(f"source kind {self.kind} needs a `path`")
         return self
+
+
+class FilterLimits(StrictModel):
+    """What the quality filter lets pass; a limit of null switches its rule off."""
+
+    max_length_ratio: float | None = Field(default=3.0, gt=1)
+    """Longest a side may be, in characters, against what the other side leads to expect in that language pair."""
+    min_script_share: float | None = Field(default=0.5, gt=0, le=1)
+    """Share of the letters of a side that its language's script must write."""
+    min_language_confidence: float | None = Field(default=0.5, gt=0, le=1)
+    """A side that language identification gives to another language with at least this confidence is dropped."""
+    min_similarity: float | None = Field(default=0.0, ge=-1, le=1)
+    """Least margin similarity of two sides under `filter: similarity`, by pooled states of the untrained model."""
+    near_duplicate: float | None = Field(default=0.9, gt=0, le=1)
+    """Overlap of character shingles from which two rows count as near duplicates."""
 
 
 class DataConfig(StrictModel):
@@ -53,8 +114,25 @@ class DataConfig(StrictModel):
     """Probability that the response language differs from the prompt language."""
     direction_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability that a crossing row of a multilingual mix goes from a target language to the pivot."""
+    crossing: Literal["pivot", "any"] = "pivot"
+    """Languages of a crossing row: the pivot and another one, as published, or any two (CrossIn, arXiv:2404.11932)."""
     translation_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the instruction rows that are translation tasks made from the pairs."""
+    language_temperature: float | None = Field(default=None, gt=0)
+    """Pairs are drawn from language l in proportion to (its number of pairs) ** (1 / temperature): 1 follows the
+    amounts, larger values flatten them; null draws every language alike."""
+    instruction_folds: Annotated[int, Field(ge=1)] | Literal["languages"] = 1
+    """Rows made of each drawn instruction, each with other languages as far as there are: `num_instructions` rows
+    stand for 1/folds as many instructions. `languages` is the number of languages, the pivot included."""
+    filter: Literal["none", "rules", "similarity"] = "none"
+    """Quality filter of pairs and instructions: none, the rules on text alone, or these and cross-lingual similarity
+    by the untrained model."""
+    filter_limits: FilterLimits = FilterLimits()
+    """Limits of the filter; idle while `filter` is none."""
+    keep_best: int | None = Field(default=None, ge=1)
+    """Instructions to keep, by score, before any is drawn (AlpaGasus keeps 9,000 of 52,000, arXiv:2307.08701)."""
+    instruction_scores: str | None = None
+    """JSONL with `id` and `score` (higher is better) for `keep_best`; null scores with the untrained model."""
     seed: int | None = Field(default=None, ge=0)
     """Seed of the draw of rows; null follows the trial's seed."""
 
@@ -68,3 +146,8 @@ class DataConfig(StrictModel):
         if len(set(self.languages)) != len(self.languages):
             raise ValueError(f"`languages` repeats a code: {', '.join(self.languages)}")
         return self
+
+    @property
+    def num_folds(self) -> int:
+        """Rows made of each drawn instruction."""
+        return 1 + len(self.languages) if self.instruction_folds == "languages" else self.instruction_folds

@@ -9,7 +9,10 @@ from afp_ray.config.data import SourceConfig
 from afp_ray.languages import LANGUAGES
 
 CHOICE_TASKS = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
-TaskName = Literal["xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd"]
+GENERATION_TASKS = ("translation", "summarization", "answer_language")
+TaskName = Literal[
+    "xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd", "translation", "summarization", "answer_language"
+]
 Split = Literal["validation", "test"]
 
 
@@ -26,7 +29,7 @@ class EvaluationConfig(StrictModel):
     """Tasks, languages and shots of the scores, and the held-out pairs of the representation metrics."""
 
     tasks: tuple[TaskName, ...] = CHOICE_TASKS  # type: ignore[assignment]
-    """Choice tasks to score; may be empty."""
+    """Choice and generation tasks to score; may be empty."""
     data_dir: str | None = None
     """Folder with the tasks' original files in sub-folders; null takes the embedded rows. `~` and `${AFP_DATA_DIR}`
     are expanded."""

@@ -1,9 +1,9 @@
 """Study and trial files: YAML plus `--set` becomes a validated config, or an error at the line of the mistake."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -232,8 +232,7 @@ def _check_spec(name: str, spec: RangeSpec | ChoiceSpec, document: Document) -> 
         for index, value in enumerate(spec.choices):
             _check_value(name, value, document, (*path, "choices", index))
         return
-    kind = trial_fields()[name].annotation
-    kinds = {kind, *get_args(kind)}
+    kinds = set(_plain_kinds(trial_fields()[name].annotation))
     if not kinds & {int, float}:
         raise error_at(document, path, f"{name} is no number, so it has no range", fix="give it `choices`")
     is_whole = float not in kinds
@@ -242,6 +241,14 @@ def _check_spec(name: str, spec: RangeSpec | ChoiceSpec, document: Document) -> 
     for end in ("low", "high"):
         value = getattr(spec, end)
         _check_value(name, int(value) if is_whole else value, document, (*path, end))
+
+
+def _plain_kinds(kind: Any) -> Iterator[Any]:
+    """`kind` and what it is a union of, constraints left out: `int` of `Annotated[int, ...] | Literal["all"]`."""
+    yield kind
+    if get_origin(kind) is not Literal:
+        for part in get_args(kind):
+            yield from _plain_kinds(part)
 
 
 def _check_objective(study: StudyConfig, document: Document) -> None:

@@ -1,6 +1,6 @@
 """Weights and shape of the training loss."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,11 +18,14 @@ class LossConfig(StrictModel):
     """lambda: multiplies the instruction (next-token) term."""
     temperature: float = Field(default=0.05, gt=0)
     """Softmax temperature of the contrastive term, unitless."""
-    layer: int = Field(default=1, ge=0)
-    """Index into `hidden_states`: 0 is the embedding output, 1 the first block."""
+    layer: Annotated[int, Field(ge=0)] | Literal["middle", "all"] = 1
+    """Index into `hidden_states`: 0 is the embedding output, 1 the first block. `middle` is half of the blocks, `all`
+    the mean of the contrastive losses of every layer."""
     pooling: Pooling = "last"
     """How token states of that layer become one vector per sentence."""
     symmetric: bool = False
     """Average the losses of both directions; false takes pivot to target alone, as published."""
     negatives: Literal["batch", "global"] = "global"
     """Negatives from the worker's own rows, or from the rows of all workers."""
+    schedule: Literal["joint", "alternate"] = "joint"
+    """Both terms in every step, or the instruction term in even steps and the contrastive term in odd ones."""

@@ -50,6 +50,11 @@ class StudyConfig(StrictModel):
     """Early stopping of search trials."""
     budget: BudgetConfig = BudgetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    published: tuple[str, ...] = ()
+    """Published tables that `compare` prints beside this study's own, by their names in the reference data."""
+    small: dict[str, Any] = {}
+    """The same comparison for two CPU cores on the embedded corpus: fields of this file that `--small` replaces, with
+    `fixed` merged name by name and `-small` added to the study's name."""
 
     @model_validator(mode="after")
     def _name_is_a_folder(self) -> Self:

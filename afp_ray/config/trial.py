@@ -14,7 +14,26 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import ModelConfig
 from afp_ray.config.training import TrainingConfig
 
-MethodName = Literal["base", "ft", "mcl", "mit", "cit", "mcl_mit", "coit", "afp", "afp_paper"]
+MethodName = Literal[
+    "base",
+    "ft",
+    "mcl",
+    "mit",
+    "mit_nfold",
+    "cit",
+    "mcl_mit",
+    "coit",
+    "crossin",
+    "mid_align",
+    "prealign",
+    "alignx",
+    "afp",
+    "afp_paper",
+    "bloomz_560m",
+    "bloomz_7b1",
+    "polylm_1b7",
+    "polylm_13b",
+]
 
 SCORE_VERSION = 1
 """Raised by every change of the code that changes a score: it enters the trial id."""
