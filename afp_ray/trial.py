@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from afp_ray import __version__
-from afp_ray.config import DataConfig, TrialConfig
+from afp_ray.config import DataConfig, TrainingRuntime, TrialConfig
 from afp_ray.data import sources
 from afp_ray.data.rows import ParallelInstruction, TranslationPair
 from afp_ray.errors import ConfigError, ModelError
@@ -34,6 +34,7 @@ def check_trial(config: TrialConfig) -> None:
     if (
         config.loss.contrastive_weight > 0
         and config.training.max_steps > 0
+        and isinstance(config.loss.layer, int)
         and config.loss.layer > description.num_layers
     ):
         raise ConfigError(
@@ -85,6 +86,7 @@ class _Run:
     config: TrialConfig
     paths: TrialPaths
     reporter: Reporter
+    runtime: TrainingRuntime
     device: str
     rank: int
     world_size: int
@@ -98,7 +100,7 @@ def run_trial(
     splits: Sequence[str],
     reporter: Reporter,
     device: str = "auto",
-    micro_batch_size: int | None = None,
+    runtime: TrainingRuntime | None = None,
     num_threads: int | None = None,
 ) -> TrialResult | None:
     """Train and score one configuration; what `folder` already holds is not done again.
@@ -112,7 +114,7 @@ def run_trial(
         splits: "validation", "test" or both; only those that a stored result lacks are scored.
         reporter: hears of progress.
         device: "auto" takes a GPU where there is one.
-        micro_batch_size: instructions per forward pass; None takes the worker's whole share.
+        runtime: memory, checkpoints and watching; nothing there changes a score. None takes the defaults.
         num_threads: torch threads; None leaves torch's choice.
     Returns: the result, None on workers other than the first.
     Raises: UserError for bad input, DivergedError, whatever torch raises.
@@ -125,11 +127,11 @@ def run_trial(
     rank, world_size = _worker()
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-    run = _Run(config, TrialPaths(folder), reporter, device, rank, world_size)
+    run = _Run(config, TrialPaths(folder), reporter, runtime or TrainingRuntime(), device, rank, world_size)
     stored = read_result(run.paths)
     if stored is not None and set(splits) <= set(stored.splits):
         return stored if rank == 0 else None
-    loaded, summary = _trained_model(run, stored, micro_batch_size)
+    loaded, summary = _trained_model(run, stored)
     if rank != 0:
         return None
     result = _score(run, loaded, [split for split in _SPLITS if split in splits], stored)
@@ -163,9 +165,7 @@ def _worker() -> tuple[int, int]:
     return 0, 1
 
 
-def _trained_model(
-    run: _Run, stored: TrialResult | None, micro_batch_size: int | None
-) -> tuple["LoadedModel", TrainingSummary]:
+def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel", TrainingSummary]:
     """The model to score: the stored checkpoint, or one that is trained now and saved."""
     from afp_ray.models.load import load_model
     from afp_ray.training.checkpoint import save_checkpoint, verify_checkpoint
@@ -186,7 +186,7 @@ def _trained_model(
     loaded = load_model(config.model, device=run.device)
     if config.training.max_steps == 0:
         return loaded, TrainingSummary(steps=0)
-    batches = _training_batches(run, loaded, micro_batch_size)
+    batches = _training_batches(run, loaded)
     if run.rank == 0:
         _record_training_call(paths)
     summary = train(
@@ -204,7 +204,7 @@ def _trained_model(
     return loaded, summary
 
 
-def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | None) -> Any:
+def _training_batches(run: _Run, loaded: "LoadedModel") -> Any:
     from afp_ray.data.batches import TrainingBatches
     from afp_ray.data.mixing import draw_instructions, draw_pairs, remove_heldout
 
@@ -231,7 +231,7 @@ def _training_batches(run: _Run, loaded: "LoadedModel", micro_batch_size: int | 
         seed=config.seed,
         rank=run.rank,
         world_size=run.world_size,
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=run.runtime.micro_batch_size,
     )
 
 

@@ -8,6 +8,7 @@ Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--rounds N] [--steps N]
 
 import argparse
 import contextlib
+import math
 import statistics
 import sys
 import time
@@ -113,7 +114,7 @@ def _whole_step(
     def step(batch: TrainBatch) -> None:
         optimizer.zero_grad(set_to_none=True)
         losses = backward(batch)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm or math.inf)
         optimizer.step()
         torch.stack([*(loss.float() for loss in losses), norm.float()]).tolist()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from afp_ray.config import TrialConfig
+from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.errors import DataError, DivergedError
 from afp_ray.records import Score, TrainingSummary, TrialResult
 from afp_ray.store import TrialPaths, write_json
@@ -48,7 +48,7 @@ def run(
     splits: Sequence[str],
     reporter: Reporter,
     device: str = "auto",
-    micro_batch_size: int | None = None,
+    runtime: TrainingRuntime | None = None,
     num_threads: int | None = None,
 ) -> TrialResult | None:
     """Train (write a line), keep a checkpoint, score what is missing; or fail as the learning rate says."""

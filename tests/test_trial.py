@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from afp_ray.config import TrialConfig, nest, trial_id
+from afp_ray.config import TrainingRuntime, TrialConfig, nest, trial_id
 from afp_ray.errors import ConfigError, DivergedError, ModelError
 from afp_ray.evaluation.objective import objective_value
 from afp_ray.evaluation.predictions import read_predictions
@@ -76,7 +76,7 @@ def test_the_same_trial_gives_the_same_numbers_and_another_seed_does_not(tmp_pat
 
 def test_micro_batches_change_no_loss(tmp_path: Path) -> None:
     whole = run(trial(), tmp_path / "whole", "validation").training
-    parts = run(trial(), tmp_path / "parts", "validation", micro_batch_size=1).training
+    parts = run(trial(), tmp_path / "parts", "validation", runtime=TrainingRuntime(micro_batch_size=1)).training
     assert parts.instruction_loss == pytest.approx(whole.instruction_loss, abs=1e-5)
     assert parts.contrastive_loss == pytest.approx(whole.contrastive_loss, abs=1e-5)
 

@@ -5,7 +5,7 @@ from afp_ray.config.data import DataConfig, FilterLimits, SourceConfig
 from afp_ray.config.evaluation import CHOICE_TASKS, GENERATION_TASKS, EvaluationConfig, RepresentationConfig
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import EMBEDDED, ModelConfig
-from afp_ray.config.runtime import RuntimeConfig
+from afp_ray.config.runtime import RuntimeConfig, TrainingRuntime
 from afp_ray.config.search import (
     BudgetConfig,
     ChoiceSpec,
@@ -41,6 +41,7 @@ __all__ = [
     "StrictModel",
     "StudyConfig",
     "TrainingConfig",
+    "TrainingRuntime",
     "TrialConfig",
     "TuneSpec",
     "canonical_json",

@@ -25,7 +25,12 @@ class LossConfig(StrictModel):
     """How token states of that layer become one vector per sentence."""
     symmetric: bool = False
     """Average the losses of both directions; false takes pivot to target alone, as published."""
-    negatives: Literal["batch", "global"] = "global"
-    """Negatives from the worker's own rows, or from the rows of all workers."""
+    negatives: Literal["batch", "global", "queue"] = "global"
+    """Negatives from the worker's own rows, from the rows of all workers, or from these and a queue of earlier targets
+    encoded by a slow copy of the lower layers (XlCo, arXiv:2007.07834), which helps batches of a few pairs."""
+    queue_size: int = Field(default=4096, ge=1)
+    """Targets in the queue; idle unless `negatives` is `queue`."""
+    queue_momentum: float = Field(default=0.999, ge=0, lt=1)
+    """Share of the slow copy that stays at each step; idle unless `negatives` is `queue`."""
     schedule: Literal["joint", "alternate"] = "joint"
     """Both terms in every step, or the instruction term in even steps and the contrastive term in odd ones."""

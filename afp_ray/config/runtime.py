@@ -1,13 +1,34 @@
 """How a study is carried out; nothing here changes a score."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from afp_ray.config.base import StrictModel
 
 
-class RuntimeConfig(StrictModel):
+class TrainingRuntime(StrictModel):
+    """How one worker trains: memory, checkpoints and what is watched."""
+
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Instructions per forward pass of one worker; null takes the worker's whole share of the batch. Either is halved
+    when memory runs out, and the result says so."""
+    pair_chunk_size: int | None = Field(default=None, ge=1)
+    """Pairs per forward pass of one worker; the gradient stays that of the whole batch (gradient caching, at the price
+    of a second forward). null takes all at once, and is halved when memory runs out."""
+    sharding: Literal["none", "full"] = "none"
+    """`full` shards weights, gradients and optimizer state over the workers of a trial (FSDP2)."""
+    gradient_checkpointing: bool = False
+    """Recompute the states inside each block in the backward pass instead of keeping them."""
+    checkpoint_every_s: Annotated[float, Field(gt=0)] | None = 300.0
+    """Seconds between two resumable checkpoints of a running trial; null keeps none."""
+    keep_last: int = Field(default=2, ge=1)
+    """Resumable checkpoints of a running trial that are kept; a damaged one is passed over for the one before."""
+    profile_steps: int = Field(default=0, ge=0)
+    """Write a Chrome trace of so many steps, from the third on, beside the trial's log."""
+
+
+class RuntimeConfig(TrainingRuntime):
     """Executor, resources and tracking."""
 
     executor: Literal["ray", "local"] = "ray"
@@ -20,11 +41,14 @@ class RuntimeConfig(StrictModel):
     """GPUs of one worker; a fraction lets trials share a GPU."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs of one worker; also its number of torch threads (at least 1)."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Instructions per forward pass of one worker; null takes the worker's whole share of the batch."""
     max_retries: int = Field(default=2, ge=0)
     """Fresh attempts of a trial whose worker or node died; a trial that raised is not tried again."""
     keep_checkpoints: Literal["confirmed", "all", "none"] = "confirmed"
     """Which checkpoints stay on disk once an arm is decided."""
     tracking_uri: str | None = None
     """MLflow tracking URI; null is the environment's MLFLOW_TRACKING_URI, else `sqlite:///` beside the runs."""
+
+    @property
+    def of_training(self) -> TrainingRuntime:
+        """The part that the worker of a trial needs."""
+        return TrainingRuntime.model_validate({name: getattr(self, name) for name in TrainingRuntime.model_fields})

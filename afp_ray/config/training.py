@@ -1,10 +1,23 @@
 """How a trial's weights are updated."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from afp_ray.config.base import StrictModel
+
+
+class LoraConfig(StrictModel):
+    """Low-rank adapters on the frozen weights (arXiv:2106.09685); the saved checkpoint has them merged."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update of each matrix."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    targets: Literal["linear", "attention"] = "linear"
+    """Every linear layer of the blocks, or the projections of attention alone."""
 
 
 class TrainingConfig(StrictModel):
@@ -18,8 +31,8 @@ class TrainingConfig(StrictModel):
     """Share of `max_steps` in which the learning rate rises linearly from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this global norm."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this global norm; null leaves them."""
     batch_size: int = Field(default=16, ge=1)
     """Instructions per step, and pairs unless `pair_batch_size` says otherwise, over all workers together."""
     pair_batch_size: int | None = Field(default=None, ge=2)
@@ -29,8 +42,22 @@ class TrainingConfig(StrictModel):
     """Optimizer steps; 0 evaluates the model as it is."""
     max_length: int = Field(default=256, ge=2)
     """Longest sample in tokens; longer ones are cut on the right."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is autocast with fp32 master weights."""
+    precision: Literal["fp32", "bf16", "bf16_resident"] = "fp32"
+    """`bf16` is autocast with fp32 master weights; `bf16_resident` keeps weights and gradients in bf16 as well."""
+    rounding: Literal["stochastic", "compensated"] = "stochastic"
+    """Update of bf16 weights: rounded at random in proportion (arXiv:2010.06192), or with the lost part kept beside
+    each weight (Kahan). Idle unless `precision` is `bf16_resident`."""
+    optimizer_in_backward: bool = False
+    """Update each weight as soon as its gradient is there and free the gradient; needs `max_grad_norm: null`, since
+    the norm of all gradients is known at the end only."""
+    lora: LoraConfig | None = None
+    """Train adapters alone; null trains every weight."""
+
+    @model_validator(mode="after")
+    def _norm_is_known_in_time(self) -> Self:
+        if self.optimizer_in_backward and self.max_grad_norm is not None:
+            raise ValueError("optimizer_in_backward frees gradients before their norm is known; set max_grad_norm null")
+        return self
 
     @property
     def num_pairs_per_step(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from afp_ray.config import TrialConfig
+from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.records import Job, StudyState, TrialRecord, TrialResult
 from afp_ray.search import Wait
 from afp_ray.training.reporter import Reporter
@@ -29,7 +29,7 @@ class RunTrial(Protocol):
         splits: Sequence[str],
         reporter: Reporter,
         device: str = "auto",
-        micro_batch_size: int | None = None,
+        runtime: TrainingRuntime | None = None,
         num_threads: int | None = None,
     ) -> TrialResult | None:
         """Run the trial, or only the splits that `folder` lacks; None on workers other than the first."""

@@ -153,7 +153,7 @@ class Driver:
             "folder": str(self._ledger.paths.trial(job.trial_id).folder),
             "cwd": os.getcwd(),
             "device": "auto",
-            "micro_batch_size": self.runtime.micro_batch_size,
+            "runtime": self.runtime.of_training.model_dump(mode="json"),
             "num_threads": max(1, int(self.runtime.cpus_per_worker)),
         }
 

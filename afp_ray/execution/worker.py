@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from afp_ray.config import TrialConfig
+from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.execution.base import RunTrial
 from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of
 from afp_ray.execution.progress import ProgressReporter
@@ -48,7 +48,7 @@ def run_job(work: dict[str, Any], *, rank: int = 0, num_workers: int = 1) -> str
             splits=job.splits,
             reporter=reporter,
             device=work["device"],
-            micro_batch_size=work["micro_batch_size"],
+            runtime=TrainingRuntime.model_validate(work["runtime"]),
             num_threads=work["num_threads"],
         )
         return Outcome(result=result).model_dump_json() if result is not None else None
