@@ -15,7 +15,7 @@ class Language:
 
     Attributes:
         code: ISO 639-1 code.
-        code3: ISO 639-3 code, which some corpora name their files by.
+        code3: ISO 639-3 code as FLORES-200 has it, which most corpora name their files by; "arb", not "ara".
         name: English name, used in instructions ("Answer in Thai:").
         script: ISO 15924 script code.
         space: what stands between words, "" where the script writes none.
@@ -52,7 +52,8 @@ def _row(code: str, code3: str, name: str, script: str, space: str, resource: Re
     return Language(code, code3, name, script, space, resource, {key: value for key, value in pairs if value})
 
 
-# Words of the XNLI and XCOPA templates follow the wording of the public evaluation harness, so that numbers compare.
+# Words of the XNLI and XCOPA templates follow the wording of the public evaluation harness where it has the language,
+# so that numbers compare. "right" goes before a question mark; "because" and "so" go before a main clause.
 LANGUAGES: dict[str, Language] = {
     row.code: row
     for row in (
@@ -67,21 +68,51 @@ LANGUAGES: dict[str, Language] = {
         _row("pt", "por", "Portuguese", "Latn", " ", "high", "certo|Sim|Também|Não|porque|então"),
         _row("ar", "arb", "Arabic", "Arab", " ", "middle", "صحيح|نعم|لذا|رقم|لأن|لذلك"),
         _row("bg", "bul", "Bulgarian", "Cyrl", " ", "middle", "правилно|да|така|не|защото|затова"),
+        _row("cs", "ces", "Czech", "Latn", " ", "middle", "správně|Ano|Také|Ne|protože|takže"),
         _row("el", "ell", "Greek", "Grek", " ", "middle", "σωστός|Ναί|Έτσι|όχι|επειδή|άρα"),
+        _row("fa", "pes", "Persian", "Arab", " ", "middle", "درست است|بله|همچنین|نه|زیرا|بنابراین"),
+        _row("fi", "fin", "Finnish", "Latn", " ", "middle", "eikö niin|Kyllä|Myös|Ei|koska|joten"),
+        _row("he", "heb", "Hebrew", "Hebr", " ", "middle", "נכון|כן|כמו כן|לא|כי|לכן"),
         _row("hi", "hin", "Hindi", "Deva", " ", "middle", "सही|हाँ|इसलिए|नहीं|क्योंकि|इसलिए"),
+        _row("hr", "hrv", "Croatian", "Latn", " ", "middle", "točno|Da|Također|Ne|jer|zato"),
         _row("id", "ind", "Indonesian", "Latn", " ", "middle", "benar|Ya|Juga|Tidak|karena|maka"),
         _row("ko", "kor", "Korean", "Kore", " ", "middle", "맞죠|예|또한|아니요|왜냐하면|그래서"),
+        _row("nl", "nld", "Dutch", "Latn", " ", "middle", "toch|Ja|Ook|Nee|want|dus"),
+        _row("pl", "pol", "Polish", "Latn", " ", "middle", "prawda|Tak|Również|Nie|ponieważ|więc"),
+        _row("ro", "ron", "Romanian", "Latn", " ", "middle", "corect|Da|De asemenea|Nu|pentru că|așa că"),
+        _row("sv", "swe", "Swedish", "Latn", " ", "middle", "eller hur|Ja|Också|Nej|eftersom|så"),
         _row("th", "tha", "Thai", "Thai", "", "middle", "ถูกต้อง|ใช่|ดังนั้น|ไม่|เพราะ|ดังนั้น"),
         _row("tr", "tur", "Turkish", "Latn", " ", "middle", "doğru|Evet|Böylece|Hayır|çünkü|bu yüzden"),
+        _row("uk", "ukr", "Ukrainian", "Cyrl", " ", "middle", "правильно|Так|Також|Ні|тому що|тому"),
         _row("vi", "vie", "Vietnamese", "Latn", " ", "middle", "đúng|Vâng|Vì vậy|Không|bởi vì|vì vậy"),
+        _row("af", "afr", "Afrikaans", "Latn", " ", "low", "reg|Ja|Ook|Nee|want|dus"),
+        _row("az", "azj", "Azerbaijani", "Latn", " ", "low", "doğrudur|Bəli|Həmçinin|Xeyr|çünki|buna görə də"),
+        _row("bn", "ben", "Bengali", "Beng", " ", "low", "ঠিক|হ্যাঁ|এছাড়াও|না|কারণ|তাই"),
         _row("et", "est", "Estonian", "Latn", " ", "low", "õige|Jah|Samuti|Ei|sest|seetõttu"),
-        _row("eu", "eus", "Basque", "Latn", " ", "low", ""),
+        _row("eu", "eus", "Basque", "Latn", " ", "low", "ezta|Bai|Gainera|Ez|izan ere|beraz"),
+        _row("gl", "glg", "Galician", "Latn", " ", "low", "verdadeiro|Si|Ademais|Non|porque|así que"),
+        _row("gu", "guj", "Gujarati", "Gujr", " ", "low", "બરાબર|હા|ઉપરાંત|ના|કારણ કે|તેથી"),
         _row("ht", "hat", "Haitian Creole", "Latn", " ", "low", "||||poukisa|donk sa"),
-        _row("my", "mya", "Burmese", "Mymr", "", "low", ""),
+        _row("ka", "kat", "Georgian", "Geor", " ", "low", "მართალია|დიახ|ასევე|არა|რადგან|ამიტომ"),
+        _row("kk", "kaz", "Kazakh", "Cyrl", " ", "low", "дұрыс|Иә|Сондай-ақ|Жоқ|өйткені|сондықтан"),
+        _row("km", "khm", "Khmer", "Khmr", "", "low", "មែនទេ|មែន|ម្យ៉ាងទៀត|ទេ|ពីព្រោះ|ដូច្នេះ"),
+        _row("lt", "lit", "Lithuanian", "Latn", " ", "low", "tiesa|Taip|Taip pat|Ne|nes|todėl"),
+        _row("lv", "lvs", "Latvian", "Latn", " ", "low", "pareizi|Jā|Arī|Nē|jo|tāpēc"),
+        _row("mk", "mkd", "Macedonian", "Cyrl", " ", "low", "точно|Да|Исто така|Не|затоа што|затоа"),
+        _row("ml", "mal", "Malayalam", "Mlym", " ", "low", "ശരിയല്ലേ|അതെ|കൂടാതെ|അല്ല|കാരണം|അതിനാൽ"),
+        _row("mn", "khk", "Mongolian", "Cyrl", " ", "low", "зөв|Тийм|Мөн|Үгүй|учир нь|тиймээс"),
+        _row("mr", "mar", "Marathi", "Deva", " ", "low", "बरोबर|होय|तसेच|नाही|कारण|म्हणून"),
+        _row("my", "mya", "Burmese", "Mymr", "", "low", "မှန်လား|ဟုတ်ကဲ့|ထို့အပြင်|မဟုတ်ပါ|အဘယ်ကြောင့်ဆိုသော်|ထို့ကြောင့်"),
+        _row("ne", "npi", "Nepali", "Deva", " ", "low", "सही|हो|साथै|होइन|किनभने|त्यसैले"),
+        _row("ps", "pbt", "Pashto", "Arab", " ", "low", "سمه ده|هو|همدارنګه|نه|ځکه چې|نو"),
         _row("qu", "que", "Quechua", "Latn", " ", "low", "||||imataq|chaymi"),
+        _row("si", "sin", "Sinhala", "Sinh", " ", "low", "නේද|ඔව්|එමෙන්ම|නැත|මන්ද|එබැවින්"),
+        _row("sl", "slv", "Slovenian", "Latn", " ", "low", "kajne|Da|Tudi|Ne|ker|zato"),
         _row("sw", "swh", "Swahili", "Latn", " ", "low", "sahihi|Ndiyo|Hivyo|Hapana|kwa sababu|kwa hiyo"),
-        _row("ta", "tam", "Tamil", "Taml", " ", "low", "||||காரணமாக|எனவே"),
-        _row("te", "tel", "Telugu", "Telu", " ", "low", ""),
+        _row("ta", "tam", "Tamil", "Taml", " ", "low", "சரியா|ஆம்|மேலும்|இல்லை|காரணமாக|எனவே"),
+        _row("te", "tel", "Telugu", "Telu", " ", "low", "కదా|అవును|అలాగే|కాదు|ఎందుకంటే|కాబట్టి"),
+        _row("tl", "tgl", "Tagalog", "Latn", " ", "low", "tama|Oo|Gayundin|Hindi|dahil|kaya"),
         _row("ur", "urd", "Urdu", "Arab", " ", "low", "صحیح|ہاں|اس لئے|نہیں|کیونکہ|اس لیے"),
+        _row("xh", "xho", "Xhosa", "Latn", " ", "low", "ichanekile|Ewe|Kananjalo|Hayi|kuba|ngoko"),
     )
 }

@@ -5,6 +5,7 @@ mlflow.db, mlartifacts/      default tracking database of all studies
 <study>/
 study.json               the validated study, as it was first run
 ledger.jsonl             the one truth
+ledger.snapshot.json     a long ledger's state as of one of its lines; can be deleted at any time
 driver.lease             held by the driver
 driver.log
 report.html, comparison.{md,tex,csv,json}
@@ -13,7 +14,12 @@ stop                     asks the driver to stop
 trials/<trial_id>/
 config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
 training_calls.jsonl one line each time that training really starts
+training.jsonl       losses, learning rate and so on by step, at most about 2,000 lines
+trace.json.gz        Chrome trace of some steps, where one was asked for
+state/step-<n>/      the last resumable states of a running trial
+state/trained.json   what a training that is over did, until its scores are there
 predictions/<split>.parquet
+representation/<split>.safetensors  states of held-out sentences, for drawings
 checkpoint/          a Hugging Face folder
 """
 
@@ -26,6 +32,7 @@ from typing import Any
 from afp_ray.errors import UnavailableError
 
 DEFAULT_STORAGE = "runs"
+LEDGER_SNAPSHOT = "ledger.snapshot.json"
 
 
 class TrialPaths:
@@ -37,9 +44,14 @@ class TrialPaths:
         self.result = folder / "result.json"
         self.progress = folder / "progress.json"
         self.training_calls = folder / "training_calls.jsonl"
+        self.curve = folder / "training.jsonl"
+        self.trace = folder / "trace.json.gz"
+        self.states = folder / "state"
+        self.trained = folder / "state" / "trained.json"
         self.log = folder / "log.txt"
         self.checkpoint = folder / "checkpoint"
         self.predictions = folder / "predictions"
+        self.representation = folder / "representation"
 
     def failure(self, attempt: int) -> Path:
         """Traceback of a failed attempt."""
@@ -48,6 +60,10 @@ class TrialPaths:
     def predictions_of(self, split: str) -> Path:
         """Per-example predictions of one split."""
         return self.predictions / f"{split}.parquet"
+
+    def representation_of(self, split: str) -> Path:
+        """States of the held-out sentences of one split."""
+        return self.representation / f"{split}.safetensors"
 
 
 class StudyPaths:
@@ -105,6 +121,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise UnavailableError(f"cannot write {path}: {error}") from error
+
+
+def cache_folder(kind: str) -> Path:
+    """Where things that can be made again are kept for all studies of a user: `$AFP_CACHE/<kind>`.
+
+    Without the variable it is `afp_ray` in the user's cache folder. Everything there can be removed at any time.
+
+    Args:
+        kind: `rows`, `tokens`, `models` ...
+    """
+    if named := os.environ.get("AFP_CACHE"):
+        return Path(named).expanduser() / kind
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afp_ray" / kind
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The fixture that several rooms share: one Ray cluster for the session, whose workers can import what tests can."""
+"""What several rooms share: caches of the session's own, and one Ray cluster whose workers import what tests can."""
 
 import os
 import tempfile
@@ -8,6 +8,15 @@ from pathlib import Path
 import pytest
 
 TESTS = str(Path(__file__).parent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Rows and tokens that tests keep are their own, for this run alone, and never the user's."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AFP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

@@ -91,8 +91,12 @@ class FilterLimits(StrictModel):
     """Share of the letters of a side that its language's script must write."""
     min_language_confidence: float | None = Field(default=0.5, gt=0, le=1)
     """A side that language identification gives to another language with at least this confidence is dropped."""
-    min_similarity: float | None = Field(default=0.0, ge=-1, le=1)
-    """Least margin similarity of two sides under `filter: similarity`, by pooled states of the untrained model."""
+    max_noise_probability: float | None = Field(default=0.5, gt=0, lt=1)
+    """Probability of being misaligned (swapped, cut off) above which a row is dropped. It is learned from the rows of
+    the language pair, 200 at least; under `filter: similarity` the margin similarity of the sides enters it too."""
+    min_similarity: float | None = Field(default=None, ge=-2, le=2)
+    """Least margin similarity of two sides under `filter: similarity`, by pooled states of the untrained model; null
+    sets no limit of its own, since what a good row reaches depends on model and language."""
     near_duplicate: float | None = Field(default=0.9, gt=0, le=1)
     """Overlap of character shingles from which two rows count as near duplicates."""
 
@@ -113,14 +117,16 @@ class DataConfig(StrictModel):
     cross_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability that the response language differs from the prompt language."""
     direction_probability: float = Field(default=0.5, ge=0, le=1)
-    """Probability that a crossing row of a multilingual mix goes from a target language to the pivot."""
+    """Probability that a crossing row of a multilingual mix, or a translation task, goes from a target language to the
+    pivot; idle for rows that cross between any two languages."""
     crossing: Literal["pivot", "any"] = "pivot"
-    """Languages of a crossing row: the pivot and another one, as published, or any two (CrossIn, arXiv:2404.11932)."""
+    """Languages of a crossing row: the pivot and another one, as published, or any two, each ordered pair alike
+    (CrossIn, arXiv:2404.11932); the same where `languages` names one."""
     translation_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the instruction rows that are translation tasks made from the pairs."""
     language_temperature: float | None = Field(default=None, gt=0)
     """Pairs are drawn from language l in proportion to (its number of pairs) ** (1 / temperature): 1 follows the
-    amounts, larger values flatten them; null draws every language alike."""
+    amounts, larger values flatten them; null draws every language alike. Translation tasks follow the drawn pairs."""
     instruction_folds: Annotated[int, Field(ge=1)] | Literal["languages"] = 1
     """Rows made of each drawn instruction, each with other languages as far as there are: `num_instructions` rows
     stand for 1/folds as many instructions. `languages` is the number of languages, the pivot included."""

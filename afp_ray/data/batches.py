@@ -6,17 +6,26 @@ tokenizer would choose; the mask is 1 on tokens and 0 on padding; labels are -10
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from afp_ray.data.order import BatchOrder
+from afp_ray.data.packing import UNSUPERVISED, PackedBatch, fill_greedily, pack
 from afp_ray.data.rows import Instruction, TranslationPair
-from afp_ray.data.tokens import TokenArray, Tokenizer, tokenize_instructions, tokenize_pairs
+from afp_ray.data.tokens import (
+    InstructionTokens,
+    PairTokens,
+    TokenArray,
+    Tokenizer,
+    tokenize_instructions,
+    tokenize_pairs,
+)
 from afp_ray.errors import ConfigError
 
-UNSUPERVISED = -100
-"""Label of positions that the loss leaves out."""
+Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +62,14 @@ class TrainBatch:
     """What one worker takes in one optimizer step.
 
     Attributes:
-        pairs: this worker's rows of the global batch; None when the trial has no pairs.
+        pairs: this worker's b rows of the global batch; packed, b sources are followed by their b targets. None when
+            the trial has no pairs.
         instructions: micro-batches, in order; () when the trial has no instructions.
         num_supervised: supervised positions of the instructions of all workers, the divisor of their summed loss.
     """
 
-    pairs: PairBatch | None
-    instructions: tuple[InstructionBatch, ...]
+    pairs: PairBatch | PackedBatch | None
+    instructions: tuple[InstructionBatch | PackedBatch, ...]
     num_supervised: int
 
 
@@ -67,7 +77,8 @@ class TrainingBatches:
     """Batches of a trial by step; the same global batches for any number of workers.
 
     Args:
-        pairs, instructions: rows of the trial; either may be empty. They are tokenised here, once.
+        pairs, instructions: rows of the trial, tokenised here, or their tokens as the token cache gives them; either
+            may be empty.
         tokenizer: callable on a list of texts.
         batch_size: instructions of one step over all workers together; a multiple of `world_size`.
         pair_batch_size: pairs of one step over all workers together, likewise; None takes `batch_size`.
@@ -75,6 +86,9 @@ class TrainingBatches:
         seed: of the order.
         rank, world_size: which worker this is, 0 <= rank < world_size.
         micro_batch_size: instructions of one forward pass; None takes the worker's share at once.
+        max_tokens: instead of `micro_batch_size`, tokens of one forward pass, padding included; workers may then
+            differ in their number of micro-batches.
+        layout: `padded` rows side by side, or one `packed` row without padding.
 
     Attributes:
         num_pairs, num_instructions: rows that are trained on.
@@ -86,8 +100,8 @@ class TrainingBatches:
 
     def __init__(
         self,
-        pairs: Sequence[TranslationPair],
-        instructions: Sequence[Instruction],
+        pairs: Sequence[TranslationPair] | PairTokens,
+        instructions: Sequence[Instruction] | InstructionTokens,
         tokenizer: Tokenizer,
         *,
         batch_size: int,
@@ -97,15 +111,25 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         micro_batch_size: int | None = None,
+        max_tokens: int | None = None,
+        layout: Layout = "padded",
     ) -> None:
         pair_batch_size = pair_batch_size or batch_size
         _require_shares("batch_size", batch_size, world_size)
         _require_shares("pair_batch_size", pair_batch_size, world_size)
-        _require_micro_batch(micro_batch_size)
+        _require_micro_batch(micro_batch_size, max_tokens)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
-        self._pairs = tokenize_pairs(pairs, tokenizer, max_length=max_length)
-        self._instructions = tokenize_instructions(instructions, tokenizer, max_length=max_length)
+        self._pairs = (
+            pairs.cut(max_length)
+            if isinstance(pairs, PairTokens)
+            else tokenize_pairs(pairs, tokenizer, max_length=max_length)
+        )
+        self._instructions = (
+            instructions.cut(max_length)
+            if isinstance(instructions, InstructionTokens)
+            else tokenize_instructions(instructions, tokenizer, max_length=max_length)
+        )
         self.num_pairs = len(self._pairs.sources)
         self.num_instructions = len(self._instructions.rows)
         self.refused_pairs = self._pairs.refused
@@ -114,45 +138,60 @@ class TrainingBatches:
         share, pair_share = batch_size // world_size, pair_batch_size // world_size
         self._own = slice(rank * share, (rank + 1) * share)
         self._own_pairs = slice(rank * pair_share, (rank + 1) * pair_share)
-        self._micro = micro_batch_size or share
+        self._micro, self._max_tokens, self._layout = micro_batch_size or share, max_tokens, layout
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._padding = padding or 0  # masked, so any id of the vocabulary serves
-        keys = [(("source", source), ("target", target)) for source, target in self._pairs.texts]
-        self._pair_order = BatchOrder(keys, batch_size=pair_batch_size, seed=seed, name="pairs")
+        self._pair_order = BatchOrder(self._pairs.keys, batch_size=pair_batch_size, seed=seed, name="pairs")
         self._instruction_order = BatchOrder(
             [()] * self.num_instructions, batch_size=batch_size, seed=seed, name="instructions"
         )
 
-    def batch(self, step: int) -> TrainBatch:
-        """Take this worker's part of the global batch of optimizer step `step`, 0-based; any step at any time."""
+    def batch(self, step: int, *, micro_batch_size: int | None = None) -> TrainBatch:
+        """Take this worker's part of the global batch of optimizer step `step`, 0-based; any step at any time.
+
+        Args:
+            step: 0-based.
+            micro_batch_size: of this batch; None takes what the batches were made with.
+        """
         pairs = self._pair_batch(self._pair_order.rows(step)[self._own_pairs]) if self.num_pairs else None
         if not self.num_instructions:
             return TrainBatch(pairs, (), 0)
         rows = self._instruction_order.rows(step)
         num_supervised = sum(self._instructions.num_supervised(row) for row in rows)
         own = rows[self._own]
-        micro = [own[first : first + self._micro] for first in range(0, len(own), self._micro)]
+        micro = [own[part] for part in self._micro_batches(own, micro_batch_size)]
         return TrainBatch(pairs, tuple(self._instruction_batch(part) for part in micro), num_supervised)
 
-    def _pair_batch(self, rows: Sequence[int]) -> PairBatch:
-        source_ids, source_mask = self._padded([self._pairs.sources[row] for row in rows])
-        target_ids, target_mask = self._padded([self._pairs.targets[row] for row in rows])
-        return PairBatch(source_ids, source_mask, target_ids, target_mask)
+    def _micro_batches(self, rows: Sequence[int], micro_batch_size: int | None) -> list[slice]:
+        if self._max_tokens is None or micro_batch_size is not None:
+            size = micro_batch_size or self._micro
+            return [slice(first, first + size) for first in range(0, len(rows), size)]
+        lengths = [int(self._instructions.rows.lengths[row]) for row in rows]
+        return fill_greedily(lengths, max_tokens=self._max_tokens, is_padded=self._layout == "padded")
 
-    def _instruction_batch(self, rows: Sequence[int]) -> InstructionBatch:
-        input_ids, mask = self._padded([self._instructions.rows[row] for row in rows])
-        boundaries = torch.tensor([self._instructions.boundaries[row] for row in rows])  # (B,)
-        prompt = torch.arange(input_ids.shape[1]) < boundaries[:, None]  # (B, T)
+    def _pair_batch(self, rows: Sequence[int]) -> PairBatch | PackedBatch:
+        sources, targets = ([side[row] for row in rows] for side in (self._pairs.sources, self._pairs.targets))
+        if self._layout == "packed":
+            return pack([*sources, *targets])
+        return PairBatch(*self._padded(sources), *self._padded(targets))
+
+    def _instruction_batch(self, rows: Sequence[int]) -> InstructionBatch | PackedBatch:
+        tokens = [self._instructions.rows[row] for row in rows]
+        boundaries = [self._instructions.boundaries[row] for row in rows]
+        if self._layout == "packed":
+            return pack(tokens, boundaries)
+        input_ids, mask = self._padded(tokens)
+        prompt = torch.arange(input_ids.shape[1]) < torch.tensor(boundaries)[:, None]  # (B, T)
         return InstructionBatch(input_ids, mask, input_ids.masked_fill(prompt | (mask == 0), UNSUPERVISED))
 
     def _padded(self, rows: Sequence[TokenArray]) -> tuple[Tensor, Tensor]:
         """(B, T) ids and mask of rows of different lengths."""
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.full((len(rows), int(lengths.max())), self._padding, dtype=torch.long)
+        lengths = np.array([len(row) for row in rows])
+        ids = np.full((len(rows), lengths.max()), self._padding, dtype=np.int64)
         for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.from_numpy(row)
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        return ids, mask.long()
+            ids[place, : len(row)] = row
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
 def _require_shares(name: str, size: int, world_size: int) -> None:
@@ -165,11 +204,19 @@ def _require_shares(name: str, size: int, world_size: int) -> None:
         )
 
 
-def _require_micro_batch(micro_batch_size: int | None) -> None:
+def _require_micro_batch(micro_batch_size: int | None, max_tokens: int | None) -> None:
     if micro_batch_size is not None and micro_batch_size < 1:
         raise ConfigError(
             f"a micro-batch of {micro_batch_size} instructions is none",
             where="runtime.micro_batch_size",
             allowed="1 or more, or null",
+            fix="set runtime.micro_batch_size: null",
+        )
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"a micro-batch of {max_tokens} tokens is none", allowed="1 or more, or null")
+    if micro_batch_size is not None and max_tokens is not None:
+        raise ConfigError(
+            f"micro-batches have either {micro_batch_size} instructions or {max_tokens} tokens",
+            where="runtime.micro_batch_size",
             fix="set runtime.micro_batch_size: null",
         )

@@ -1,16 +1,19 @@
-"""Draws the translation pairs and instructions of a trial: exact amounts, exact shares, every row used evenly.
+"""Draws the instructions of a trial: exact amounts, exact shares, every row used evenly.
 
 Source: AFP, arXiv:2311.08089 (cross-lingual instructions, bilingual and multilingual); CoIT, arXiv:2308.04948
-(translation tasks among the instructions). The published mixes flip a coin for each row; here the shares are quotas, so
+(translation tasks among the instructions); CrossIn, arXiv:2404.11932 (crossing between any two languages); N-fold
+instructions, Bactrian-X, arXiv:2305.15011. The published mixes flip a coin for each row; here the shares are quotas, so
 that two trials that ask for the same mix get the same mix.
 """
 
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 from typing import TypeVar
 
 from afp_ray.config import DataConfig
+from afp_ray.data.drawing import draw_pairs, remove_heldout, rounded, shuffled, shuffled_places, sides
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
@@ -20,41 +23,20 @@ TRANSLATE_CLAUSE = "Translate into {language}:"
 EQUALS_SIGN = "="
 """Ends the second form of a translation task, "sentence = translation"."""
 
+__all__ = [
+    "ANSWER_CLAUSE",
+    "EQUALS_SIGN",
+    "TRANSLATE_CLAUSE",
+    "count_cells",
+    "draw_instructions",
+    "draw_pairs",
+    "remove_heldout",
+]
+
 _Item = TypeVar("_Item")
 _Cell = tuple[str, str]
 """Languages of prompt and response."""
 _TRIES = 20
-
-
-def draw_pairs(pairs: Sequence[TranslationPair], *, num_pairs: int, seed: int) -> list[TranslationPair]:
-    """Draw pairs without replacement, spread evenly over the languages.
-
-    A language with fewer pairs than its even share gives all it has and the others make up for it. With one seed the
-    pairs of a smaller draw are among those of a larger one, so that amounts can be compared.
-
-    Args:
-        pairs: candidates; their order matters to the draw.
-        num_pairs: size of the result, >= 0.
-        seed: of the draw.
-    Returns: `num_pairs` pairs in random order.
-    Raises: DataError when there are fewer than `num_pairs`.
-    """
-    by_language: dict[str, list[TranslationPair]] = {}
-    for pair in pairs:
-        by_language.setdefault(pair.target_language, []).append(pair)
-    capacities = {language: len(rows) for language, rows in by_language.items()}
-    if num_pairs > len(pairs):
-        listed = ", ".join(f"{language} {count}" for language, count in capacities.items()) or "none"
-        raise DataError(
-            f"{num_pairs} pairs asked, but there are {len(pairs)} ({listed})",
-            where="data.num_pairs",
-            allowed=f"0 to {len(pairs)}",
-            fix="lower data.num_pairs, or add a source",
-        )
-    drawn: list[TranslationPair] = []
-    for language, count in _fill_evenly(capacities, num_pairs).items():
-        drawn += _shuffled(by_language[language], seed, "pairs", language)[:count]
-    return _shuffled(drawn, seed, "order of pairs")
 
 
 def draw_instructions(
@@ -65,37 +47,36 @@ def draw_instructions(
     With one target language the prompt's language is uniform and the response crosses over with `cross_probability`.
     With several, a row that does not cross has one language, uniform over all with the pivot, and a row that crosses
     goes between the pivot and a uniform target language, towards the pivot with `direction_probability`; no row goes
-    between two target languages. A share `translation_share` of all rows are translation tasks made from `pairs`.
+    between two target languages. With `crossing: any` it goes from a uniform language, the pivot or not, to a uniform
+    other one, whatever the `direction_probability`. A share `translation_share` of all rows are translation tasks made
+    from `pairs`.
+
+    With f `instruction_folds`, n rows are made of n/f instructions, rounded up, and each of these goes to f different
+    pairs of languages, as far as the mix has them: with f languages and nothing crossing, each of them comes once in
+    every language.
 
     Args:
-        rows: parallel instructions in the pivot and every language; each is used equally often, +-1.
-        pairs: pairs for the translation tasks; each is used equally often, +-1.
+        rows: parallel instructions in the pivot and every language; each drawn one is used equally often, +-1. They
+            are read one by one as they are drawn.
+        pairs: the drawn pairs, of which the translation tasks are made; each is used equally often, +-1.
         config: amounts, languages and probabilities.
         seed: of the draw.
     Returns: exactly `config.num_instructions` rows in random order; every share exact to rounding.
     Raises: DataError when rows or pairs are needed and there are none, or a row lacks a language.
     """
-    num_tasks = _rounded(config.num_instructions * config.translation_share)
+    num_tasks = rounded(config.num_instructions * config.translation_share)
     num_rows = config.num_instructions - num_tasks
     drawn: list[Instruction] = []
     if num_tasks:
-        drawn += _translation_tasks(pairs, num_tasks, config.direction_probability, seed)
+        drawn += _translation_tasks(pairs, num_tasks, config, seed)
     if num_rows:
         drawn += _crossed(rows, num_rows, config, seed)
-    return _shuffled(drawn, seed, "order of instructions")
+    return shuffled(drawn, seed, "order of instructions")
 
 
-def remove_heldout(
-    pairs: Iterable[TranslationPair], heldout: Iterable[TranslationPair]
-) -> tuple[list[TranslationPair], int]:
-    """Take out training pairs that share a sentence, on either side, with a held-out pair.
-
-    Returns: the other pairs in their order, and how many were taken out.
-    """
-    sentences = {(code, text) for pair in heldout for code, text in _sides(pair)}
-    candidates = list(pairs)
-    kept = [pair for pair in candidates if not any(side in sentences for side in _sides(pair))]
-    return kept, len(candidates) - len(kept)
+def count_cells(instructions: Iterable[Instruction]) -> Mapping[_Cell, int]:
+    """Rows by the languages of prompt and response; languages that no row pairs are not there."""
+    return Counter((row.prompt_language, row.response_language) for row in instructions)
 
 
 def _crossed(rows: Sequence[ParallelInstruction], num_rows: int, config: DataConfig, seed: int) -> list[Instruction]:
@@ -106,28 +87,53 @@ def _crossed(rows: Sequence[ParallelInstruction], num_rows: int, config: DataCon
             allowed="0 without a source of instructions",
             fix="add an embedded or xquad source, or set data.num_instructions: 0",
         )
-    cells = _cells(num_rows, config, random.Random(f"{seed} cells"))  # noqa: S311
-    cells = _shuffled(cells, seed, "cells")
-    order = _used_evenly(range(len(rows)), num_rows, seed, "instructions")
+    counts = _cells(num_rows, config, random.Random(f"{seed} cells"))  # noqa: S311
+    placed = (
+        _placed_once(len(rows), counts, seed)
+        if config.num_folds == 1
+        else _folded(len(rows), counts, config.num_folds, seed)
+    )
+    return [_instruction(rows[index], cell) for index, cell in placed]
+
+
+def _placed_once(num_rows: int, counts: Mapping[_Cell, int], seed: int) -> list[tuple[int, _Cell]]:
+    """Index and cell of each instruction: cells at random, those of a repeated row parted."""
+    cells = shuffled([cell for cell, count in counts.items() for _ in range(count)], seed, "cells")
+    order = _used_evenly(num_rows, len(cells), seed, "instructions")
     _part_repeats(order, cells, random.Random(f"{seed} repeats"))  # noqa: S311
-    return [_instruction(rows[index], cell) for index, cell in zip(order, cells, strict=True)]
+    return list(zip(order, cells, strict=True))
 
 
-def _cells(num_rows: int, config: DataConfig, rng: random.Random) -> list[_Cell]:
-    """Languages of prompt and response of each row, in order of the cells."""
+def _folded(num_rows: int, counts: Mapping[_Cell, int], num_folds: int, seed: int) -> list[tuple[int, _Cell]]:
+    """Index and cell of each instruction: few instructions, each in as many different cells as its rows allow.
+
+    The chosen instructions are dealt to one cell after another, round after round. A cell meets one of them twice only
+    where it has more rows than there are instructions, which no other way of dealing could avoid.
+    """
+    total = sum(counts.values())
+    num_chosen = min(num_rows, -(-total // num_folds))
+    chosen = shuffled_places(num_rows, seed, "instructions", 0)[:num_chosen]
+    cells = [cell for cell in shuffled(counts, seed, "cells") for _ in range(counts[cell])]
+    return [(chosen[place % num_chosen], cell) for place, cell in enumerate(cells)]
+
+
+def _cells(num_rows: int, config: DataConfig, rng: random.Random) -> dict[_Cell, int]:
+    """Number of rows by the languages of prompt and response."""
     pivot, targets = config.pivot, config.languages
-    num_crossing = _rounded(num_rows * config.cross_probability)
+    num_crossing = rounded(num_rows * config.cross_probability)
     towards = [(target, pivot) for target in targets]
     away = [(pivot, target) for target in targets]
     same = [(language, language) for language in (pivot, *targets)]
     counts = _apportion(num_rows - num_crossing, same, rng)
     if len(targets) == 1:
         counts |= _apportion(num_crossing, towards + away, rng)
+    elif config.crossing == "any":
+        counts |= _apportion(num_crossing, list(permutations((pivot, *targets), 2)), rng)
     else:
-        num_towards = _rounded(num_crossing * config.direction_probability)
+        num_towards = rounded(num_crossing * config.direction_probability)
         counts |= _apportion(num_towards, towards, rng)
         counts |= _apportion(num_crossing - num_towards, away, rng)
-    return [cell for cell, count in counts.items() for _ in range(count)]
+    return counts
 
 
 def _part_repeats(order: Sequence[int], cells: list[_Cell], rng: random.Random) -> None:
@@ -160,7 +166,7 @@ def _instruction(row: ParallelInstruction, cell: _Cell) -> Instruction:
 
 
 def _translation_tasks(
-    pairs: Sequence[TranslationPair], num_tasks: int, direction_probability: float, seed: int
+    pairs: Sequence[TranslationPair], num_tasks: int, config: DataConfig, seed: int
 ) -> list[Instruction]:
     if not pairs:
         raise DataError(
@@ -170,33 +176,31 @@ def _translation_tasks(
             fix="set data.num_pairs, or data.translation_share: 0",
         )
     rng = random.Random(f"{seed} translation tasks")  # noqa: S311
-    num_towards = _rounded(num_tasks * direction_probability)
+    num_towards = rounded(num_tasks * config.direction_probability)
     forms = _apportion(num_towards, [(True, True), (True, False)], rng)
     forms |= _apportion(num_tasks - num_towards, [(False, True), (False, False)], rng)
-    chosen = _shuffled([form for form, count in forms.items() for _ in range(count)], seed, "forms")
+    chosen = shuffled([form for form, count in forms.items() for _ in range(count)], seed, "forms")
     order: list[TranslationPair] = []
     while len(order) + len(pairs) <= num_tasks:
-        order += _shuffled(pairs, seed, "translation tasks", len(order))
-    order += draw_pairs(pairs, num_pairs=num_tasks - len(order), seed=seed)
+        order += [pairs[place] for place in shuffled_places(len(pairs), seed, "translation tasks", len(order))]
+    # The pairs came by the languages' temperature; following their amounts applies it once, not twice.
+    temperature = None if config.language_temperature is None else 1.0
+    order += draw_pairs(pairs, num_pairs=num_tasks - len(order), seed=seed, temperature=temperature)
     return [_translation_task(pair, *form) for pair, form in zip(order, chosen, strict=True)]
 
 
 def _translation_task(pair: TranslationPair, towards_pivot: bool, with_clause: bool) -> Instruction:
-    (asked, prompt), (answered, response) = reversed(_sides(pair)) if towards_pivot else _sides(pair)
+    (asked, prompt), (answered, response) = reversed(sides(pair)) if towards_pivot else sides(pair)
     ending = TRANSLATE_CLAUSE.format(language=LANGUAGES[answered].name) if with_clause else EQUALS_SIGN
     return Instruction(f"{prompt} {ending}", response, asked, answered, pair.content_id)
 
 
-def _sides(pair: TranslationPair) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (pair.source_language, pair.source), (pair.target_language, pair.target)
-
-
-def _used_evenly(items: Sequence[_Item], count: int, seed: int, name: str) -> list[_Item]:
-    """`count` items, shuffled round after round, so that none is used twice more than another."""
-    order: list[_Item] = []
+def _used_evenly(num_items: int, count: int, seed: int, name: str) -> list[int]:
+    """`count` places of `num_items`, shuffled round after round, so that none is used twice more than another."""
+    order: list[int] = []
     while len(order) < count:
-        order += _shuffled(items, seed, name, len(order))
-    return order[:count]
+        order += shuffled_places(num_items, seed, name, len(order))[: count - len(order)]
+    return order
 
 
 def _apportion(total: int, cells: Sequence[_Item], rng: random.Random) -> dict[_Item, int]:
@@ -205,24 +209,3 @@ def _apportion(total: int, cells: Sequence[_Item], rng: random.Random) -> dict[_
     for cell in rng.sample(list(cells), total % len(cells)):
         counts[cell] += 1
     return counts
-
-
-def _fill_evenly(capacities: Mapping[str, int], total: int) -> dict[str, int]:
-    """`total` split as evenly as the capacities allow; what a small one cannot take goes to the larger ones."""
-    counts: dict[str, int] = {}
-    by_size = sorted(capacities, key=lambda name: capacities[name])
-    for place, name in enumerate(by_size):
-        left = total - sum(counts.values())
-        counts[name] = min(capacities[name], left // (len(by_size) - place))
-    return {name: counts[name] for name in capacities}
-
-
-def _shuffled(items: Iterable[_Item], seed: int, *names: object) -> list[_Item]:
-    """A random order that depends on the seed and the names alone."""
-    order = list(items)
-    random.Random(" ".join(str(part) for part in (seed, *names))).shuffle(order)  # noqa: S311
-    return order
-
-
-def _rounded(value: float) -> int:
-    return int(value + 0.5)

@@ -1,7 +1,8 @@
 """The rows that data sources yield: documents, translation pairs and instructions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,25 @@ class Instruction:
     prompt_language: str
     response_language: str
     content_id: str
+
+
+@runtime_checkable
+class PairTable(Protocol):
+    """Translation pairs that may lie on disk: a sequence of them that also answers questions about all rows at once.
+
+    Sources give one where the files are large, and a plain list where they are small.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[TranslationPair]: ...
+
+    def __getitem__(self, index: int) -> TranslationPair: ...
+
+    def by_language(self) -> Mapping[str, Sequence[TranslationPair]]:
+        """The rows of each target language, in order of first appearance; none is read for it."""
+        ...
+
+    def without_sentences(self, sentences: Iterable[tuple[str, str]]) -> "tuple[Sequence[TranslationPair], int]":
+        """The rows that have none of these (language code, text) on either side, and how many were taken out."""
+        ...

@@ -1,16 +1,26 @@
 """Turns the sources of a configuration into translation pairs and parallel instructions, with their fingerprint."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from itertools import islice
 
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import embedded
+from afp_ray.data.pair_parts import (
+    count_by_language,
+    is_large,
+    read_files,
+    read_language,
+    without_repeated_pairs,
+)
 from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.files import digest_of, expand_path
+from afp_ray.data.readers.layouts import Split
 from afp_ray.data.readers.origins import (
     Origin,
+    files_of,
+    heldout_digests,
     instruction_digests,
     instruction_origin,
     instruction_sources,
@@ -22,6 +32,7 @@ from afp_ray.data.readers.origins import (
     require_some,
 )
 from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.row_tables import InstructionPart, InstructionRows, PairPart, PairRows
 from afp_ray.data.rows import ParallelInstruction, TranslationPair
 from afp_ray.errors import DataError
 
@@ -39,71 +50,71 @@ __all__ = [
     "reading_config",
 ]
 
-Split = Literal["validation", "test"]
 
-
-def load_pairs(config: DataConfig) -> list[TranslationPair]:
+def load_pairs(config: DataConfig) -> Sequence[TranslationPair]:
     """Every usable pair of the configured languages; the pivot side is `source`.
 
-    Returns: [] when the trial asks for no pairs and no translation tasks.
+    Returns: a list where the files are small, a `PairTable` on disk where they are large; [] when the trial asks for
+        no pairs and no translation tasks.
     Raises: DataError when a language has no pairs, or a file cannot be read.
     """
     return read_pairs(config)[0] if _needs_pairs(config) else []
 
 
-def read_pairs(config: DataConfig) -> tuple[list[TranslationPair], list[ReadReport]]:
+def read_pairs(config: DataConfig) -> tuple[Sequence[TranslationPair], list[ReadReport]]:
     """Every usable pair, whatever amount is asked for, and what each source gave for each language.
 
     A pair that an earlier row of the same language already gave is refused as `repeated`.
 
     Raises: DataError as `load_pairs`.
     """
-    pairs: list[TranslationPair] = []
+    keep = is_large(files_of(config, has_pairs=True, has_instructions=False))
+    parts: list[PairPart] = []
     reports: list[ReadReport] = []
-    seen: set[tuple[str, str, str]] = set()
     for source in pair_sources(config.sources):
         for language in require_some(source, pivot=config.pivot, languages=config.languages):
-            rows, report = _read_language(source, pivot=config.pivot, language=language)
-            for pair in rows:
-                key = (pair.target_language, pair.source, pair.target)
-                if key in seen:
-                    report.refuse("repeated")
-                    report.num_kept -= 1
-                    continue
-                seen.add(key)
-                pairs.append(pair)
+            part, report = read_language(source, pivot=config.pivot, language=language, keep=keep)
+            parts.append(part)
             reports.append(report)
-    require_each_language(config, Counter(pair.target_language for pair in pairs))
-    return pairs, reports
+    kept = list(without_repeated_pairs(parts, keep))
+    for part, report in zip(kept, reports, strict=True):
+        repeated = report.num_kept - len(part)
+        report.num_kept = len(part)
+        report.refused += Counter(repeated=repeated)
+    require_each_language(config, count_by_language(kept))
+    return PairRows(kept) if keep else [pair for part in kept for pair in part], reports
 
 
-def load_instructions(config: DataConfig) -> list[ParallelInstruction]:
+def load_instructions(config: DataConfig) -> Sequence[ParallelInstruction]:
     """Every instruction of the sources that hold some, in the pivot and in all configured languages.
 
-    Returns: [] when the trial asks for no instructions, or for translation tasks alone.
+    Returns: a list where the files are small, a sequence that lies on disk where they are large; [] when the trial
+        asks for no instructions, or for translation tasks alone.
     Raises: DataError when no source holds instructions, or one of them lacks a language.
     """
     return read_instructions(config)[0] if _needs_instructions(config) else []
 
 
-def read_instructions(config: DataConfig) -> tuple[list[ParallelInstruction], list[ReadReport]]:
+def read_instructions(config: DataConfig) -> tuple[Sequence[ParallelInstruction], list[ReadReport]]:
     """Every instruction, whatever amount is asked for, and what each source gave.
 
     Raises: DataError as `load_instructions`.
     """
     languages = (config.pivot, *config.languages)
-    rows: list[ParallelInstruction] = []
+    keep = is_large(files_of(config, has_pairs=False, has_instructions=True))
+    parts: list[Sequence[ParallelInstruction] | InstructionPart] = []
     reports: list[ReadReport] = []
     for source in instruction_sources(config.sources):
+        found: Sequence[ParallelInstruction] | InstructionPart
         if source.kind == "embedded":
             require_embedded(languages)
             found = [_only(row, languages) for row in embedded.parallel_instructions("train")]
             report = ReadReport("embedded", "", len(found), len(found))
         else:
-            found, report = instructions.read_instructions(source, instructions.locate(source, languages))
-        rows += found
+            found, report = instructions.read_instructions(source, instructions.locate(source, languages), keep=keep)
+        parts.append(found)
         reports.append(report)
-    return rows, reports
+    return InstructionRows(parts) if keep else [row for part in parts for row in part], reports
 
 
 def load_heldout_pairs(
@@ -112,22 +123,17 @@ def load_heldout_pairs(
     """Pairs for retrieval, no text twice on either side.
 
     Args:
-        source: where they come from. A source without splits gives the first half of its lines to validation and the
-            rest to test, so that the halves of line-aligned languages hold the same content.
+        source: where they come from. A source that holds out both splits itself gives those; another one gives the
+            first half of its lines to validation and the rest to test, so that the halves of line-aligned languages
+            hold the same content.
         pivot, language: codes of the two sides.
         split: `validation` or `test`.
         num_pairs: number of pairs, the first ones of the split.
     Raises: DataError when there are fewer, or the source has no pairs of the language.
     """
     require_some(source, pivot=pivot, languages=(language,))
-    if source.kind == "embedded":
-        candidates = list(embedded.translation_pairs(pivot, language, split))
-    else:
-        rows = _read_files(source, pivot=pivot, language=language)
-        half = rows.num_lines // 2
-        first = split == "validation"
-        candidates = [pair for pair, line in zip(rows.pairs, rows.lines, strict=True) if (line < half) == first]
-    distinct = _distinct(candidates)
+    candidates = _heldout_candidates(source, split, pivot=pivot, language=language)
+    distinct = list(islice(_distinct(candidates), num_pairs))
     if len(distinct) < num_pairs:
         raise DataError(
             f"{num_pairs} held-out pairs asked, but {source.kind} has {len(distinct)} of {language} in {split}",
@@ -135,7 +141,7 @@ def load_heldout_pairs(
             allowed=f"at most {len(distinct)} for {language}",
             fix="lower num_pairs, or give a source with more rows",
         )
-    return distinct[:num_pairs]
+    return distinct
 
 
 def reading_config(config: DataConfig) -> DataConfig:
@@ -177,7 +183,7 @@ def heldout_fingerprint(source: SourceConfig, pivot: str, languages: Iterable[st
 
     Raises: DataError when a file is missing or cannot be read.
     """
-    return digest_of(pair_digests(source, pivot=pivot, languages=languages))
+    return digest_of(heldout_digests(source, pivot=pivot, languages=languages))
 
 
 def check(config: DataConfig) -> None:
@@ -233,6 +239,8 @@ def _count_pairs(
 ) -> Mapping[str, int]:
     """Usable pairs by language; `origins` makes a changed file a new entry of the cache."""
     pairs = load_pairs(DataConfig(sources=sources, pivot=pivot, languages=languages))
+    if isinstance(pairs, PairRows):
+        return Counter({language: len(rows) for language, rows in pairs.by_language().items()})
     return Counter(pair.target_language for pair in pairs)
 
 
@@ -244,18 +252,20 @@ def _check_instructions(
     load_instructions(DataConfig(sources=sources, pivot=pivot, languages=languages))
 
 
-def _read_language(source: SourceConfig, *, pivot: str, language: str) -> tuple[list[TranslationPair], ReadReport]:
-    if source.kind != "embedded":
-        rows = _read_files(source, pivot=pivot, language=language)
-        return rows.pairs, rows.report
-    pairs = list(embedded.translation_pairs(pivot, language, "train"))
-    return pairs, ReadReport("embedded", language, len(pairs), len(pairs))
-
-
-def _read_files(source: SourceConfig, *, pivot: str, language: str) -> parallel.PairRows:
+def _heldout_candidates(source: SourceConfig, split: Split, *, pivot: str, language: str) -> Iterator[TranslationPair]:
+    """Pairs of the split: the source's own, or those of one half of its lines."""
+    if source.kind == "embedded":
+        yield from embedded.translation_pairs(pivot, language, split)
+        return
+    files = parallel.locate_split(source, split, pivot=pivot, language=language)
+    if files:
+        yield from parallel.read_pairs(source, files, pivot=pivot, language=language, keep=is_large(files)).pairs
+        return
     files = parallel.locate(source, pivot=pivot, language=language)
-    assert files is not None, "callers have asked for the language's files before"
-    return parallel.read_pairs(source, files, pivot=pivot, language=language)
+    rows = read_files(source, pivot=pivot, language=language, keep=is_large(files or ()))
+    half = rows.num_lines // 2
+    first = split == "validation"
+    yield from (pair for pair, line in zip(rows.pairs, rows.lines(), strict=True) if (line < half) == first)
 
 
 def _only(row: ParallelInstruction, languages: Sequence[str]) -> ParallelInstruction:
@@ -264,14 +274,12 @@ def _only(row: ParallelInstruction, languages: Sequence[str]) -> ParallelInstruc
     return ParallelInstruction(prompts, {code: row.responses[code] for code in languages}, row.content_id, row.kind)
 
 
-def _distinct(pairs: Iterable[TranslationPair]) -> list[TranslationPair]:
+def _distinct(pairs: Iterable[TranslationPair]) -> Iterator[TranslationPair]:
     """`pairs` without those whose source or target came before: a repeated text has two right answers."""
     sources: set[str] = set()
     targets: set[str] = set()
-    kept = []
     for pair in pairs:
         if pair.source not in sources and pair.target not in targets:
-            kept.append(pair)
             sources.add(pair.source)
             targets.add(pair.target)
-    return kept
+            yield pair

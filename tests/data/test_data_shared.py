@@ -11,6 +11,7 @@ import pytest
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import sources
 from afp_ray.data.mixing import ANSWER_CLAUSE, draw_instructions, draw_pairs
+from afp_ray.data.readers.origins import pair_origin
 from afp_ray.data.readers.scripts import share_of_script
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
@@ -75,7 +76,20 @@ def test_a_language_that_is_not_there_names_the_others(root: Path) -> None:
     xquad = source(root, "xquad", "xquad")
     with pytest.raises(DataError, match="xquad has no instructions in sw") as caught:
         sources.check(DataConfig(sources=(xquad,), languages=("zh", "sw"), num_pairs=0))
-    assert set(caught.value.allowed.split(", ")) == {"en", "zh", "de", "es", "ru", "ar", "el", "hi", "th", "tr", "vi"}
+    assert set(caught.value.allowed.split(", ")) == {
+        "en",
+        "zh",
+        "de",
+        "es",
+        "ru",
+        "ar",
+        "el",
+        "hi",
+        "th",
+        "tr",
+        "vi",
+        "ro",
+    }
 
 
 @pytest.mark.parametrize("folder", ["xquad", "xquad/xquad_12lang.tar.xz"])
@@ -123,3 +137,32 @@ def test_heldout_halves_hold_the_same_lines_in_every_language(root: Path) -> Non
     }
     assert content["zh", "test"] == content["sw", "test"]
     assert set(content["zh", "test"]).isdisjoint(content["zh", "validation"])
+
+
+def test_declarations_align_in_every_language(root: Path) -> None:
+    languages = tuple(code for code in LANGUAGES if code != "en")
+    config = DataConfig(sources=(source(root, "udhr", "udhr"),), languages=languages, num_instructions=0)
+    pairs, reports = sources.read_pairs(config)
+    assert {report.num_read for report in reports} == {60}
+    assert min(report.num_kept for report in reports) >= 48  # the 30 articles have 50 paragraphs
+    assert all(set(report.refused) <= {"unmatched"} for report in reports)
+    by_content = {(pair.target_language, pair.content_id): pair for pair in pairs}
+    assert "Rights" not in by_content["fr", "udhr:3.1"].target
+    for code in languages:
+        script = LANGUAGES[code].script
+        assert share_of_script(by_content[code, "udhr:3.1"].target, script) > 0.5
+        assert by_content[code, "udhr:3.1"].source.startswith("Everyone has the right to life")
+
+
+def test_the_languages_of_bactrian_x_are_found_where_a_corpus_has_them(root: Path) -> None:
+    found = {
+        kind: {
+            code
+            for code in LANGUAGES
+            if code != "en" and pair_origin(source(root, kind, folder), pivot="en", language=code)
+        }
+        for kind, folder in (("tatoeba", "tatoeba_laser"), ("ntrex", "ntrex128"), ("tico19", "tico19"))
+    }
+    assert {"az", "fa", "mn", "lv", "et", "gl", "xh", "tl", "zh", "sw"} <= found["tatoeba"]
+    assert {"fa", "my", "ml", "uk", "ro", "he", "sw", "zh", "bn"} <= found["ntrex"]
+    assert {"fa", "ps", "ne", "km", "mr", "tl", "bn", "sw"} <= found["tico19"]

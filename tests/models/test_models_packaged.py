@@ -22,7 +22,7 @@ def test_a_missing_package_names_the_extra_that_installs_it(monkeypatch: pytest.
 def test_smollm2_is_converted_once_and_knows_a_capital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    monkeypatch.setenv("AFP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path))
     folder = packaged.packaged_folder("smollm2")
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
     assert packaged.packaged_folder("smollm2") == folder

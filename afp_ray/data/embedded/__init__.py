@@ -8,6 +8,9 @@ from afp_ray.data.embedded.documents import write_documents
 from afp_ray.data.embedded.instructions import write_instructions
 from afp_ray.data.embedded.lexicon import LANGUAGES, PIVOT, corpus_fingerprint, read_lexicon
 from afp_ray.data.embedded.pairs import pair_facts
+from afp_ray.data.embedded.reading import KINDS, answer, ask, paragraphs
+from afp_ray.data.embedded.reading import tell as tell_paragraph
+from afp_ray.data.embedded.summaries import stories, summarize, tell
 from afp_ray.data.embedded.tasks import WRITERS
 from afp_ray.data.embedded.world import SPLITS, Split
 from afp_ray.data.rows import Document, ParallelInstruction, TranslationPair
@@ -24,6 +27,8 @@ __all__ = [
     "corpus_fingerprint",
     "documents",
     "parallel_instructions",
+    "readings",
+    "summaries",
     "task_rows",
     "translation_pairs",
 ]
@@ -69,6 +74,45 @@ def parallel_instructions(split: Split = "train") -> Sequence[ParallelInstructio
     """
     _check("split", split, SPLITS)
     return tuple(write_instructions(split))
+
+
+@cache
+def summaries(source_language: str, target_language: str, split: Split) -> Sequence[tuple[str, str, str]]:
+    """Stories in one language, each with its summary in another and its content id; row i is the same in all.
+
+    Raises: DataError when the corpus has no such language or split.
+    """
+    _check("source_language", source_language, LANGUAGES)
+    _check("target_language", target_language, LANGUAGES)
+    _check("split", split, SPLITS)
+    source, target = read_lexicon(source_language), read_lexicon(target_language)
+    return tuple(
+        (tell(source, story), summarize(target, story), f"chain:{story.chain}:{story.person}")
+        for story in stories(split)
+    )
+
+
+@cache
+def readings(question_language: str, language: str, split: Split) -> Sequence[tuple[str, str, str, str]]:
+    """Paragraphs in `language`, each with questions in `question_language`, and answers in the paragraph's.
+
+    Returns: (paragraph, question, answer, content id), one content per paragraph; row i is the same in all languages.
+    Raises: DataError when the corpus has no such language or split.
+    """
+    _check("question_language", question_language, LANGUAGES)
+    _check("language", language, LANGUAGES)
+    _check("split", split, SPLITS)
+    asking, told = read_lexicon(question_language), read_lexicon(language)
+    return tuple(
+        (
+            tell_paragraph(told, paragraph),
+            ask(asking, paragraph, kind),
+            answer(told, paragraph, kind),
+            f"reading:{paragraph.first}:{paragraph.second}:{paragraph.told}",
+        )
+        for paragraph in paragraphs(split)
+        for kind in KINDS
+    )
 
 
 @cache

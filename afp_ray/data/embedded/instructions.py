@@ -33,7 +33,7 @@ Drawn = tuple[str, Speak]
 
 def who(random: Random, split: Split) -> Drawn:
     """Two people did something; the question is who did one of the two things."""
-    first, second = _two_events(random, split)
+    first, second = two_events(random, split)
     asked = random.choice((first, second))
 
     def speak(lexicon: Lexicon) -> tuple[str, str]:
@@ -45,7 +45,7 @@ def who(random: Random, split: Split) -> Drawn:
 
 def what(random: Random, split: Split) -> Drawn:
     """Two people did something; the question is what one of them did."""
-    first, second = _two_events(random, split)
+    first, second = two_events(random, split)
     asked = random.choice((first, second))
 
     def speak(lexicon: Lexicon) -> tuple[str, str]:
@@ -152,7 +152,8 @@ def write_instructions(split: Split) -> Iterator[ParallelInstruction]:
                 yield ParallelInstruction(prompts=prompts, responses=responses, content_id=content, kind=kind)
 
 
-def _two_events(random: Random, split: Split) -> tuple[Fact, Fact]:
+def two_events(random: Random, split: Split) -> tuple[Fact, Fact]:
+    """Two events of two people, of different chains."""
     first, second = random.sample(facts("events", split), 2)
     while first.a == second.a or first.key == second.key:
         second = random.choice(facts("events", split))

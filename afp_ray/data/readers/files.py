@@ -18,9 +18,14 @@ from typing import IO
 from afp_ray.errors import DataError
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tar.bz2", ".tgz")
-MAX_ARCHIVE_BYTES = 1 << 29
+MAX_ARCHIVE_BYTES = 1 << 26
 """Archives are read whole; one that unpacks to more is refused, since it may be made to fill the memory."""
+MAX_WHOLE_BYTES = 1 << 27
+"""Plain files that are read whole are refused above this; corpora of any size are streamed instead."""
 MARK = "\ufeff"
+# Marks of writing direction and of byte order: they show nothing, and two texts that differ in them alone are equal.
+# The joiners U+200C and U+200D stay: Persian and the scripts of India spell words with them.
+_INVISIBLE = re.compile("[\ufeff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,13 @@ class SourceFile:
         """
         if self.member:
             return _members(self.path, self.size, self.modified_ns)[self.member]
+        if self.size > MAX_WHOLE_BYTES:
+            raise DataError(
+                f"the file has {self.size} bytes, and this layout is read whole",
+                where=self.path,
+                allowed=f"at most {MAX_WHOLE_BYTES} bytes",
+                fix="split the file, or give the rows as tsv, jsonl or datasets, which are streamed",
+            )
         try:
             return Path(self.path).read_bytes()
         except OSError as error:
@@ -66,6 +78,11 @@ class SourceFile:
             return Path(self.path).open("rb")
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class HubRevision(SourceFile):
+    """A data set of the hub at one commit, which stands for its content; it is streamed, never opened as a file."""
 
 
 def expand_path(path: str) -> Path:
@@ -160,13 +177,17 @@ def read_lines(file: SourceFile) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """`text` in Unicode normal form C without white space and byte order marks around it."""
-    return unicodedata.normalize("NFC", text.replace(MARK, "")).strip()
+    """`text` in Unicode normal form C without marks of byte order and direction, and without white space around it."""
+    if text.isascii():
+        return text.strip()
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).strip()
 
 
 @lru_cache(maxsize=4096)
 def digest(file: SourceFile) -> str:
     """SHA-256 of the bytes of `file`, in hex; remembered while size and time of change stay."""
+    if isinstance(file, HubRevision):
+        return file.path
     with file.open() as stream:
         try:
             return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -190,7 +211,7 @@ def _find_member(archives: Iterable[Path], names: Sequence[str]) -> SourceFile |
     return None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _members(path: str, size: int, modified_ns: int) -> dict[str, bytes]:
     """Regular files of an archive by name; `size` and `modified_ns` are there to be part of the key."""
     members: dict[str, bytes] = {}

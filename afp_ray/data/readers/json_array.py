@@ -1,14 +1,12 @@
-"""Streams the objects of a JSON array, plain or gzip, holding one object in memory at a time."""
+"""Streams the objects of a JSON array, plain or gzip, holding one chunk and one object in memory."""
 
-import codecs
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from afp_ray.data.readers.files import SourceFile
+from afp_ray.data.readers.streams import read_texts
 from afp_ray.errors import DataError
 
 CHUNK_BYTES = 1 << 18
@@ -55,7 +53,7 @@ class _Window:
     def __init__(self, file: SourceFile) -> None:
         self.text, self.start, self.num_bytes = "", 0, 0
         self._label = file.label
-        self._chunks = _texts(file)
+        self._chunks = read_texts(file, CHUNK_BYTES)
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
@@ -93,59 +91,11 @@ class _Window:
     def _grow(self, num_chars: int) -> bool:
         """Drop what is parsed and read at least `num_chars` more; False at the end of the file."""
         parts, added = [self.text[self.start :]], 0
-        for chunk in self._chunks:
+        for chunk, num_bytes in self._chunks:
             parts.append(chunk)
             added += len(chunk)
-            self.num_bytes += len(chunk.encode())
+            self.num_bytes = num_bytes
             if added >= num_chars:
                 break
         self.text, self.start = "".join(parts), 0
         return added > 0
-
-
-def _texts(file: SourceFile) -> Iterator[str]:
-    """Parts of the text of `file`, none of them empty, without a byte order mark."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    offset = 0
-    for data in _chunks(file):
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte {error.object[error.start]:#04x} is not UTF-8 text",
-                where=f"{file.label}: after byte {offset}",
-                allowed="UTF-8",
-                fix="convert the file, for instance with: iconv -f ENCODING -t UTF-8 old > new",
-            ) from error
-        offset += len(data)
-        if text:
-            yield text
-
-
-def _chunks(file: SourceFile) -> Iterator[bytes]:
-    """Parts of the unpacked bytes of `file`; the last one is empty."""
-    with file.open() as packed:
-        try:
-            if file.label.endswith(".gz"):
-                with gzip.GzipFile(fileobj=packed) as unpacked:
-                    yield from _parts(unpacked)
-            else:
-                yield from _parts(packed)
-        except EOFError as error:
-            raise DataError(
-                f"the gzip file is cut off at byte {packed.tell()}",
-                where=file.label,
-                fix="fetch the file again: a part of it is missing",
-            ) from error
-        except (OSError, zlib.error) as error:
-            raise DataError(
-                f"cannot be read: {error}", where=f"{file.label}: before byte {packed.tell()}", fix="fetch it again"
-            ) from error
-
-
-def _parts(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    part = stream.read(CHUNK_BYTES)
-    while part:
-        yield part
-        part = stream.read(CHUNK_BYTES)
-    yield part

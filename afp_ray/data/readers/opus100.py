@@ -5,15 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file, read_lines
+from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
 from afp_ray.data.readers.report import RawRow
+from afp_ray.data.readers.streams import stream_lines
 from afp_ray.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_ROWS = 1 << 14
+BATCH_ROWS = 1 << 12
+BUFFER_BYTES = 1 << 18
+"""Bytes of a column that are read at once; without it a row group is read whole, however large it is."""
 _FIX = "give the parquet files as OPUS-100 releases them"
+
+
+def locate_split(path: str, pivot: str, language: str, split: str) -> tuple[SourceFile, ...] | None:
+    """The held-out files of the pair; None when they are not there."""
+    pair = "-".join(sorted((pivot, language)))
+    shards = sorted((expand_path(path) / pair).glob(f"{split}-*.parquet"))
+    return tuple(plain_file(shard) for shard in shards) or None
 
 
 def locate(path: str, pivot: str, language: str) -> tuple[SourceFile, ...] | None:
@@ -24,6 +34,7 @@ def locate(path: str, pivot: str, language: str) -> tuple[SourceFile, ...] | Non
     """
     pair = "-".join(sorted((pivot, language)))
     names = [f"{pair}.parquet", f"opus.{pivot}2{language}.tsv", f"opus.{language}2{pivot}.tsv"]
+    names += [f"{name}.gz" for name in names[1:]]
     file = find(path, names)  # also refuses a path that is no folder
     shards = sorted((expand_path(path) / pair).glob("train-*.parquet"))
     if not shards:
@@ -48,10 +59,10 @@ def pair_rows(files: tuple[SourceFile, ...], *, pivot: str, language: str) -> It
         if file.label.endswith(".parquet"):
             yield from _parquet_rows(file, pivot, language)
             continue
-        reverse = Path(file.label).name == f"opus.{language}2{pivot}.tsv"
-        for line in read_lines(file):
-            sides = line.split("\t")
-            yield RawRow(sides[::-1] if reverse else sides)
+        reverse = Path(file.label).name.removesuffix(".gz") == f"opus.{language}2{pivot}.tsv"
+        for line in stream_lines(file):
+            sides = (line or "").split("\t")
+            yield RawRow(sides[::-1] if reverse else sides, refusal="too_long" if line is None else "")
 
 
 def _parquet_rows(file: SourceFile, pivot: str, language: str) -> Iterator[RawRow]:
@@ -62,7 +73,7 @@ def _parquet_rows(file: SourceFile, pivot: str, language: str) -> Iterator[RawRo
 
     with file.open() as stream:
         try:
-            held = pq.ParquetFile(stream)
+            held = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES)
             _require_columns(file, held.schema_arrow, pivot, language)
             for batch in held.iter_batches(batch_size=BATCH_ROWS, columns=["translation"], use_threads=False):
                 column = batch.column("translation")

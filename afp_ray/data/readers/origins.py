@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers import instructions, parallel
+from afp_ray.data.readers.columns import columns_key
 from afp_ray.data.readers.files import SourceFile, digest
+from afp_ray.data.readers.layouts import Split, locate_split
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
 
@@ -13,6 +15,8 @@ PAIR_KINDS = ("embedded", *parallel.PAIR_KINDS)
 """Source kinds that hold translation pairs."""
 INSTRUCTION_KINDS = ("embedded", *instructions.INSTRUCTION_KINDS)
 """Source kinds that hold instructions."""
+
+HELDOUT_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 Origin = str | tuple[SourceFile, ...]
 """Where the rows of one language lie: the fingerprint of the embedded corpus, or files."""
@@ -23,7 +27,7 @@ def pair_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
 
     Raises: DataError when none does.
     """
-    found = [source for source in sources if source.kind in PAIR_KINDS]
+    found = [source for source in sources if source.kind in PAIR_KINDS and (source.holds_pairs or not source.columns)]
     if not found:
         raise DataError(
             f"no source holds translation pairs, only {', '.join(source.kind for source in sources)}",
@@ -39,7 +43,7 @@ def instruction_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
 
     Raises: DataError when none does.
     """
-    found = [source for source in sources if source.kind in INSTRUCTION_KINDS]
+    found = [source for source in sources if source.kind in INSTRUCTION_KINDS and not source.holds_pairs]
     if not found:
         raise DataError(
             f"no source holds instructions, only {', '.join(source.kind for source in sources)}",
@@ -55,7 +59,7 @@ def pair_origin(source: SourceConfig, *, pivot: str, language: str) -> Origin | 
     """Where the pairs of `language` lie in `source`; None when it has none of them."""
     if source.kind == "embedded":
         return embedded.corpus_fingerprint() if {pivot, language} <= set(embedded.LANGUAGES) else None
-    if source.kind not in PAIR_KINDS:
+    if source.kind not in PAIR_KINDS or (source.columns and not source.holds_pairs):
         return None
     return parallel.locate(source, pivot=pivot, language=language)
 
@@ -92,9 +96,12 @@ def require_some(source: SourceConfig, *, pivot: str, languages: Sequence[str]) 
             allowed=f"beside {pivot}: {has}" if has else f"nothing beside {pivot}: no file of it was found",
             fix="correct the path, choose another language or another source",
         )
-    if source.kind == "tsv" and len(languages) > 1 and "{target}" not in (source.path or ""):
+    holds_one = source.kind == "tsv" or (source.kind in ("jsonl", "datasets") and not source.subset)
+    names_several = any("{target}" in text for text in (source.path or "", *(source.columns or {}).values()))
+    if holds_one and len(languages) > 1 and not names_several:
         raise DataError(
-            f"one two-column file cannot hold {len(languages)} languages ({', '.join(languages)})",
+            f"one {'two-column file' if source.kind == 'tsv' else source.kind + ' source'} cannot hold "
+            f"{len(languages)} languages ({', '.join(languages)})",
             where=source.path or "",
             allowed="one file a language",
             fix="put {target} where the language stands in the name, for instance pairs.en-{target}.tsv",
@@ -139,12 +146,41 @@ def require_embedded(languages: Sequence[str]) -> None:
 def pair_digests(source: SourceConfig, *, pivot: str, languages: Iterable[str]) -> list[str]:
     """One line a language: what names its pairs and the hashes of their files."""
     origins = {language: pair_origin(source, pivot=pivot, language=language) for language in languages}
-    return [f"pairs {source.kind} {pivot} {language} {_digest(origin)}" for language, origin in origins.items()]
+    columns = columns_key(source)
+    return [
+        f"pairs {source.kind} {pivot} {language} {columns}{_digest(origin)}" for language, origin in origins.items()
+    ]
+
+
+def heldout_digests(source: SourceConfig, *, pivot: str, languages: Iterable[str]) -> list[str]:
+    """One line a language: what names its held-out pairs and the hashes of their files."""
+    lines = []
+    for language in languages:
+        lines += pair_digests(source, pivot=pivot, languages=(language,))
+        for split in HELDOUT_SPLITS:
+            files = locate_split(source, split, pivot=pivot, language=language)
+            lines += [f"{split} {_digest(files)}"] if files else []
+    return lines
+
+
+def files_of(config: DataConfig, *, has_pairs: bool, has_instructions: bool) -> list[SourceFile]:
+    """Every file that the rows of `config` are read from.
+
+    Raises: DataError when a source has none of the languages, or cannot be read.
+    """
+    origins: list[Origin | None] = []
+    if has_pairs:
+        for source in pair_sources(config.sources):
+            origins += [pair_origin(source, pivot=config.pivot, language=language) for language in config.languages]
+    if has_instructions:
+        languages = (config.pivot, *config.languages)
+        origins += [instruction_origin(source, languages) for source in instruction_sources(config.sources)]
+    return [file for origin in origins if isinstance(origin, tuple) for file in origin]
 
 
 def instruction_digests(source: SourceConfig, languages: Sequence[str]) -> list[str]:
     """What names the instructions of `source` and the hashes of their files."""
-    return [f"instructions {source.kind} {_digest(instruction_origin(source, languages))}"]
+    return [f"instructions {source.kind} {columns_key(source)}{_digest(instruction_origin(source, languages))}"]
 
 
 def _digest(origin: Origin | None) -> str:

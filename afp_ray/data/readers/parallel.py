@@ -1,91 +1,173 @@
-"""Reads translation pairs: TSV, line-aligned files, TICO-19, Tatoeba, FLORES-200, NTREX-128, OPUS-100, Bactrian-X."""
+"""Reads translation pairs of any layout: normalised, counted, refused with a reason, kept in memory or on disk."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afp_ray.config import SourceConfig
-from afp_ray.data.readers import bactrian_x, opus100
-from afp_ray.data.readers.files import SourceFile, clean, expand_path, find, plain_file, read_lines
-from afp_ray.data.readers.report import RawRow, ReadReport
-from afp_ray.data.readers.scripts import columns_are_swapped
+from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100, udhr
+from afp_ray.data.readers.columns import columns_key, pair_row
+from afp_ray.data.readers.files import clean, digest
+from afp_ray.data.readers.layouts import PAIR_KINDS, Files, locate, locate_split
+from afp_ray.data.readers.records import instruction_pairs, record_file
+from afp_ray.data.readers.report import MAX_TEXT_CHARS, RawRow, ReadReport, is_text
+from afp_ray.data.readers.scripts import NUM_SAMPLED, columns_are_swapped
+from afp_ray.data.readers.streams import stream_lines
+from afp_ray.data.row_cache import cached_rows
+from afp_ray.data.row_file import RowFile, RowWriter, text_number
+from afp_ray.data.row_tables import LINE, PairPart
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
 
-Files = tuple[SourceFile, ...]
-"""Files that hold both sides, or the pivot's file and the other language's."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-# Where a corpus names a language otherwise than by its ISO 639-3 code.
-TATOEBA_CODES = {"zh": "cmn", "ar": "ara"}
-TICO19_CODES = {"ar": "ara", "sw": "swa"}
-FLORES_CODES = {"ko": "kor_Hang", "qu": "quy_Latn"}
-NTREX_CODES = {"zh": "zho-CN", "sw": "swa"}
+__all__ = ["PAIR_KINDS", "FilePairs", "locate", "locate_split", "read_pairs"]
+
 NUMBERED = ("tico19", "flores", "ntrex")
 """Corpora whose line number names the same content in every language."""
 
 
 @dataclass(frozen=True, slots=True)
-class PairRows:
+class FilePairs:
     """Pairs of one language from one source.
 
     Attributes:
         pairs: kept rows in the order of the file.
-        lines: 0-based line of each pair.
+        places: 0-based line of each pair, where the pairs are in memory.
         num_lines: lines of the file, refused ones included.
         report: counts by reason.
     """
 
-    pairs: list[TranslationPair]
-    lines: list[int]
+    pairs: PairPart
+    places: Sequence[int]
     num_lines: int
     report: ReadReport
 
-
-def locate(source: SourceConfig, *, pivot: str, language: str) -> Files | None:
-    """Files that hold pairs of `pivot` and `language`.
-
-    Returns: the files; None when the corpus is there and lacks the language.
-    Raises: DataError when the corpus is not there, or its path cannot name files of two languages.
-    """
-    return _LAYOUTS[source.kind](source.path or "", pivot, language)
+    def lines(self) -> "Sequence[int] | NDArray[np.uint64]":
+        """0-based line of each pair."""
+        return self.pairs.rows.column(LINE) if isinstance(self.pairs.rows, RowFile) else self.places
 
 
-def read_pairs(source: SourceConfig, files: Files, *, pivot: str, language: str) -> PairRows:
-    """Pairs in `files`, normalised, without rows that are ragged, empty or equal on both sides.
+def read_pairs(source: SourceConfig, files: Files, *, pivot: str, language: str, keep: bool = False) -> FilePairs:
+    """Pairs in `files`, normalised, without rows that are ragged, empty, too long or equal on both sides.
 
+    Args:
+        source: kind and columns.
+        files: where its rows lie.
+        pivot, language: codes of the two sides.
+        keep: whether the rows are kept on disk, in the cache of rows, rather than in memory.
     Raises: DataError when no row is usable, the sides have different numbers of lines, a file is not UTF-8, or the
         columns are swapped.
     """
     report = ReadReport(f"{source.kind} {' + '.join(file.label for file in files)}", language)
-    pairs, lines = [], []
-    for line, row in enumerate(_rows(source.kind, files, pivot=pivot, language=language)):
-        report.num_read += 1
-        sides = [clean(side) for side in row.sides]
-        reason = row.refusal or _refusal(sides)
-        if reason:
-            report.refuse(reason)
-            continue
-        number = str(line + 1) if source.kind in NUMBERED else ""
-        name = row.name or number or hashlib.sha256(sides[0].encode()).hexdigest()[:12]
-        pairs.append(TranslationPair(sides[0], sides[1], pivot, language, f"{source.kind}:{name}"))
-        lines.append(line)
-    report.num_kept = len(pairs)
-    report.require_rows(_FORMS.get(source.kind, "give two files whose lines translate each other"))
-    if columns_are_swapped(pairs):
-        raise DataError(
-            f"the first column is written in {LANGUAGES[language].name} script and the second is not",
-            where=files[0].label,
-            allowed=f"{pivot} first, then {language}",
-            fix="swap the two sides",
-        )
-    return PairRows(pairs, lines, report.num_read, report)
+    rows = _Rows(source, files, pivot=pivot, language=language, keep=keep, report=report)
+    if not keep:
+        pairs, lines = [], []
+        for line, pair in rows.usable():
+            pairs.append(pair)
+            lines.append(line)
+        part = PairPart(pairs, pivot, language)
+        rows.require(part)
+        return FilePairs(part, lines, report.num_read, report)
+    stored = cached_rows(rows.key(), rows.write, num_fields=3, num_columns=3)
+    report.num_read, report.num_kept = stored.notes["num_read"], len(stored)
+    report.refused.clear()
+    report.refused.update(stored.notes["refused"])
+    return FilePairs(PairPart(stored, pivot, language), (), report.num_read, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one language on their way from the files."""
+
+    source: SourceConfig
+    files: Files
+    pivot: str
+    language: str
+    keep: bool
+    report: ReadReport
+
+    def key(self) -> str:
+        """What the rows depend on; OPUS says by the name of a file which column is which."""
+        held = " ".join(f"{Path(file.label).name} {digest(file)}" for file in self.files)
+        return f"pairs {self.source.kind} {self.pivot} {self.language} {columns_key(self.source)} {held}"
+
+    def usable(self) -> Iterator[tuple[int, TranslationPair]]:
+        """Line and pair of each row that is kept; the report counts along."""
+        kind = self.source.kind
+        for line, row in enumerate(self._raw()):
+            self.report.num_read += 1
+            sides = [clean(side) for side in row.sides]
+            reason = row.refusal or _refusal(sides)
+            if reason:
+                self.report.refuse(reason)
+                continue
+            number = str(line + 1) if kind in NUMBERED else ""
+            name = row.name or number or hashlib.sha256(sides[0].encode()).hexdigest()[:12]
+            self.report.num_kept += 1
+            yield line, TranslationPair(sides[0], sides[1], self.pivot, self.language, f"{kind}:{name}")
+
+    def write(self, writer: RowWriter) -> dict[str, object]:
+        """Write every usable row."""
+        sample: list[TranslationPair] = []
+        step = 1
+        for line, pair in self.usable():
+            if writer.num_rows % step == 0:
+                sample.append(pair)
+                if len(sample) > 2 * NUM_SAMPLED:
+                    sample, step = sample[::2], step * 2
+            numbers = (text_number(pair.source), text_number(pair.target), line)
+            writer.append((pair.source, pair.target, pair.content_id), numbers)
+        self.require(sample)
+        return {"num_read": self.report.num_read, "refused": dict(self.report.refused)}
+
+    def require(self, sample: Sequence[TranslationPair] | PairPart) -> None:
+        """Refuse a source without a usable row, and one whose two sides were swapped.
+
+        Raises: DataError with the reasons.
+        """
+        self.report.require_rows(_FORMS.get(self.source.kind, "give two files whose lines translate each other"))
+        step = max(1, len(sample) // NUM_SAMPLED)
+        if columns_are_swapped([sample[place] for place in range(0, len(sample), step)]):
+            raise DataError(
+                f"the first column is written in {LANGUAGES[self.language].name} script and the second is not",
+                where=self.files[0].label,
+                allowed=f"{self.pivot} first, then {self.language}",
+                fix="swap the two sides",
+            )
+
+    def _raw(self) -> Iterator[RawRow]:
+        source, files, pivot, language = self.source, self.files, self.pivot, self.language
+        if source.kind == "opus100":
+            return opus100.pair_rows(files, pivot=pivot, language=language)
+        if source.kind == "bactrian_x":
+            return instruction_pairs(self._records(0), self._records(1))
+        if source.kind == "udhr":
+            return udhr.pair_rows(*files)
+        if source.kind in ("jsonl", "datasets"):
+            rows = jsonl.read_rows(files[0]) if source.kind == "jsonl" else hub.read_rows(files)
+            return (pair_row(row, source, pivot=pivot, language=language) for row in rows)
+        if len(files) == 1:
+            return (_split(line) for line in stream_lines(files[0]))
+        return _sides(files)
+
+    def _records(self, place: int) -> RowFile:
+        file = self.files[place]
+        return record_file(lambda: bactrian_x.read_records(file), bactrian_x.key(file) if self.keep else None)
 
 
 _FORMS = {
     "tsv": "write each row as pivot sentence, tab, sentence of the other language",
     "opus100": "give the files of the language pair as OPUS-100 releases them",
     "bactrian_x": "give files of the same release: their records share their ids",
+    "udhr": "give the declarations as HTML, each article in <article data-number=...> with its paragraphs",
+    "jsonl": "name the columns that hold the two sides in `columns`",
+    "datasets": "name the columns that hold the two sides in `columns`",
 }
 
 
@@ -94,131 +176,40 @@ def _refusal(sides: Sequence[str]) -> str:
         return "ragged"
     if not all(sides):
         return "empty"
-    if "\0" in sides[0] + sides[1]:
+    if max(map(len, sides)) > MAX_TEXT_CHARS:
+        return "too_long"
+    if "\0" in sides[0] or "\0" in sides[1]:
         return "control"
+    if not is_text(sides[0]) or not is_text(sides[1]):
+        return "not_text"
     return "identical" if sides[0] == sides[1] else ""
 
 
-def _rows(kind: str, files: Files, *, pivot: str, language: str) -> Iterator[RawRow]:
-    if kind == "opus100":
-        return opus100.pair_rows(files, pivot=pivot, language=language)
-    if kind == "bactrian_x":
-        return bactrian_x.pair_rows(*files)
-    if len(files) == 1:
-        return (RawRow(line.split("\t")) for line in read_lines(files[0]))
-    return (RawRow(sides) for sides in _sides(files))
+def _split(line: str | None) -> RawRow:
+    return RawRow((), refusal="too_long") if line is None else RawRow(line.split("\t"))
 
 
-def _sides(files: Files) -> Iterator[Sequence[str]]:
-    first, second = (read_lines(file) for file in files)
-    if len(first) != len(second):
-        raise DataError(
-            f"{len(first)} lines, but {files[1].label} has {len(second)}",
-            where=f"{files[0].label}:{min(len(first), len(second)) + 1}",
-            allowed="the same number of lines on both sides",
-            fix="give files whose lines translate each other",
-        )
-    return zip(first, second, strict=True)
+def _sides(files: Files) -> Iterator[RawRow]:
+    """Lines of both files side by side."""
+    first, second = (stream_lines(file) for file in files)
+    number = 0
+    for line in first:
+        try:
+            other = next(second)
+        except StopIteration:
+            raise _of_different_lengths(files, number + 1 + sum(1 for _ in first), number) from None
+        number += 1
+        is_long = line is None or other is None
+        yield RawRow((line or "", other or ""), refusal="too_long" if is_long else "")
+    more = sum(1 for _ in second)
+    if more:
+        raise _of_different_lengths(files, number, number + more)
 
 
-def _named(path: str, *, pivot: str, language: str, side: str = "") -> str:
-    """`path` with its placeholders filled in."""
-    values = {"{source}": pivot, "{target}": language, "{language}": side}
-    for placeholder, value in values.items():
-        path = path.replace(placeholder, value)
-    return path
-
-
-def _existing(path: str) -> SourceFile | None:
-    expanded = expand_path(path)
-    return plain_file(expanded) if expanded.exists() or expanded.is_symlink() else None
-
-
-def _locate_tsv(path: str, pivot: str, language: str) -> Files | None:
-    if "{target}" not in path:
-        return (plain_file(expand_path(_named(path, pivot=pivot, language=language))),)
-    file = _existing(_named(path, pivot=pivot, language=language))
-    return (file,) if file else None
-
-
-def _locate_aligned(path: str, pivot: str, language: str) -> Files | None:
-    """`{language}` in the path is the side's own language, with one of `{source}` and `{target}` standing for it too.
-
-    A path with both `{source}` and `{target}` and no `{language}` names a pair of Moses files: `corpus.en-zh` is
-    `corpus.en-zh.en` and `corpus.en-zh.zh`. The two codes may stand in either order, as OPUS sorts them.
-    """
-    if "{source}" in path and "{target}" in path:
-        template = path if "{language}" in path else path + ".{language}"
-    else:
-        template = path.replace("{source}", "{language}").replace("{target}", "{language}")
-    if "{language}" not in template:
-        raise DataError(
-            "the path of aligned files does not say where the language stands",
-            where=path,
-            allowed="{target} for the language of the file, or {source} and {target} for corpus.en-zh.en",
-            fix="put {target} in the path, for instance news.{target}.txt",
-        )
-    for first, second in ((pivot, language), (language, pivot)):
-        sides = [_existing(_named(template, pivot=first, language=second, side=side)) for side in (pivot, language)]
-        if sides[0] and sides[1]:
-            return sides[0], sides[1]
-    return None
-
-
-def _both(root: str, pivot_names: Sequence[str], language_names: Sequence[str]) -> Files | None:
-    first, second = find(root, pivot_names), find(root, language_names)
-    return (first, second) if first and second else None
-
-
-def _locate_tico19(path: str, pivot: str, language: str) -> Files | None:
-    """One folder for all languages, or one a pair: the English of the pairs differs in a few lines."""
-    codes = [TICO19_CODES.get(code, LANGUAGES[code].code3) for code in (pivot, language)]
-    names = [[f"tico19-test.{code}"] for code in codes]
-    if "eng" in codes:
-        other = codes[1] if codes[0] == "eng" else codes[0]
-        names = [[f"eng-{other}/{side[0]}", *side] for side in names]
-    return _both(path, *names)
-
-
-def _locate_tatoeba(path: str, pivot: str, language: str) -> Files | None:
-    """Every file pairs a language with English."""
-    expand_path(path)
-    codes = [TATOEBA_CODES.get(code, LANGUAGES[code].code3) for code in (pivot, language)]
-    if "eng" not in codes:
-        return None
-    other = codes[1] if codes[0] == "eng" else codes[0]
-    return _both(path, *([f"tatoeba.{other}-eng.{code}"] for code in codes))
-
-
-def _locate_flores(path: str, pivot: str, language: str) -> Files | None:
-    rows = [LANGUAGES[code] for code in (pivot, language)]
-    codes = [FLORES_CODES.get(row.code, f"{row.code3}_{row.script}") for row in rows]
-    return _both(path, *([f"{code}.devtest", f"devtest/{code}.devtest"] for code in codes))
-
-
-def _locate_ntrex(path: str, pivot: str, language: str) -> Files | None:
-    """English is the source of every translation, and named so."""
-    names = []
-    for code in (pivot, language):
-        code3 = NTREX_CODES.get(code, LANGUAGES[code].code3)
-        name = f"newstest2019-{'src' if code == 'en' else 'ref'}.{code3}.txt"
-        names.append([name, f"NTREX-128/{name}"])
-    return _both(path, *names)
-
-
-def _locate_bactrian_x(path: str, pivot: str, language: str) -> Files | None:
-    return _both(path, *(bactrian_x.file_names(code) for code in (pivot, language)))
-
-
-_LAYOUTS: Mapping[str, Callable[[str, str, str], Files | None]] = {
-    "tsv": _locate_tsv,
-    "aligned": _locate_aligned,
-    "tico19": _locate_tico19,
-    "tatoeba": _locate_tatoeba,
-    "flores": _locate_flores,
-    "ntrex": _locate_ntrex,
-    "opus100": opus100.locate,
-    "bactrian_x": _locate_bactrian_x,
-}
-PAIR_KINDS = tuple(_LAYOUTS)
-"""Source kinds that are files of translation pairs."""
+def _of_different_lengths(files: Files, first: int, second: int) -> DataError:
+    return DataError(
+        f"{first} lines, but {files[1].label} has {second}",
+        where=f"{files[0].label}:{min(first, second) + 1}",
+        allowed="the same number of lines on both sides",
+        fix="give files whose lines translate each other",
+    )

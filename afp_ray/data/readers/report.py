@@ -7,6 +7,18 @@ from typing import NamedTuple
 
 from afp_ray.errors import DataError
 
+MAX_TEXT_CHARS = 1 << 20
+"""A longer text is refused as `too_long`."""
+
+
+def is_text(text: str) -> bool:
+    """Whether `text` can be written as UTF-8; half a surrogate pair, which JSON can spell, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
 
 class RawRow(NamedTuple):
     """A row of translation pairs as its file has it.
@@ -31,7 +43,8 @@ class ReadReport:
         language: ISO 639-1 code, or "" for rows that hold several languages.
         num_read: rows found.
         num_kept: rows handed on; `num_read` less all refusals.
-        refused: number of refused rows by reason (`ragged`, `empty`, `identical`, `repeated`, `unmatched`, `control`).
+        refused: number of refused rows by reason (`ragged`, `empty`, `identical`, `repeated`, `unmatched`, `control`,
+            `too_long`, `not_text`).
     """
 
     source: str

@@ -15,13 +15,20 @@ _LETTERS = {
     "Jpan": ("HIRAGANA", "KATAKANA", "CJK"),
     "Kore": ("HANGUL",),
     "Arab": ("ARABIC",),
+    "Beng": ("BENGALI",),
     "Cyrl": ("CYRILLIC",),
-    "Grek": ("GREEK",),
     "Deva": ("DEVANAGARI",),
-    "Thai": ("THAI",),
+    "Geor": ("GEORGIAN",),
+    "Grek": ("GREEK",),
+    "Gujr": ("GUJARATI",),
+    "Hebr": ("HEBREW",),
+    "Khmr": ("KHMER",),
+    "Mlym": ("MALAYALAM",),
     "Mymr": ("MYANMAR",),
+    "Sinh": ("SINHALA",),
     "Taml": ("TAMIL",),
     "Telu": ("TELUGU",),
+    "Thai": ("THAI",),
 }
 
 

@@ -2,16 +2,35 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from afp_ray.data.readers.files import SourceFile, clean, find, read_text
 from afp_ray.data.readers.report import ReadReport
 from afp_ray.data.rows import ParallelInstruction
 from afp_ray.errors import DataError
 
-_Question = tuple[int, str, str]
-"""Number of the paragraph, prompt, response."""
 _FIX = "give the file as XQuAD releases it"
+
+
+class Question(NamedTuple):
+    """A question about a paragraph; a text is "" where the file leaves it empty.
+
+    Attributes:
+        paragraph: number of the paragraph in its file.
+        context: the paragraph.
+        question: what is asked about it.
+        answer: its first answer.
+    """
+
+    paragraph: int
+    context: str
+    question: str
+    answer: str
+
+    @property
+    def prompt(self) -> str:
+        """The question followed by its paragraph; "" where one of them is empty."""
+        return f"{self.question} {self.context}" if self.question and self.context else ""
 
 
 def locate(path: str, language: str) -> SourceFile | None:
@@ -31,17 +50,17 @@ def read_instructions(files: Mapping[str, SourceFile]) -> tuple[list[ParallelIns
     Raises: DataError when a file is no SQuAD JSON, or no question is in all files.
     """
     report = ReadReport("xquad " + " + ".join(file.label for file in files.values()), "")
-    questions = {language: _questions(file) for language, file in files.items()}
+    questions = {language: read_questions(file) for language, file in files.items()}
     first = next(iter(questions.values()))
     rows = []
-    for identifier, (paragraph, _, _) in first.items():
+    for identifier, (paragraph, *_) in first.items():
         report.num_read += 1
         if any(identifier not in of_language for of_language in questions.values()):
             report.refuse("unmatched")
             continue
         found = {language: of_language[identifier] for language, of_language in questions.items()}
-        prompts = {language: prompt for language, (_, prompt, _) in found.items()}
-        responses = {language: response for language, (_, _, response) in found.items()}
+        prompts = {language: one.prompt for language, one in found.items()}
+        responses = {language: one.answer for language, one in found.items()}
         if not all(prompts.values()) or not all(responses.values()):
             report.refuse("empty")
             continue
@@ -51,8 +70,11 @@ def read_instructions(files: Mapping[str, SourceFile]) -> tuple[list[ParallelIns
     return rows, report
 
 
-def _questions(file: SourceFile) -> dict[str, _Question]:
-    """Questions by id; prompt and response are "" where the file leaves them empty."""
+def read_questions(file: SourceFile) -> dict[str, Question]:
+    """Questions of a file by id.
+
+    Raises: DataError when the file is no SQuAD JSON.
+    """
     try:
         document = json.loads(read_text(file))
     except json.JSONDecodeError as error:
@@ -63,7 +85,7 @@ def _questions(file: SourceFile) -> dict[str, _Question]:
     try:
         paragraphs = [paragraph for article in document["data"] for paragraph in article["paragraphs"]]
         return {
-            entry["id"]: (number, *_texts(entry, paragraph["context"]))
+            entry["id"]: Question(number, *_texts(entry, paragraph["context"]))
             for number, paragraph in enumerate(paragraphs)
             for entry in paragraph["qas"]
         }
@@ -76,8 +98,6 @@ def _questions(file: SourceFile) -> dict[str, _Question]:
         ) from error
 
 
-def _texts(entry: Mapping[str, Any], context: str) -> tuple[str, str]:
-    question, answers = clean(entry["question"]), [clean(answer["text"]) for answer in entry["answers"]]
-    paragraph = clean(context)
-    prompt = f"{question} {paragraph}" if question and paragraph else ""
-    return prompt, answers[0] if answers else ""
+def _texts(entry: Mapping[str, Any], context: str) -> tuple[str, str, str]:
+    answers = [clean(answer["text"]) for answer in entry["answers"]]
+    return clean(context), clean(entry["question"]), answers[0] if answers else ""

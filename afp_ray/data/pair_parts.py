@@ -1,0 +1,80 @@
+"""Reads the pairs of one source and one language, in memory or on disk, and drops what an earlier part gave already."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from afp_ray.config import SourceConfig
+from afp_ray.data import embedded
+from afp_ray.data.readers import parallel
+from afp_ray.data.readers.files import SourceFile
+from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.row_tables import PairPart, without_repeats
+from afp_ray.data.rows import TranslationPair
+
+MAX_MEMORY_BYTES = 1 << 25
+"""Files with more bytes than this together are read into row files on disk; smaller ones into lists."""
+PACKED_TIMES = 6
+"""How many times its size a packed file is taken to have unpacked."""
+_PACKED = (".gz", ".xz", ".bz2", ".tgz", ".parquet")
+
+
+def is_large(files: Sequence[SourceFile]) -> bool:
+    """Whether rows of `files` are kept on disk: the bytes that they unpack to would take too much memory as objects."""
+    return sum(file.size * (PACKED_TIMES if file.path.endswith(_PACKED) else 1) for file in files) > MAX_MEMORY_BYTES
+
+
+def read_language(source: SourceConfig, *, pivot: str, language: str, keep: bool) -> tuple[PairPart, ReadReport]:
+    """Pairs of `source` in `language`, and the counts.
+
+    Args:
+        source: has the language.
+        pivot, language: codes of the two sides.
+        keep: whether rows are kept on disk, in the cache of rows.
+    Raises: DataError when no row is usable, or a file cannot be read.
+    """
+    if source.kind != "embedded":
+        rows = read_files(source, pivot=pivot, language=language, keep=keep)
+        return rows.pairs, rows.report
+    pairs = embedded.translation_pairs(pivot, language, "train")
+    return PairPart(pairs, pivot, language), ReadReport("embedded", language, len(pairs), len(pairs))
+
+
+def read_files(source: SourceConfig, *, pivot: str, language: str, keep: bool) -> parallel.FilePairs:
+    """As `read_language`, for a source of files; with the lines of the pairs."""
+    files = parallel.locate(source, pivot=pivot, language=language)
+    assert files is not None, "callers have asked for the language's files before"
+    return parallel.read_pairs(source, files, pivot=pivot, language=language, keep=keep)
+
+
+def without_repeated_pairs(parts: Sequence[PairPart], keep: bool) -> Iterator[PairPart]:
+    """`parts` without the pairs that an earlier row of the same language gave."""
+    if not keep:
+        seen: set[tuple[str, str, str]] = set()
+        for part in parts:
+            yield PairPart([pair for pair in part if _is_new(pair, seen)], part.source_language, part.target_language)
+        return
+    places: dict[str, list[int]] = {}
+    for place, part in enumerate(parts):
+        places.setdefault(part.target_language, []).append(place)
+    kept = {
+        place: part
+        for held in places.values()
+        for place, part in zip(held, without_repeats([parts[place] for place in held]), strict=True)
+    }
+    yield from (kept[place] for place in range(len(parts)))
+
+
+def _is_new(pair: TranslationPair, seen: set[tuple[str, str, str]]) -> bool:
+    key = (pair.target_language, pair.source, pair.target)
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
+def count_by_language(parts: Sequence[PairPart]) -> Mapping[str, int]:
+    """Number of pairs by target language."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.target_language] += len(part)
+    return counts

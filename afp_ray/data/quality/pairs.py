@@ -1,0 +1,181 @@
+"""Keeps the translation pairs whose sides are in their languages, say the same, and came only once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afp_ray.config.data import FilterLimits
+from afp_ray.data.quality import misalignment
+from afp_ray.data.quality.duplicates import DuplicateFinder
+from afp_ray.data.quality.misalignment import NoiseModel
+from afp_ray.data.quality.report import FilterReport, LanguageReport
+from afp_ray.data.quality.rules import Side, joined, log_ratio, refused_row, too_unequal
+from afp_ray.data.quality.similarity import Embed, MarginSimilarity
+from afp_ray.data.rows import TranslationPair
+from afp_ray.errors import DataError
+
+_CHUNK = 4096
+_REASONS = (
+    "",
+    "empty",
+    "identical",
+    "script_source",
+    "script_target",
+    "wrong_language_source",
+    "wrong_language_target",
+    "duplicate",
+    "near_duplicate",
+    "length_ratio",
+    "misaligned",
+)
+_CODE = {reason: code for code, reason in enumerate(_REASONS)}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPairs(Sequence[TranslationPair]):
+    """Those of `pairs` that the filter let pass, fetched when they are asked for.
+
+    Attributes:
+        pairs: the rows before the filter.
+        places: (K,) places of the kept ones in `pairs`, rising.
+    """
+
+    pairs: Sequence[TranslationPair]
+    places: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> TranslationPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> "KeptPairs": ...
+    def __getitem__(self, index: int | slice) -> "TranslationPair | KeptPairs":
+        if isinstance(index, slice):
+            return KeptPairs(self.pairs, self.places[index])
+        return self.pairs[int(self.places[index])]
+
+    def __iter__(self) -> Iterator[TranslationPair]:
+        return (self.pairs[int(place)] for place in self.places)
+
+
+def filter_pairs(
+    pairs: Sequence[TranslationPair], limits: FilterLimits, *, embed: Embed | None = None
+) -> tuple[KeptPairs, FilterReport]:
+    """Keep the pairs whose sides are in their languages, say the same, and came only once.
+
+    The rows are gone through twice and never held together: a row costs about 60 bytes.
+
+    Args:
+        pairs: rows of one or more language pairs, in memory or on disk.
+        limits: what passes.
+        embed: states of texts, further evidence of misalignment; None goes by the texts alone.
+    Returns: the kept rows and the counts by target language.
+    Raises: DataError when nothing of a language is left.
+    """
+    reasons, groups, names = _first_pass(pairs, limits)
+    report = FilterReport()
+    for group, name in enumerate(names):
+        places = np.flatnonzero(groups == group)
+        language = report.pairs.setdefault(name[1], LanguageReport())
+        language.is_judged = judge(pairs, places[reasons[places] == 0], reasons, limits, embed) or language.is_judged
+        _count(pairs, places, reasons, language)
+    for code, language in report.pairs.items():
+        if language.num_read and not language.num_kept:
+            listed = ", ".join(f"{count} {reason}" for reason, count in language.dropped.most_common())
+            raise DataError(
+                f"the filter leaves none of {language.num_read} pairs of {code} ({listed})",
+                where="data.filter_limits",
+                fix="widen the limit that dropped most, or look at the rows with `afp data filter`",
+            )
+    return KeptPairs(pairs, np.flatnonzero(reasons == 0)), report
+
+
+def _first_pass(
+    pairs: Sequence[TranslationPair], limits: FilterLimits
+) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[tuple[str, str]]]:
+    """Reason of each row by all that needs no learning, its language pair, and the language pairs."""
+    reasons = np.zeros(len(pairs), np.uint8)
+    groups = np.zeros(len(pairs), np.int16)
+    ratios = np.zeros(len(pairs), np.float32)
+    names: dict[tuple[str, str], int] = {}
+    finders: list[DuplicateFinder] = []
+
+    def text_of(place: int) -> str:
+        return joined((pairs[place].source, pairs[place].target))
+
+    for place, pair in enumerate(pairs):
+        name = pair.source_language, pair.target_language
+        group = names.setdefault(name, len(names))
+        if group == len(finders):
+            finders.append(DuplicateFinder(limits.near_duplicate, text_of))
+        groups[place] = group
+        reason = refused_row(Side(pair.source, name[0]), Side(pair.target, name[1]), limits)
+        if not reason:
+            reason = finders[group].add(place, joined((pair.source, pair.target)))
+        reasons[place] = _CODE[reason]
+        ratios[place] = log_ratio(pair.source, pair.target)
+    for group in range(len(names)):
+        places = np.flatnonzero((groups == group) & (reasons == 0))
+        reasons[places[too_unequal(ratios[places], limits.max_length_ratio)]] = _CODE["length_ratio"]
+    return reasons, groups, list(names)
+
+
+def judge(
+    pairs: Sequence[TranslationPair],
+    places: NDArray[np.int64],
+    reasons: NDArray[np.uint8],
+    limits: FilterLimits,
+    embed: Embed | None,
+) -> bool:
+    """Mark the misaligned rows of one language pair.
+
+    Args:
+        pairs: rows.
+        places: of the rows of the language pair that passed so far, in `pairs`.
+        reasons: (R,) one code a row; written at the places of misaligned rows.
+        limits, embed: as in `filter_pairs`.
+    Returns: whether there were enough rows to learn from; where not, nothing is marked.
+    """
+    if limits.max_noise_probability is None or len(places) < misalignment.MIN_ROWS:
+        return False
+    rng = np.random.default_rng(len(places))
+    sample = places
+    if len(places) > misalignment.MAX_ROWS:
+        sample = np.sort(rng.choice(places, misalignment.MAX_ROWS, replace=False))
+    sources, targets = _sides(pairs, sample)
+    similarity = MarginSimilarity(embed, sources, targets) if embed is not None else None
+    model = NoiseModel(sources, targets, similarity=similarity)
+    limit = limits.max_noise_probability
+    reasons[sample[model.own_probability > limit]] = _CODE["misaligned"]
+    others = np.setdiff1d(places, sample, assume_unique=True)
+    for begin in range(0, len(others), _CHUNK):
+        chunk = others[begin : begin + _CHUNK]
+        reasons[chunk[model.probability(*_sides(pairs, chunk)) > limit]] = _CODE["misaligned"]
+    if similarity is not None and limits.min_similarity is not None:
+        for begin in range(0, len(places), _CHUNK):
+            chunk = places[begin : begin + _CHUNK]
+            reasons[chunk[similarity(*_sides(pairs, chunk)) < limits.min_similarity]] = _CODE["misaligned"]
+    return True
+
+
+def _sides(pairs: Sequence[TranslationPair], places: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+    rows = [pairs[int(place)] for place in places]
+    return [row.source for row in rows], [row.target for row in rows]
+
+
+def _count(
+    pairs: Sequence[TranslationPair], places: NDArray[np.int64], reasons: NDArray[np.uint8], report: LanguageReport
+) -> None:
+    report.num_read += len(places)
+    counts = np.bincount(reasons[places], minlength=len(_REASONS))
+    report.num_kept += int(counts[0])
+    for code, reason in enumerate(_REASONS):
+        if code and counts[code]:
+            report.dropped[reason] += int(counts[code])
+            for place in places[reasons[places] == code][: report.num_missing_examples(reason)]:
+                pair = pairs[int(place)]
+                report.show(reason, {pair.source_language: pair.source, pair.target_language: pair.target})

@@ -1,0 +1,46 @@
+"""How corpora name languages where they do not use the ISO 639-3 code of the language table."""
+
+from afp_ray.languages import LANGUAGES
+
+TATOEBA_CODES = {"zh": "cmn", "ar": "ara", "az": "aze", "mn": "mon", "ne": "nep", "ps": "pus"}
+TICO19_CODES = {"ar": "ara", "sw": "swa", "fa": "fas", "ne": "nep", "ps": "pus"}
+FLORES_CODES = {"ko": "kor_Hang", "qu": "quy_Latn"}
+NTREX_CODES = {"zh": "zho-CN", "sw": "swa", "fa": "fas", "az": "aze-Latn", "lv": "lav", "mn": "mon", "ne": "nep"} | {
+    "ps": "pus",
+    "tl": "fil",
+}
+UDHR_CODES = {"zh": "cmn_hans", "de": "deu_1996", "pt": "por_BR", "ro": "ron_2006", "el": "ell_monotonic"} | {
+    "az": "azj_latn",
+    "fa": "pes_1",
+    "ht": "hat_popular",
+    "lv": "lav",
+    "ne": "nep",
+    "ps": "pbu",
+    "qu": "quy",
+}
+
+
+def tatoeba_code(language: str) -> str:
+    """Code of `language` in the file names of Tatoeba."""
+    return TATOEBA_CODES.get(language, LANGUAGES[language].code3)
+
+
+def tico19_code(language: str) -> str:
+    """Code of `language` in the file names of TICO-19."""
+    return TICO19_CODES.get(language, LANGUAGES[language].code3)
+
+
+def flores_code(language: str) -> str:
+    """Code and script of `language` in the file names of FLORES-200."""
+    row = LANGUAGES[language]
+    return FLORES_CODES.get(language, f"{row.code3}_{row.script}")
+
+
+def ntrex_code(language: str) -> str:
+    """Code of `language` in the file names of NTREX-128."""
+    return NTREX_CODES.get(language, LANGUAGES[language].code3)
+
+
+def udhr_code(language: str) -> str:
+    """Code of `language` in the file names of the declarations."""
+    return UDHR_CODES.get(language, LANGUAGES[language].code3)

@@ -1,0 +1,240 @@
+"""Streams the rows of any `datasets` source: a data set id, a local folder or file, or what `save_to_disk` wrote."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from afp_ray.config import SourceConfig
+from afp_ray.data.readers import jsonl
+from afp_ray.data.readers.columns import named
+from afp_ray.data.readers.files import HubRevision, SourceFile, expand_path, plain_file
+from afp_ray.data.readers.json_array import read_array
+from afp_ray.data.readers.report import MAX_TEXT_CHARS
+from afp_ray.data.readers.streams import open_unpacked, stream_lines
+from afp_ray.errors import DataError
+
+BATCH_ROWS = 1 << 10
+BUFFER_BYTES = 1 << 18
+"""Bytes of a column that are read at once; without it a row group is read whole, however large it is."""
+HUB_BYTES = 1 << 40
+"""Stands for the size of a data set on the hub, which is not asked for: its rows are kept on disk."""
+_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".arrow")
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def locate(source: SourceConfig, *, pivot: str, language: str, side: str = "") -> tuple[SourceFile, ...] | None:
+    """The files that hold the rows of a language, or the revision of the data set on the hub.
+
+    Args:
+        source: path, subset and split, with placeholders.
+        pivot, language: what fills `{source}` and `{target}`.
+        side: what fills `{language}`.
+    Returns: None when the subset of the language is not there; the codes of a pair may stand in either order.
+    Raises: DataError when there is nothing at the path, the split is not there, or the hub cannot be reached.
+    """
+    jsonl.require_language(source)
+    for first, second in ((pivot, language), (language, pivot)):
+        fill = {"pivot": first, "language": second, "side": side}
+        path = named(source.path or "", **fill)
+        subset = named(source.subset, **fill) if source.subset else None
+        found = _local(path, subset, source.split) if is_local(path) else _on_hub(path, subset, source.split)
+        if found:
+            return found
+    return None
+
+
+def read_rows(files: Sequence[SourceFile]) -> Iterator[Any]:
+    """The rows of `files` as mappings, in order, a batch of them in memory at a time.
+
+    Raises: DataError when a file is broken, or the hub cannot be reached.
+    """
+    for file in files:
+        if isinstance(file, HubRevision):
+            yield from _hub_rows(file)
+        elif file.path.endswith(".parquet"):
+            yield from _parquet_rows(file)
+        elif file.path.endswith(".arrow"):
+            yield from _arrow_rows(file)
+        elif file.path.removesuffix(".gz").endswith((".csv", ".tsv")):
+            yield from _csv_rows(file)
+        elif _is_array(file):
+            yield from read_array(file)
+        else:
+            yield from jsonl.read_rows(file)
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is a place on this machine rather than the id of a data set."""
+    return path.startswith(("/", ".", "~", "$")) or not _ID.fullmatch(path) or expand_path(path).exists()
+
+
+def _local(path: str, subset: str | None, split: str) -> tuple[SourceFile, ...] | None:
+    root = expand_path(path)
+    if root.is_file():
+        return (plain_file(root),)
+    if not root.is_dir():
+        raise DataError(
+            f"{root} does not exist", fix="correct the path; a data set of the hub is written owner/name, without ./"
+        )
+    folder = root / subset if subset else root
+    if not folder.is_dir():
+        return None
+    files = _split_files(folder, split)
+    if not files:
+        has = sorted({entry.name for entry in folder.iterdir()})[:20]
+        raise DataError(
+            f"no file of the split {split!r} lies there, but {', '.join(has) or 'nothing'}",
+            where=str(folder),
+            allowed=f"{split}*.parquet, {split}/*.parquet, or files named by no split ({', '.join(_SUFFIXES)})",
+            fix="correct `split` and `subset`, or name the files by their split",
+        )
+    return tuple(plain_file(file) for file in files)
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """Files of the split: as `save_to_disk` lists them, or named by the split, or for `train` named by no split."""
+    for saved in (folder, folder / split):
+        state = saved / "state.json"
+        if state.is_file():
+            try:
+                return [saved / entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise DataError(
+                    "the list of files is broken", where=str(state), fix="save the data set again with save_to_disk"
+                ) from error
+    every = [entry for entry in sorted(folder.rglob("*")) if entry.is_file() and _is_data(entry)]
+    own = [entry for entry in every if _is_of_split(entry.relative_to(folder), split)]
+    if own or split != "train":
+        return own
+    return [
+        entry
+        for entry in every
+        if not any(_is_of_split(entry.relative_to(folder), name) for name in ("validation", "valid", "dev", "test"))
+    ]
+
+
+def _is_data(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(_SUFFIXES) and path.name not in ("dataset_info.json", "state.json")
+
+
+def _is_of_split(path: Path, split: str) -> bool:
+    """Whether the name of the file or of its folder is the split, or holds it between other signs than letters."""
+    return any(re.search(rf"(^|[^a-z]){re.escape(split)}($|[^a-z])", part) for part in (*path.parts[:-1], path.stem))
+
+
+def _is_array(file: SourceFile) -> bool:
+    with open_unpacked(file) as stream:
+        return stream.read(4096).decode("utf-8-sig", errors="ignore").lstrip()[:1] == "["
+
+
+def _parquet_rows(file: SourceFile) -> Iterator[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with file.open() as stream:
+        try:
+            for batch in pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES).iter_batches(
+                BATCH_ROWS, use_threads=False
+            ):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise _broken("parquet", file, error) from error
+
+
+def _arrow_rows(file: SourceFile) -> Iterator[Mapping[str, Any]]:
+    """Record batches of a stream; the files are not mapped, since mapped pages count as memory of the process."""
+    import pyarrow as pa
+
+    with file.open() as stream:
+        try:
+            with pa.ipc.open_stream(stream) as reader:
+                for batch in reader:
+                    for start in range(0, batch.num_rows, BATCH_ROWS):
+                        yield from batch.slice(start, BATCH_ROWS).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise _broken("arrow", file, error) from error
+
+
+def _csv_rows(file: SourceFile) -> Iterator[Mapping[str, Any] | None]:
+    mark = "\t" if file.path.removesuffix(".gz").endswith(".tsv") else ","
+    csv.field_size_limit(MAX_TEXT_CHARS)
+    reader = csv.DictReader(_csv_lines(file), delimiter=mark)
+    try:
+        for row in reader:
+            yield None if None in row or None in row.values() else row
+    except csv.Error as error:
+        raise DataError(
+            f"the table cannot be read: {error}",
+            where=f"{file.label}:{reader.line_num + 1}",
+            allowed=f"a line of column names first, fields of at most {MAX_TEXT_CHARS} characters",
+            fix="correct the line, or write the rows as JSON lines",
+        ) from error
+
+
+def _csv_lines(file: SourceFile) -> Iterator[str]:
+    """Lines with their ends; one cell stands for a line that is too long, so that its row counts as ragged."""
+    return ("too long\n" if line is None else f"{line}\n" for line in stream_lines(file))
+
+
+def _broken(form: str, file: SourceFile, error: Exception) -> DataError:
+    return DataError(f"no readable {form} file: {error}", where=file.label, fix="write or fetch the file again")
+
+
+def _on_hub(path: str, subset: str | None, split: str) -> tuple[SourceFile, ...] | None:
+    if subset is not None and subset not in _subsets(path):
+        return None
+    name = json.dumps([path, _revision(path), subset, split])
+    return (HubRevision(name, "", HUB_BYTES, 0),)
+
+
+@lru_cache(maxsize=64)
+def _revision(path: str) -> str:
+    """Commit of the data set."""
+    import datasets
+
+    try:
+        return str(datasets.load.dataset_module_factory(path).hash)
+    except _hub_errors() as error:
+        raise _unreachable(path, error) from error
+
+
+@lru_cache(maxsize=64)
+def _subsets(path: str) -> tuple[str, ...]:
+    import datasets
+
+    try:
+        return tuple(datasets.get_dataset_config_names(path))
+    except _hub_errors() as error:
+        raise _unreachable(path, error) from error
+
+
+def _hub_rows(file: HubRevision) -> Iterator[Mapping[str, Any]]:
+    path, revision, subset, split = json.loads(file.path)
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(path, subset, split=split, revision=revision, streaming=True)
+    except _hub_errors() as error:
+        raise _unreachable(path, error) from error
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's libraries raise where the network, the id, the subset or the split is at fault."""
+    import httpx
+
+    return OSError, ValueError, RuntimeError, httpx.HTTPError
+
+
+def _unreachable(path: str, error: Exception) -> DataError:
+    text = str(error).split("\n")[0]
+    return DataError(
+        f"the data set {path} cannot be read from the hub ({type(error).__name__}: {text})",
+        where=path,
+        allowed="a data set that can be reached, or a local folder",
+        fix=f"check the id, subset, split and the network, or fetch it once where there is one with `hf download "
+        f"--repo-type dataset {path} --local-dir FOLDER` and give the folder as path",
+    )

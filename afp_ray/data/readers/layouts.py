@@ -1,0 +1,150 @@
+"""Finds the files of translation pairs, whichever way a corpus names them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from afp_ray.config import SourceConfig
+from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100
+from afp_ray.data.readers.codes import flores_code, ntrex_code, tatoeba_code, tico19_code, udhr_code
+from afp_ray.data.readers.columns import named
+from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
+from afp_ray.errors import DataError
+
+Files = tuple[SourceFile, ...]
+"""Files that hold both sides, or the pivot's file and the other language's."""
+Split = Literal["validation", "test"]
+
+
+def locate(source: SourceConfig, *, pivot: str, language: str) -> Files | None:
+    """Files that hold pairs of `pivot` and `language`.
+
+    Returns: the files; None when the corpus is there and lacks the language.
+    Raises: DataError when the corpus is not there, or its path cannot name files of two languages.
+    """
+    if source.kind == "jsonl":
+        return jsonl.locate(source, pivot=pivot, language=language)
+    if source.kind == "datasets":
+        return hub.locate(source, pivot=pivot, language=language)
+    return _LAYOUTS[source.kind](source.path or "", pivot, language)
+
+
+def locate_split(source: SourceConfig, split: Split, *, pivot: str, language: str) -> Files | None:
+    """Files of a split that the corpus itself holds out; None when it holds out none, or not both."""
+    splits = ("validation", "test")
+    find_split = _SPLITS.get(source.kind)
+    if find_split is None:
+        return None
+    found = {name: find_split(source.path or "", pivot, language, name) for name in splits}
+    return found[split] if all(found.values()) else None
+
+
+def _existing(path: str) -> SourceFile | None:
+    expanded = expand_path(path)
+    return plain_file(expanded) if expanded.exists() or expanded.is_symlink() else None
+
+
+def _locate_tsv(path: str, pivot: str, language: str) -> Files | None:
+    if "{target}" not in path:
+        return (plain_file(expand_path(named(path, pivot=pivot, language=language))),)
+    file = _existing(named(path, pivot=pivot, language=language))
+    return (file,) if file else None
+
+
+def _locate_aligned(path: str, pivot: str, language: str) -> Files | None:
+    """`{language}` in the path is the side's own language, with one of `{source}` and `{target}` standing for it too.
+
+    A path with both `{source}` and `{target}` and no `{language}` names a pair of Moses files: `corpus.en-zh` is
+    `corpus.en-zh.en` and `corpus.en-zh.zh`. The two codes may stand in either order, as OPUS sorts them.
+    """
+    if "{source}" in path and "{target}" in path:
+        template = path if "{language}" in path else path + ".{language}"
+    else:
+        template = path.replace("{source}", "{language}").replace("{target}", "{language}")
+    if "{language}" not in template:
+        raise DataError(
+            "the path of aligned files does not say where the language stands",
+            where=path,
+            allowed="{target} for the language of the file, or {source} and {target} for corpus.en-zh.en",
+            fix="put {target} in the path, for instance news.{target}.txt",
+        )
+    for first, second in ((pivot, language), (language, pivot)):
+        sides = [_existing(named(template, pivot=first, language=second, side=side)) for side in (pivot, language)]
+        if sides[0] and sides[1]:
+            return sides[0], sides[1]
+    return None
+
+
+def _both(root: str, pivot_names: Sequence[str], language_names: Sequence[str]) -> Files | None:
+    first, second = find(root, pivot_names), find(root, language_names)
+    return (first, second) if first and second else None
+
+
+def _locate_tico19(path: str, pivot: str, language: str) -> Files | None:
+    """One folder for all languages, or one a pair: the English of the pairs differs in a few lines."""
+    codes = [tico19_code(code) for code in (pivot, language)]
+    names = [[f"tico19-test.{code}"] for code in codes]
+    if "eng" in codes:
+        other = codes[1] if codes[0] == "eng" else codes[0]
+        names = [[f"eng-{other}/{side[0]}", *side] for side in names]
+    return _both(path, *names)
+
+
+def _locate_tatoeba(path: str, pivot: str, language: str) -> Files | None:
+    """Every file pairs a language with English."""
+    expand_path(path)
+    codes = [tatoeba_code(code) for code in (pivot, language)]
+    if "eng" not in codes:
+        return None
+    other = codes[1] if codes[0] == "eng" else codes[0]
+    return _both(path, *([f"tatoeba.{other}-eng.{code}"] for code in codes))
+
+
+def _locate_flores(path: str, pivot: str, language: str) -> Files | None:
+    return _flores(path, pivot, language, "devtest")
+
+
+def _flores(path: str, pivot: str, language: str, part: str) -> Files | None:
+    codes = [flores_code(code) for code in (pivot, language)]
+    return _both(path, *([f"{code}.{part}", f"{part}/{code}.{part}"] for code in codes))
+
+
+def _flores_split(path: str, pivot: str, language: str, split: str) -> Files | None:
+    """The release holds out `dev` for validation and `devtest` for the report."""
+    return _flores(path, pivot, language, "dev" if split == "validation" else "devtest")
+
+
+def _locate_ntrex(path: str, pivot: str, language: str) -> Files | None:
+    """English is the source of every translation, and named so."""
+    names = []
+    for code in (pivot, language):
+        name = f"newstest2019-{'src' if code == 'en' else 'ref'}.{ntrex_code(code)}.txt"
+        names.append([name, f"NTREX-128/{name}"])
+    return _both(path, *names)
+
+
+def _locate_udhr(path: str, pivot: str, language: str) -> Files | None:
+    codes = (udhr_code(code) for code in (pivot, language))
+    return _both(path, *([f"{code}.html", f"declaration/{code}.html"] for code in codes))
+
+
+def _locate_bactrian_x(path: str, pivot: str, language: str) -> Files | None:
+    return _both(path, *(bactrian_x.file_names(code) for code in (pivot, language)))
+
+
+_LAYOUTS: Mapping[str, Callable[[str, str, str], Files | None]] = {
+    "tsv": _locate_tsv,
+    "aligned": _locate_aligned,
+    "tico19": _locate_tico19,
+    "tatoeba": _locate_tatoeba,
+    "flores": _locate_flores,
+    "ntrex": _locate_ntrex,
+    "opus100": opus100.locate,
+    "udhr": _locate_udhr,
+    "bactrian_x": _locate_bactrian_x,
+}
+_SPLITS: Mapping[str, Callable[[str, str, str, str], Files | None]] = {
+    "flores": _flores_split,
+    "opus100": opus100.locate_split,
+}
+PAIR_KINDS = (*_LAYOUTS, "jsonl", "datasets")
+"""Source kinds that are files of translation pairs."""

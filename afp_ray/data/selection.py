@@ -1,0 +1,52 @@
+"""Rows picked from a sequence by their places: a view, so that rows on disk stay there until one is asked for."""
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar, overload
+
+from afp_ray.data.rows import PairTable, TranslationPair
+
+_Row = TypeVar("_Row")
+
+
+class Selection(Sequence[_Row]):
+    """The rows of a sequence at some places, in the order of the places.
+
+    Args:
+        rows: where the rows are; never copied.
+        places: 0-based places in `rows`, each within its length.
+    """
+
+    def __init__(self, rows: Sequence[_Row], places: Sequence[int]) -> None:
+        self._rows, self._places = rows, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> _Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Selection[_Row]": ...
+
+    def __getitem__(self, place: int | slice) -> "_Row | Selection[_Row]":
+        if isinstance(place, slice):
+            return Selection(self._rows, self._places[place])
+        return self._rows[self._places[place]]
+
+    def __iter__(self) -> Iterator[_Row]:
+        return (self._rows[place] for place in self._places)
+
+
+def pairs_by_language(pairs: Sequence[TranslationPair]) -> Mapping[str, Sequence[TranslationPair]]:
+    """The pairs of each target language in their order, languages in the order of their first pair; nothing is copied.
+
+    Args:
+        pairs: a table where they are many, else read through once.
+    """
+    if isinstance(pairs, PairTable):
+        return pairs.by_language()
+    places: dict[str, array[int]] = {}
+    for place, pair in enumerate(pairs):
+        places.setdefault(pair.target_language, array("q")).append(place)
+    return {language: Selection(pairs, own) for language, own in places.items()}
