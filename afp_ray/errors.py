@@ -7,6 +7,7 @@ AfpError
 │   ├── TaskError             an evaluation task, a label, a template
 │   └── ModelError            a checkpoint that is missing or no causal LM
 ├── DivergedError             a loss that is not finite, with its step           trial FAILED (DIVERGED)
+├── TrainingInterruptedError  training stopped on request, its state saved       trained on from there later
 ├── StudyLockedError          another driver holds the study                     exit 6
 ├── StudyChangedError         the study file differs from the one that was run   exit 2
 └── UnavailableError          a cluster or storage is away for now               exit 75
@@ -84,6 +85,22 @@ class DivergedError(AfpError):
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the fields when the error crosses a process."""
         return type(self), (self.step, self.what)
+
+
+class TrainingInterruptedError(AfpError):
+    """Training stopped because it was asked to; a fresh attempt goes on where it stopped.
+
+    Args:
+        step: optimizer steps that are done and saved.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"stopped on request after step {step}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the fields when the error crosses a process."""
+        return type(self), (self.step,)
 
 
 class StudyLockedError(AfpError):

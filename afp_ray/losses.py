@@ -14,7 +14,9 @@ IGNORED = -100
 """Label of a position that is not supervised."""
 
 _CHUNK_ELEMENTS = {"cuda": 2**27}
-_DEFAULT_CHUNK_ELEMENTS = 2**24
+_DEFAULT_CHUNK_ELEMENTS = 2**22
+_LEAST_CHUNK_ROWS = 128
+"""Fewer rows would read and write the gradient of a large vocabulary more often than they are worth."""
 
 
 def contrastive_loss(
@@ -26,17 +28,20 @@ def contrastive_loss(
     labels: Tensor | None = None,
     source_candidates: Tensor | None = None,
     target_candidates: Tensor | None = None,
+    ignored: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """InfoNCE with in-batch negatives: row i of `target` translates row i of `source`.
 
     Args:
-        source, target: (B, D) pooled embeddings, of any scale and float dtype; similarities are float32.
+        source, target: (B, D) pooled embeddings, of any scale and float dtype; similarities are at least float32.
         temperature: divisor of the cosine similarities, unitless, > 0.
         symmetric: average the losses of source to target and target to source.
         labels: (B,) index of row i among the candidates; None is 0..B-1.
         source_candidates, target_candidates: (N, D) rows of all workers, `source` and `target` among them; None takes
             the rows given. The first serves the target to source direction alone.
+        ignored: (B, N) true where a candidate is no negative of a row, in either direction; what it says of a row's
+            own translation has no effect. None ignores nothing.
         reduction: `mean` over the B rows, or `sum`.
     Returns: () cross-entropy in nats; log(N) when the embeddings carry no signal.
     Raises: ValueError when the shapes differ.    Source: AFP, arXiv:2311.08089, section 3.
@@ -45,19 +50,29 @@ def contrastive_loss(
         raise ValueError(f"source {tuple(source.shape)} and target {tuple(target.shape)} differ")
     if labels is None:
         labels = torch.arange(len(source), device=source.device)
+    if ignored is not None:
+        ignored = ignored.scatter(1, labels[:, None], False)
     with torch.autocast(device_type=source.device.type, enabled=False):
-        loss = _one_direction(
-            source, target if target_candidates is None else target_candidates, labels, temperature, reduction
-        )
+        forward = target if target_candidates is None else target_candidates
+        loss = _one_direction(source, forward, labels, temperature, ignored, reduction)
         if not symmetric:
             return loss
         backward = source if source_candidates is None else source_candidates
-        return (loss + _one_direction(target, backward, labels, temperature, reduction)) / 2
+        return (loss + _one_direction(target, backward, labels, temperature, ignored, reduction)) / 2
 
 
-def _one_direction(anchors: Tensor, candidates: Tensor, labels: Tensor, temperature: float, reduction: str) -> Tensor:
-    cosine = F.normalize(anchors.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).T  # (B, N)
-    return F.cross_entropy(cosine / temperature, labels, reduction=reduction)
+def _one_direction(
+    anchors: Tensor, candidates: Tensor, labels: Tensor, temperature: float, ignored: Tensor | None, reduction: str
+) -> Tensor:
+    cosine = F.normalize(_wide(anchors), dim=-1) @ F.normalize(_wide(candidates), dim=-1).T  # (B, N)
+    logits = cosine / temperature
+    if ignored is not None:
+        logits = logits.masked_fill(ignored, float("-inf"))
+    return F.cross_entropy(logits, labels, reduction=reduction)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def instruction_loss(logits: Tensor, labels: Tensor, num_supervised: int) -> Tensor:
@@ -145,6 +160,7 @@ def cross_entropy_sum(
     """
     if chunk_elements is None:
         chunk_elements = _CHUNK_ELEMENTS.get(rows.device.type, _DEFAULT_CHUNK_ELEMENTS)
+        chunk_elements = max(chunk_elements, _LEAST_CHUNK_ROWS * len(head_weight))
     chunk_rows = max(1, chunk_elements // len(head_weight))
     loss: Tensor = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
         rows, head_weight, head_bias, targets, scale, softcap, chunk_rows

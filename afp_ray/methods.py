@@ -1,11 +1,16 @@
 """The arms of an ablation: each method is a row of pinned `TrialConfig` fields, what it leaves idle included.
 
-A pinned field wins over every other place that sets it and leaves the search space of its arm, so that
-`cit` is never tuned into `afp`. Source: AFP, arXiv:2311.08089; CoIT, arXiv:2308.04948.
+A pinned field wins over every other place that sets it and leaves the search space of its arm, so that `cit` is never
+tuned into `afp` and two arms that differ in an idle field alone are one. Source: AFP, arXiv:2311.08089; CoIT,
+arXiv:2308.04948; N-fold instructions, Bactrian-X, arXiv:2305.15011; CrossIn, arXiv:2404.11932; mid-align,
+arXiv:2502.14830; PreAlign, arXiv:2407.16222; AlignX, arXiv:2509.24338; BLOOMZ, arXiv:2211.01786; PolyLM,
+arXiv:2307.06018.
 """
 
 from collections.abc import Mapping
 from typing import Any
+
+from afp_ray.config import FilterLimits
 
 Pins = Mapping[str, Any]
 
@@ -16,65 +21,126 @@ _NO_CONTRASTIVE_TERM: Pins = {
     "loss.pooling": "last",
     "loss.symmetric": False,
     "loss.negatives": "global",
+    "loss.schedule": "joint",
     "training.pair_batch_size": None,
 }
-_NO_INSTRUCTION_TERM: Pins = {
-    "loss.instruction_weight": 0.0,
-    "data.num_instructions": 0,
+# Fields of rows made of instructions: idle where all rows are translation tasks.
+_NO_PARALLEL_INSTRUCTIONS: Pins = {
     "data.cross_probability": 0.5,
+    "data.crossing": "pivot",
+    "data.instruction_folds": 1,
+    "data.keep_best": None,
+    "data.instruction_scores": None,
+}
+_NO_INSTRUCTION_TERM: Pins = {
+    **_NO_PARALLEL_INSTRUCTIONS,
+    "loss.instruction_weight": 0.0,
+    "loss.schedule": "joint",
+    "data.num_instructions": 0,
     "data.direction_probability": 0.5,
     "data.translation_share": 0.0,
 }
-_INSTRUCTIONS_ALONE: Pins = {
+_NO_PAIRS: Pins = {"data.num_pairs": 0, "data.translation_share": 0.0, "data.language_temperature": None}
+_INSTRUCTIONS_ALONE: Pins = {**_NO_CONTRASTIVE_TERM, **_NO_PAIRS, "loss.instruction_weight": 1.0}
+_TRANSLATION_TASKS_ALONE: Pins = {
+    **_NO_PARALLEL_INSTRUCTIONS,
+    "data.cross_probability": 1.0,
+    "data.translation_share": 1.0,
+}
+# Prompt and response share a language, so no row crosses in any direction.
+_NO_CROSSING: Pins = {"data.cross_probability": 0.0, "data.direction_probability": 0.5, "data.crossing": "pivot"}
+_NO_FILTER: Pins = {
+    "data.filter": "none",
+    **{f"data.filter_limits.{name}": value for name, value in FilterLimits().model_dump().items()},
+}
+# Nothing is random, so the seed is pinned too: one trial stands for every seed.
+_UNTRAINED: Pins = {
     **_NO_CONTRASTIVE_TERM,
-    "loss.instruction_weight": 1.0,
-    "data.num_pairs": 0,
-    "data.translation_share": 0.0,
+    **_NO_INSTRUCTION_TERM,
+    **_NO_PAIRS,
+    **_NO_FILTER,
+    "data.seed": None,
+    "seed": 0,
+    "training.max_steps": 0,
+    "training.learning_rate": 1e-5,
+    "training.schedule": "cosine",
+    "training.warmup_ratio": 0.03,
+    "training.weight_decay": 0.0,
+    "training.max_grad_norm": 1.0,
+    "training.batch_size": 16,
+    "training.max_length": 256,
+    "training.precision": "fp32",
 }
 
+
+def _checkpoint(name: str) -> Pins:
+    """A published model as it is, whatever model the other arms start from."""
+    return {**_UNTRAINED, "model.name": name, "model.revision": None, "model.trust_remote_code": False}
+
+
 METHODS: Mapping[str, Pins] = {
-    # The model as it is. Nothing is random, so its seed is pinned too: one trial stands for every seed.
-    "base": {
-        **_NO_CONTRASTIVE_TERM,
-        **_NO_INSTRUCTION_TERM,
-        "data.num_pairs": 0,
-        "data.seed": None,
-        "seed": 0,
-        "training.max_steps": 0,
-        "training.learning_rate": 1e-5,
-        "training.schedule": "cosine",
-        "training.warmup_ratio": 0.03,
-        "training.weight_decay": 0.0,
-        "training.max_grad_norm": 1.0,
-        "training.batch_size": 16,
-    },
+    # The model as it is.
+    "base": _UNTRAINED,
     # Parallel text only, as translation tasks under the next-token loss.
-    "ft": {
-        **_NO_CONTRASTIVE_TERM,
-        "loss.instruction_weight": 1.0,
-        "data.cross_probability": 1.0,
-        "data.translation_share": 1.0,
-    },
+    "ft": {**_NO_CONTRASTIVE_TERM, **_TRANSLATION_TASKS_ALONE, "loss.instruction_weight": 1.0},
     # Contrastive term alone.
     "mcl": {**_NO_INSTRUCTION_TERM, "loss.contrastive_weight": 1.0},
     # Multilingual instruction tuning: prompt and response share a language.
-    "mit": {**_INSTRUCTIONS_ALONE, "data.cross_probability": 0.0, "data.direction_probability": 0.5},
-    # Cross-lingual instruction tuning: they never do.
+    "mit": {**_INSTRUCTIONS_ALONE, **_NO_CROSSING},
+    # The same with every instruction in every language, so fewer of them at an equal number of rows.
+    "mit_nfold": {**_INSTRUCTIONS_ALONE, **_NO_CROSSING, "data.instruction_folds": "languages"},
+    # Cross-lingual instruction tuning: prompt and response never share one.
     "cit": {**_INSTRUCTIONS_ALONE, "data.cross_probability": 1.0},
     # Both terms without crossing: isolates what crossing adds.
-    "mcl_mit": {"loss.contrastive_weight": 1.0, "data.cross_probability": 0.0, "data.translation_share": 0.0},
+    "mcl_mit": {**_NO_CROSSING, "loss.contrastive_weight": 1.0, "data.translation_share": 0.0},
     # Pivot and target monolingual instructions and translation instructions, no contrastive term.
     "coit": {
         **_NO_CONTRASTIVE_TERM,
+        **_NO_CROSSING,
         "loss.instruction_weight": 1.0,
-        "data.cross_probability": 0.0,
-        "data.direction_probability": 0.5,
         "data.translation_share": 1 / 3,
+    },
+    # Instructions that cross between any two languages beside those that do not; its form without translation tasks.
+    # Which language a crossing row goes to is uniform, so there is no direction relative to the pivot.
+    "crossin": {**_INSTRUCTIONS_ALONE, "data.crossing": "any", "data.direction_probability": 0.5},
+    # Contrastive term at the middle layer, in turns with the task's term; what the task trains on is open.
+    "mid_align": {
+        "loss.contrastive_weight": 1.0,
+        "loss.instruction_weight": 1.0,
+        "loss.layer": "middle",
+        "loss.pooling": "mean",
+        "loss.temperature": 0.1,
+        "loss.symmetric": False,
+        "loss.schedule": "alternate",
+    },
+    # Contrastive term at every layer beside the language modelling one; on sentence pairs, where the published method
+    # takes words of a dictionary, and without its output embeddings and code switching.
+    "prealign": {
+        "loss.contrastive_weight": 1.0,
+        "loss.instruction_weight": 1.0,
+        "loss.layer": "all",
+        "loss.pooling": "mean",
+        "loss.temperature": 0.1,
+        "loss.symmetric": True,
+        "loss.schedule": "joint",
+    },
+    # First stage: translation tasks and the contrastive term at the middle layer, on sentences that are encoded apart;
+    # without the head that tells languages apart.
+    "alignx": {
+        **_TRANSLATION_TASKS_ALONE,
+        "loss.contrastive_weight": 0.3,
+        "loss.instruction_weight": 1.0,
+        "loss.layer": "middle",
+        "loss.pooling": "mean",
+        "loss.temperature": 0.1,
+        "loss.symmetric": True,
+        "loss.schedule": "joint",
     },
     # Align aFter Pre-train, with the defects of the published code mended; the rest is open to search.
     "afp": {"loss.contrastive_weight": 1.0},
     # The published choices, all of them.
     "afp_paper": {
+        **_NO_FILTER,
         "loss.contrastive_weight": 1.0,
         "loss.instruction_weight": 1.5,
         "loss.temperature": 0.05,
@@ -82,8 +148,14 @@ METHODS: Mapping[str, Pins] = {
         "loss.pooling": "last",
         "loss.symmetric": False,
         "loss.negatives": "global",
+        "loss.schedule": "joint",
         "data.cross_probability": 0.5,
         "data.direction_probability": 0.5,
+        "data.crossing": "pivot",
+        "data.instruction_folds": 1,
+        "data.language_temperature": None,
+        "data.keep_best": None,
+        "data.instruction_scores": None,
         "training.learning_rate": 1e-5,
         "training.schedule": "cosine",
         "training.warmup_ratio": 0.03,
@@ -91,6 +163,11 @@ METHODS: Mapping[str, Pins] = {
         "training.max_grad_norm": 1.0,
         "training.max_length": 512,
     },
+    # Published checkpoints, scored as they are.
+    "bloomz_560m": _checkpoint("bigscience/bloomz-560m"),
+    "bloomz_7b1": _checkpoint("bigscience/bloomz-7b1"),
+    "polylm_1b7": _checkpoint("DAMO-NLP-MT/polylm-1.7b"),
+    "polylm_13b": _checkpoint("DAMO-NLP-MT/polylm-13b"),
 }
 
 

@@ -1,28 +1,34 @@
 """The one arrow, `TrialConfig -> TrialResult`: where data, model, training and evaluation meet."""
 
 import json
+import logging
 import os
 import platform
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from afp_ray import __version__
-from afp_ray.config import DataConfig, TrainingRuntime, TrialConfig
+from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.data import sources
-from afp_ray.data.rows import ParallelInstruction, TranslationPair
+from afp_ray.data.quality.best import read_scores, scores_digest
 from afp_ray.errors import ConfigError, ModelError
 from afp_ray.evaluation import run as evaluation
+from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
 from afp_ray.models.describe import describe
+from afp_ray.preparation import SPLITS, Split, heldout_pairs, retrieval_languages, tokenized_rows
 from afp_ray.records import LayerMetrics, Score, TrainingSummary, TrialResult
 from afp_ray.store import TrialPaths, write_json
 from afp_ray.training.reporter import Reporter
+from afp_ray.training.together import check_together
 
 if TYPE_CHECKING:  # torch comes with these; checking a study must not wait for it
     from afp_ray.models.load import LoadedModel
+
+logger = logging.getLogger(__name__)
 
 
 def check_trial(config: TrialConfig) -> None:
@@ -53,9 +59,11 @@ def check_trial(config: TrialConfig) -> None:
         )
     if config.training.max_steps > 0:
         sources.check(config.data)
+        if config.data.keep_best is not None and config.data.instruction_scores is not None:
+            read_scores(config.data.instruction_scores)
     evaluation.check_evaluation(config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
-    for language in _retrieval_languages(config):
-        _heldout_pairs(config, language, "validation")
+    for language in retrieval_languages(config):
+        heldout_pairs(config, language, "validation")
 
 
 def fingerprints(config: TrialConfig) -> dict[str, str]:
@@ -68,15 +76,13 @@ def fingerprints(config: TrialConfig) -> dict[str, str]:
     }
     if config.evaluation.representation is not None:
         found["heldout"] = sources.heldout_fingerprint(
-            config.evaluation.representation.source, config.data.pivot, _retrieval_languages(config)
+            config.evaluation.representation.source, config.data.pivot, retrieval_languages(config)
         )
     # A model that is not trained scores the same whatever the training rows are.
     found["data"] = sources.fingerprint(config.data) if config.training.max_steps > 0 else ""
+    if config.data.instruction_scores is not None:
+        found["instruction_scores"] = scores_digest(config.data.instruction_scores)
     return found
-
-
-Split = Literal["validation", "test"]
-_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,15 @@ class _Run:
     """What the stages of one trial share."""
 
     config: TrialConfig
+    trial_id: str
     paths: TrialPaths
     reporter: Reporter
     runtime: TrainingRuntime
     device: str
     rank: int
     world_size: int
+    stop: Callable[[], bool] | None
+    keeps_scores: bool
 
 
 def run_trial(
@@ -102,6 +111,8 @@ def run_trial(
     device: str = "auto",
     runtime: TrainingRuntime | None = None,
     num_threads: int | None = None,
+    stop: Callable[[], bool] | None = None,
+    keep_scores: bool = True,
 ) -> TrialResult | None:
     """Train and score one configuration; what `folder` already holds is not done again.
 
@@ -116,8 +127,11 @@ def run_trial(
         device: "auto" takes a GPU where there is one.
         runtime: memory, checkpoints and watching; nothing there changes a score. None takes the defaults.
         num_threads: torch threads; None leaves torch's choice.
+        stop: asked at every step of training; true saves what is done, for a later attempt to go on with.
+        keep_scores: take what the very same weights answered before from the cache, and keep what they answer now;
+            `AFP_CACHE_SCORES=0` says no for all.
     Returns: the result, None on workers other than the first.
-    Raises: UserError for bad input, DivergedError, whatever torch raises.
+    Raises: UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
     """
     started = time.perf_counter()
     import torch
@@ -127,14 +141,17 @@ def run_trial(
     rank, world_size = _worker()
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-    run = _Run(config, TrialPaths(folder), reporter, runtime or TrainingRuntime(), device, rank, world_size)
+    paths, runtime = TrialPaths(folder), runtime or TrainingRuntime()
+    keeps = keep_scores and is_caching_wanted()
+    run = _Run(config, trial_id, paths, reporter, runtime, device, rank, world_size, stop, keeps)
     stored = read_result(run.paths)
     if stored is not None and set(splits) <= set(stored.splits):
         return stored if rank == 0 else None
+    check_together(config.loss, config.training, runtime, num_workers=world_size)
     loaded, summary = _trained_model(run, stored)
     if rank != 0:
         return None
-    result = _score(run, loaded, [split for split in _SPLITS if split in splits], stored)
+    result = _score(run, loaded, [split for split in SPLITS if split in splits], stored)
     seconds = time.perf_counter() - started
     held_hours = seconds * world_size / 3600
     result = result.model_copy(
@@ -143,9 +160,11 @@ def run_trial(
             "training": summary.model_copy(update={"gpu_hours": summary.gpu_hours + held_hours}),
             "checkpoint": run.paths.checkpoint.name if run.paths.checkpoint.is_dir() else None,
             "seconds": (stored.seconds if stored else 0.0) + seconds,
+            "warnings": tuple(dict.fromkeys([*summary.notes, *result.warnings])),
         }
     )
     write_json(run.paths.result, result.model_dump(mode="json"))
+    shutil.rmtree(run.paths.states, ignore_errors=True)
     return result
 
 
@@ -173,6 +192,7 @@ def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel"
 
     config, paths = run.config, run.paths
     run.reporter.report("load", 0, 1)
+    kept = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
     if stored is not None and config.training.max_steps > 0:
         if not paths.checkpoint.is_dir():
             raise ModelError(
@@ -181,8 +201,10 @@ def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel"
                 fix="remove the trial's folder to train it again, or keep it with runtime.keep_checkpoints: all",
             )
         verify_checkpoint(paths.checkpoint)
-        kept = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
         return load_model(kept, device=run.device), stored.training
+    trained = _finished_training(paths)
+    if trained is not None:
+        return load_model(kept, device=run.device), trained
     loaded = load_model(config.model, device=run.device)
     if config.training.max_steps == 0:
         return loaded, TrainingSummary(steps=0)
@@ -197,33 +219,42 @@ def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel"
         reporter=run.reporter,
         device=run.device,
         seed=config.seed,
+        runtime=run.runtime,
+        paths=paths,
+        trial_id=run.trial_id,
+        stop=run.stop,
     )
     summary = summary.model_copy(update={"dropped_tokens": batches.dropped_tokens})
     if run.rank == 0:
         save_checkpoint(loaded.model, loaded.tokenizer, paths.checkpoint)
+        held_hours = summary.seconds * run.world_size / 3600
+        finished = summary.model_copy(update={"gpu_hours": held_hours})
+        write_json(paths.trained, finished.model_dump(mode="json"))
     return loaded, summary
+
+
+def _finished_training(paths: TrialPaths) -> TrainingSummary | None:
+    """What an attempt that was killed while it scored had trained, if its checkpoint is whole."""
+    from afp_ray.training.checkpoint import verify_checkpoint
+
+    if not paths.trained.is_file():
+        return None
+    try:
+        verify_checkpoint(paths.checkpoint)
+    except ModelError as error:
+        logger.warning("training goes on from its last state: %s", error.problem)
+        return None
+    return TrainingSummary.model_validate_json(paths.trained.read_bytes())
 
 
 def _training_batches(run: _Run, loaded: "LoadedModel") -> Any:
     from afp_ray.data.batches import TrainingBatches
-    from afp_ray.data.mixing import draw_instructions, draw_pairs, remove_heldout
 
     config = run.config
-    seed = config.data.seed if config.data.seed is not None else config.seed
-    pairs, rows = _rows(config.data)
-    heldout = [
-        pair
-        for language in _retrieval_languages(config)
-        for split in _SPLITS
-        for pair in _heldout_pairs(config, language, split)
-    ]
-    # A corpus may serve both; what retrieval is measured on is never trained on.
-    pairs, _ = remove_heldout(pairs, heldout)
-    drawn_pairs = draw_pairs(pairs, num_pairs=config.data.num_pairs, seed=seed)
-    instructions = draw_instructions(rows, drawn_pairs, config.data, seed=seed)
+    pairs, instructions = tokenized_rows(config, loaded)
     return TrainingBatches(
-        drawn_pairs if config.loss.contrastive_weight > 0 else [],
-        instructions if config.loss.instruction_weight > 0 else [],
+        pairs,
+        instructions,
         loaded.tokenizer,
         batch_size=config.training.batch_size,
         pair_batch_size=config.training.num_pairs_per_step,
@@ -233,18 +264,6 @@ def _training_batches(run: _Run, loaded: "LoadedModel") -> Any:
         world_size=run.world_size,
         micro_batch_size=run.runtime.micro_batch_size,
     )
-
-
-def _rows(data: DataConfig) -> tuple[list[TranslationPair], list[ParallelInstruction]]:
-    """Rows of the sources, read once per process: warm actors run many trials on the same files."""
-    readable = sources.reading_config(data)
-    return _read_rows(readable, sources.fingerprint(readable))
-
-
-@lru_cache(maxsize=4)
-def _read_rows(data: DataConfig, fingerprint: str) -> tuple[list[TranslationPair], list[ParallelInstruction]]:
-    del fingerprint  # part of the key, so that a changed file is read again
-    return sources.load_pairs(data), sources.load_instructions(data)
 
 
 def _record_training_call(paths: TrialPaths) -> None:
@@ -263,6 +282,7 @@ def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[Split], stored: Tr
     layers = list(stored.layers) if stored else []
     predictions = dict(stored.predictions) if stored else {}
     warnings = list(stored.warnings) if stored else []
+    cache = ScoreCache(loaded.model, loaded.tokenizer) if run.keeps_scores else None
     for split in splits:
         if stored is not None and split in stored.splits:
             continue
@@ -274,18 +294,19 @@ def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[Split], stored: Tr
             pivot=config.data.pivot,
             split=split,
             reporter=run.reporter,
+            cache=cache,
         )
         scores += scored.scores
         warnings += scored.warnings
         file = run.paths.predictions_of(split)
         evaluation.write_predictions(scored.predictions, file)
         predictions[split] = str(file.relative_to(run.paths.folder))
-        layers += _measure(run, loaded, split)
+        layers += _measure(run, loaded, split, layers)
     scores += _headline_scores(layers, headline)
     return TrialResult(
         trial_id="",
         config=config.model_dump(mode="json"),
-        splits=tuple(split for split in _SPLITS if split in predictions),
+        splits=tuple(split for split in SPLITS if split in predictions),
         scores=tuple(scores),
         layers=tuple(layers),
         training=TrainingSummary(steps=0),
@@ -296,38 +317,27 @@ def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[Split], stored: Tr
     )
 
 
-def _measure(run: _Run, loaded: "LoadedModel", split: Split) -> list[LayerMetrics]:
-    from afp_ray.evaluation.representation import measure_representation
+def _measure(run: _Run, loaded: "LoadedModel", split: Split, known: Sequence[LayerMetrics]) -> list[LayerMetrics]:
+    """Metrics of the states on `split`; what drawings need is kept at the layer that validation, `known`, chooses."""
+    from afp_ray.evaluation.projection import write_states
+    from afp_ray.evaluation.representation import headline_place, measure_representation
 
     if run.config.evaluation.representation is None:
         return []
-    pairs = {language: _heldout_pairs(run.config, language, split) for language in _retrieval_languages(run.config)}
+    pairs = {language: heldout_pairs(run.config, language, split) for language in retrieval_languages(run.config)}
     run.reporter.report("represent", 0, len(pairs))
-    return measure_representation(loaded.model, loaded.tokenizer, pairs, split=split)
+    measured = measure_representation(loaded.model, loaded.tokenizer, pairs, split=split)
+    place = headline_place([row for row in (*known, *measured.rows) if row.split == "validation"])
+    if place is not None:
+        write_states(measured.to_draw(place), run.paths.representation_of(split))
+    return measured.rows
 
 
 def _headline_scores(layers: Sequence[LayerMetrics], headline: Any) -> list[Score]:
     by_split: Mapping[str, list[LayerMetrics]] = {
-        split: [row for row in layers if row.split == split] for split in _SPLITS
+        split: [row for row in layers if row.split == split] for split in SPLITS
     }
     return [score for rows in by_split.values() if rows for score in headline(by_split["validation"], rows)]
-
-
-def _retrieval_languages(config: TrialConfig) -> tuple[str, ...]:
-    """Languages whose alignment with the pivot is measured: those that the study aligns."""
-    return config.data.languages if config.evaluation.representation is not None else ()
-
-
-def _heldout_pairs(config: TrialConfig, language: str, split: Split) -> list[TranslationPair]:
-    representation = config.evaluation.representation
-    assert representation is not None
-    return sources.load_heldout_pairs(
-        representation.source,
-        pivot=config.data.pivot,
-        language=language,
-        split=split,
-        num_pairs=representation.num_pairs,
-    )
 
 
 def _environment(device: str) -> dict[str, str]:

@@ -84,16 +84,68 @@ def test_similarity_stays_float32_under_autocast() -> None:
         assert contrastive_loss(source, target, 0.05).item() == expected.item()
 
 
-def test_contrastive_gradient_by_finite_differences() -> None:
-    source, target = random(3, 4).requires_grad_(), random(3, 4, seed=1)
-    contrastive_loss(source, target, 0.5).backward()
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_contrastive_gradient_by_finite_differences(symmetric: bool) -> None:
+    candidates = [random(5, 4, seed=2), random(5, 4, seed=3)]
+    ignored = torch.zeros(3, 5, dtype=torch.bool)
+    ignored[0, 3] = ignored[1, 0] = True
+
+    def value(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return contrastive_loss(
+            source,
+            target,
+            0.5,
+            symmetric=symmetric,
+            source_candidates=torch.cat([source, candidates[0][3:]]),
+            target_candidates=torch.cat([target, candidates[1][3:]]),
+            ignored=ignored,
+        )
+
+    sides = [random(3, 4).requires_grad_(), random(3, 4, seed=1).requires_grad_()]
+    assert torch.autograd.gradcheck(value, sides, eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_ignored", [0, 2, 3])
+def test_candidates_that_are_ignored_leave_the_denominator(num_ignored: int) -> None:
+    pairs = torch.eye(4)
+    ignored = torch.zeros(4, 4, dtype=torch.bool)
+    for row in range(4):
+        ignored[row, [(row + step) % 4 for step in range(1, num_ignored + 1)]] = True
+    expected = math.log(1 + (3 - num_ignored) * math.exp(-2))
+    for symmetric in (False, True):
+        found = contrastive_loss(pairs, pairs, 0.5, symmetric=symmetric, ignored=ignored)
+        assert found.item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_own_translation_is_never_ignored() -> None:
+    source, target = random(5, 4), random(5, 4, seed=1)
+    everything = torch.ones(5, 5, dtype=torch.bool)
+    assert contrastive_loss(source, target, 0.1, ignored=everything).item() == 0
+    order = torch.tensor([4, 2, 0, 1, 3])  # the translation of row i is candidate order[i]
+    alone = torch.nn.functional.one_hot(order).bool()
+    found = contrastive_loss(
+        source, target, 0.1, labels=order, target_candidates=target[order.argsort()], ignored=alone
+    )
+    assert found.item() == pytest.approx(contrastive_loss(source, target, 0.1).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 1e-4, 1000.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_no_temperature_makes_loss_or_gradient_nan(temperature: float, scale: float) -> None:
+    source, target = (scale * torch.ones(8, 3)).requires_grad_(), scale * torch.ones(8, 3)
+    ignored = torch.zeros(8, 8, dtype=torch.bool)
+    ignored[0] = True
+    loss = contrastive_loss(source, target, temperature, symmetric=True, ignored=ignored)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(8) * 7 / 8, rel=1e-6)
     assert source.grad is not None
-    for index in ((0, 0), (1, 2), (2, 3)):
-        step = torch.zeros_like(source)
-        step[index] = 1e-2
-        with torch.no_grad():
-            slope = (contrastive_loss(source + step, target, 0.5) - contrastive_loss(source - step, target, 0.5)) / 2e-2
-        assert source.grad[index].item() == pytest.approx(slope.item(), abs=2e-4)
+    assert bool(torch.isfinite(source.grad).all())
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).requires_grad_()
+    loss = contrastive_loss(opposite, opposite.detach().flip(0), 0.001)
+    loss.backward()
+    assert loss.item() == pytest.approx(2000, rel=1e-6)
+    assert opposite.grad is not None
+    assert bool(torch.isfinite(opposite.grad).all())
 
 
 def test_shapes_must_agree() -> None:
@@ -181,3 +233,14 @@ def test_softmax_stays_float32_under_autocast() -> None:
     half = (rows.bfloat16() @ weight.bfloat16().T).float()
     assert total.dtype == torch.float32
     assert total.item() == pytest.approx(F.cross_entropy(half, targets, reduction="sum").item(), rel=1e-6)
+
+
+def test_a_packed_row_predicts_nothing_across_its_samples() -> None:
+    hidden, weight = random(2, 4, 3), random(9, 3, seed=1)
+    labels = torch.tensor([[-100, 2, 3, 4], [-100, -100, 7, -100]])
+    lengths = (4, 3)  # the last place of the second row is padding
+    expected = next_token_sum(hidden, weight, labels)
+    row = torch.cat([hidden[number, :length] for number, length in enumerate(lengths)])[None]
+    packed = torch.cat([labels[number, :length] for number, length in enumerate(lengths)])[None]
+    assert next_token_sum(row, weight, packed).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert supervised_positions(packed)[0].tolist() == [0, 1, 2, 5]

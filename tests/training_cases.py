@@ -23,7 +23,7 @@ class RandomBatches:
         self.own = slice(rank * share, (rank + 1) * share)
         self.dropped_tokens = 0
 
-    def batch(self, step: int) -> TrainBatch:
+    def batch(self, step: int, *, micro_batch_size: int | None = None) -> TrainBatch:
         generator = torch.Generator().manual_seed(step)
         source, target, text = (self._rows(longest, generator) for longest in (5, 9, 12))
         labels = text[0].masked_fill(text[1] == 0, -100)
@@ -31,7 +31,7 @@ class RandomBatches:
         num_supervised = int((labels != -100).sum())
         pairs = PairBatch(*(tensor[self.own] for tensor in (*source, *target)))
         own = [tensor[self.own] for tensor in (*text, labels)]
-        size = self.micro or len(own[0])
+        size = micro_batch_size or self.micro or len(own[0])
         micro = [InstructionBatch(*(tensor[at : at + size] for tensor in own)) for at in range(0, len(own[0]), size)]
         return TrainBatch(pairs, tuple(micro), num_supervised)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from afp_ray.errors import ModelError
 from afp_ray.models.hidden_states import CausalModel, last_hidden_state
@@ -15,20 +15,30 @@ class VocabularyHead:
     """logits = softcap(scale * (states @ weight.T + bias)).
 
     Attributes:
-        weight: (V, D); the embedding itself where they are tied.
-        bias: (V,) or None.
+        layer: holds the weights. They are asked for at each use, since sharding puts others into its place.
         scale: multiplies the logits.
         softcap: logits become softcap * tanh(logits / softcap); None leaves them.
     """
 
-    weight: Tensor
-    bias: Tensor | None = None
+    layer: nn.Module
     scale: float = 1.0
     softcap: float | None = None
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Project `states` (..., D) to (..., V) in float32."""
-        logits = torch.nn.functional.linear(states, self.weight, self.bias).float() * self.scale
+    @property
+    def weight(self) -> Tensor:
+        """(V, D); the embedding itself where they are tied."""
+        return self.layer.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(V,) or None."""
+        return getattr(self.layer, "bias", None)
+
+    def logits(self, states: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Project `states` (..., D) to (..., V) in float32, or onto the tokens `first` to `last` - 1 alone."""
+        bias = None if self.bias is None else self.bias[first:last]
+        logits = torch.nn.functional.linear(states, self.weight[first:last], bias).float()
+        logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -45,7 +55,7 @@ def vocabulary_head(model: CausalModel) -> VocabularyHead:
     if getattr(config, "logit_scale", None):  # Cohere multiplies
         scale = float(config.logit_scale)
     softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-    head = VocabularyHead(layer.weight, getattr(layer, "bias", None), scale, float(softcap) if softcap else None)
+    head = VocabularyHead(layer, scale, float(softcap) if softcap else None)
     _compare(model, head)
     return head
 

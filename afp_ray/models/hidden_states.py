@@ -43,25 +43,7 @@ def hidden_states_at(model: CausalModel, input_ids: Tensor, attention_mask: Tens
     Returns: (B, T, D), equal to `output_hidden_states=True` at index `layer` of a whole forward.
     Raises: ValueError when there is no such layer.    Source: AFP, arXiv:2311.08089, section 3.
     """
-    blocks = decoder_blocks(model)
-    if not 0 <= layer <= len(blocks):
-        raise ValueError(f"layer {layer} is not in 0..{len(blocks)}")
-    if layer == len(blocks):
-        return last_hidden_state(model, input_ids, attention_mask)
-
-    def stop(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Reached(_state(args, kwargs))
-
-    handle = blocks[layer].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
-    try:
-        last_hidden_state(model, input_ids, attention_mask)
-    except _Reached as reached:
-        return reached.state
-    finally:
-        handle.remove()
-    raise ModelError(
-        f"block {layer} did not run", allowed="a model without LayerDrop", fix="set `layerdrop: 0` in config.json"
-    )
+    return state_of_layer(model, layer, lambda: last_hidden_state(model, input_ids, attention_mask))
 
 
 def all_hidden_states(
@@ -80,18 +62,63 @@ def all_hidden_states(
             (L+1) vectors a sentence and never (L+1) states a token. The default keeps the states.
     Returns: L + 1 results, the embedding output first.
     """
+    with torch.no_grad():
+        return state_of_every_layer(model, lambda: last_hidden_state(model, input_ids, attention_mask), reduce)
+
+
+def state_of_layer(model: CausalModel, layer: int, forward: Callable[[], Tensor]) -> Tensor:
+    """The state that `forward` has at one layer; it is run no further.
+
+    Args:
+        model: whose blocks `forward` runs.
+        layer: 0 (the embedding output) to L (after the final norm).
+        forward: runs the whole decoder of `model` and returns the states after the final norm.
+    Returns: the state, in the shape that the blocks have it.
+    Raises: ValueError when there is no such layer; ModelError when the block is skipped.
+    """
+    blocks = decoder_blocks(model)
+    if not 0 <= layer <= len(blocks):
+        raise ValueError(f"layer {layer} is not in 0..{len(blocks)}")
+    if layer == len(blocks):
+        return forward()
+
+    def stop(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _Reached(_state(args, kwargs))
+
+    handle = blocks[layer].register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+    try:
+        forward()
+    except _Reached as reached:
+        return reached.state
+    finally:
+        handle.remove()
+    raise _skipped(f"block {layer} did not run")
+
+
+def state_of_every_layer(model: CausalModel, forward: Callable[[], Tensor], reduce: Callable[[Tensor], T]) -> list[T]:
+    """What `reduce` makes of the state of every layer, in one forward; gradients flow.
+
+    Args:
+        model: whose blocks `forward` runs.
+        forward: runs the whole decoder of `model` and returns the states after the final norm.
+        reduce: called with each state as soon as its layer is done.
+    Returns: L + 1 results, the embedding output first.
+    Raises: ModelError when a block is skipped.
+    """
+    blocks = decoder_blocks(model)
     results: list[T] = []
 
     def visit(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         results.append(reduce(_state(args, kwargs)))
 
-    handles = [block.register_forward_pre_hook(visit, with_kwargs=True) for block in decoder_blocks(model)]
+    handles = [block.register_forward_pre_hook(visit, with_kwargs=True) for block in blocks]
     try:
-        with torch.no_grad():
-            results.append(reduce(last_hidden_state(model, input_ids, attention_mask)))
+        results.append(reduce(forward()))
     finally:
         for handle in handles:
             handle.remove()
+    if len(results) != len(blocks) + 1:
+        raise _skipped(f"{len(results) - 1} of {len(blocks)} blocks ran")
     return results
 
 
@@ -103,10 +130,24 @@ def last_hidden_state(model: CausalModel, input_ids: Tensor, attention_mask: Ten
         input_ids, attention_mask: (B, T).
     Returns: (B, T, D).
     """
+    return run_decoder(model, input_ids, positions=position_ids(attention_mask), attention_mask=attention_mask)
+
+
+def run_decoder(
+    model: CausalModel, input_ids: Tensor, *, positions: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Whole forward below the head.
+
+    Args:
+        model: a causal LM.
+        input_ids, positions: (B, T); positions reach the families that take any.
+        attention_mask: (B, T), or None where every token is real.
+    Returns: (B, T, D) after the final norm.
+    """
     decoder = decoder_of(model)
     arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     if "position_ids" in inspect.signature(decoder.forward).parameters:
-        arguments["position_ids"] = position_ids(attention_mask)
+        arguments["position_ids"] = positions
     return decoder(**arguments, return_dict=True).last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -140,6 +181,10 @@ def decoder_blocks(model: CausalModel) -> nn.ModuleList:
         allowed="a decoder whose blocks are one ModuleList",
         fix="choose another model.name",
     )
+
+
+def _skipped(problem: str) -> ModelError:
+    return ModelError(problem, allowed="a model without LayerDrop", fix="set `layerdrop: 0` in config.json")
 
 
 def _state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -1,6 +1,6 @@
 """From token states to one vector per sentence.
 
-Shapes: B sentences, T tokens with padding on either side, D width.
+Shapes: B sentences, T tokens with padding on either side, N tokens of all sentences end to end, D width.
 """
 
 import torch
@@ -32,3 +32,19 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         weights = real.to(states.dtype).unsqueeze(-1)
         return (states * weights).sum(dim=1) / weights.sum(dim=1)
     return states.masked_fill(~real.unsqueeze(-1), float("-inf")).amax(dim=1)
+
+
+def pool_samples(states: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """Pool sentences that lie end to end; equal to `pool` over rows of their own.
+
+    Args:
+        states: (1, N, D) token states.
+        lengths: (B,) tokens of each sentence, in order, each at least 1; they sum to N.
+        pooling: `last` token, `mean` or `max` over the tokens of a sentence.
+    Returns: (B, D), at least in float32.
+    """
+    wide = states[0].float() if states.dtype in (torch.bfloat16, torch.float16) else states[0]
+    lengths = lengths.to(states.device)
+    if pooling == "last":
+        return wide.index_select(0, lengths.cumsum(0) - 1)
+    return torch.segment_reduce(wide, pooling, lengths=lengths, axis=0)

@@ -1,8 +1,5 @@
 """Saved models: a Hugging Face folder with hashes that is either whole or not there."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +8,8 @@ from safetensors import SafetensorError
 from afp_ray.errors import UnavailableError
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.load import quiet_transformers
-from afp_ray.models.manifest import verify_manifest, write_manifest
-from afp_ray.store import sync_folder
-
-_SPARE_BYTES = 32 * 2**20
+from afp_ray.models.manifest import verify_manifest
+from afp_ray.training.folders import require_space, written_whole
 
 
 def save_checkpoint(model: CausalModel, tokenizer: Any, folder: Path) -> None:
@@ -31,18 +26,11 @@ def save_checkpoint(model: CausalModel, tokenizer: Any, folder: Path) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(model, folder.parent)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        try:
-            with quiet_transformers():
-                model.save_pretrained(temporary)
-                tokenizer.save_pretrained(temporary)
-            write_manifest(temporary)
-            _make_durable(temporary)
-            _replace(temporary, folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        num_bytes = sum(parameter.nbytes for parameter in model.parameters())
+        require_space(folder.parent, num_bytes, what="the checkpoint")
+        with written_whole(folder) as temporary, quiet_transformers():
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     except (OSError, SafetensorError) as error:
         raise UnavailableError(f"cannot write the checkpoint {folder}: {error}") from error
 
@@ -53,32 +41,3 @@ def verify_checkpoint(folder: Path) -> None:
     Raises: ModelError naming the first file that is missing or damaged.
     """
     verify_manifest(folder)
-
-
-def _check_space(model: CausalModel, parent: Path) -> None:
-    needed = sum(parameter.nbytes for parameter in model.parameters()) + _SPARE_BYTES
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise UnavailableError(
-            f"the checkpoint needs {needed / 2**20:.0f} MiB under {parent}, {free / 2**20:.0f} MiB are free; "
-            "free some space and resume the study"
-        )
-
-
-def _make_durable(folder: Path) -> None:
-    folder.chmod(0o755)  # mkdtemp makes it private
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Rename `temporary` to `folder`; a folder that is there steps aside first and is then removed."""
-    retired = folder.with_name(f"{temporary.name}.old")
-    if folder.exists():
-        folder.rename(retired)
-    temporary.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)

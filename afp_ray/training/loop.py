@@ -1,37 +1,56 @@
-"""The training loop: batches in, updated weights and a summary out."""
+"""The training loop: batches in, updated weights and a summary out; a stop anywhere changes neither."""
 
 import contextlib
-import hashlib
-import math
-import resource
-import sys
+import dataclasses
+import logging
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch.distributed.tensor import DTensor
 
+from afp_ray import __version__
 from afp_ray.config.loss import LossConfig
+from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
-from afp_ray.errors import DivergedError
+from afp_ray.errors import DivergedError, TrainingInterruptedError
+from afp_ray.models.adapters import num_trainable
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.records import TrainingSummary
-from afp_ray.training.gather import rank, sum_gradients, sum_over_workers, world_size
+from afp_ray.store import TrialPaths
+from afp_ray.training.fitting import Sizes, fit_sizes
+from afp_ray.training.gather import rank, sum_gradients, world_size
+from afp_ray.training.optimizer import (
+    BackwardOptimizer,
+    backward_with_updates,
+    clip_gradients,
+    make_optimizer,
+    set_learning_rate,
+)
+from afp_ray.training.prepared import own_random_state, prepared, seed_step, train_mode
 from afp_ray.training.reporter import Reporter
 from afp_ray.training.schedule import learning_rate
-from afp_ray.training.step import StepLosses, TrainingStep
+from afp_ray.training.sharding import free_gathered
+from afp_ray.training.state import States, set_weights, trained_weights
+from afp_ray.training.step import StepLosses, TrainingStep, pack_instructions, pack_pairs
+from afp_ray.training.watching import Curve, Record, StepTrace
 
-_COSINES_PER_RUN = 10
+logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
     """Random access to what each step trains on."""
 
-    def batch(self, step: int) -> TrainBatch:
-        """Give the rows of this worker for one step; equal steps give equal rows."""
+    def batch(self, step: int, *, micro_batch_size: int | None = None) -> TrainBatch:
+        """Give the rows of this worker for one step; equal steps give equal rows.
+
+        Args:
+            step: 0-based.
+            micro_batch_size: instructions of one forward pass; None leaves it to the batches.
+        """
         ...
 
 
@@ -44,172 +63,254 @@ def train(
     reporter: Reporter,
     device: str | torch.device = "cpu",
     seed: int = 0,
+    runtime: TrainingRuntime | None = None,
+    paths: TrialPaths | None = None,
+    trial_id: str = "",
+    stop: Callable[[], bool] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place for `training.max_steps` steps; inside a process group every worker calls this alike.
 
     Dropout is drawn from `seed`, the step and the worker's rank; the global random state is left as it was. After an
-    error the weights are of no use.
+    error the weights are of no use, but what `paths.states` holds is: the next call goes on from there, with the
+    weights, losses and summary of a training that was never stopped (bit for bit on the CPU).
 
     Args:
         model: float32 weights on `device`.
         batches: this worker's share of every step.
         loss: weights and shape of the two terms.
         training: optimizer, schedule, steps, precision.
-        reporter: hears of every step: both losses, learning rate, gradient norm, tokens per second.
+        reporter: hears of every step: losses of its terms, learning rate, gradient norm, tokens per second, memory.
         device: where the model is.
         seed: of dropout.
-    Returns: losses are means over the last tenth of the steps; `gpu_hours`, `dropped_tokens` are the caller's to fill.
-    Raises: DivergedError with the step at which a loss or the gradient's norm is not finite.
+        runtime: sizes, sharding, resumable states, trace; None takes the defaults.
+        paths: where states, curve and trace go; None keeps none of them.
+        trial_id: content address of the trial; a state of another one is not used.
+        stop: asked after every step; true on any worker saves the state and stops all of them.
+    Returns: losses are means over the steps of the last tenth that had the term; `gpu_hours` is that of earlier
+        attempts, `dropped_tokens` is the caller's to fill.
+    Raises: DivergedError with the step at which a loss or the gradient's norm is not finite; its states are removed.
+        TrainingInterruptedError when `stop` said so.
     """
     if training.max_steps == 0:
         return TrainingSummary(steps=0)
-    device = torch.device(device)
-    started = time.perf_counter()
-    record = _Record(training.max_steps, device)
-    with _train_mode(model), _own_random_state(device):
-        step_of = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
-        optimizer = make_optimizer(model, training, device)
-        for step in range(training.max_steps):
-            _seed_step(device, seed, step)
-            batch = batches.batch(step)
+    device, runtime = torch.device(device), runtime or TrainingRuntime()
+    with train_mode(model), own_random_state(device), prepared(model, training, runtime, seed=seed) as trained:
+        loop = _Loop(trained, loss, training, runtime, device=device, seed=seed)
+        states = None
+        if paths is not None and (runtime.checkpoint_every_s is not None or stop is not None):
+            identity = _identity(trained, loss, training, seed=seed, trial_id=trial_id)
+            states = States(paths.states, identity=identity, keep_last=runtime.keep_last, model=trained, device=device)
+        return loop.run(batches, reporter, states=states, paths=paths if rank() == 0 else None, stop=stop)
+
+
+class _Loop:
+    """Model, optimizer and sums of one training, and the step that moves them on.
+
+    Attributes:
+        step: steps that are done.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        loss: LossConfig,
+        training: TrainingConfig,
+        runtime: TrainingRuntime,
+        *,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.model, self.loss, self.training, self.runtime = model, loss, training, runtime
+        self.device, self.seed = device, seed
+        self.step = 0
+        self._notes: list[str] = []
+        self.record = Record(training.max_steps, device, period=2 if _alternates(loss) else 1)
+        self.sizes = _first_sizes(training, runtime)
+        self.terms = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
+        self.optimizer = make_optimizer(model, training, device, seed=seed)
+        self._num_trainable = num_trainable(model)
+        self._is_sharded = any(isinstance(value, DTensor) for value in model.parameters())
+
+    def run(
+        self,
+        batches: Batches,
+        reporter: Reporter,
+        *,
+        states: States | None,
+        paths: TrialPaths | None,
+        stop: Callable[[], bool] | None,
+    ) -> TrainingSummary:
+        """Do the steps that are left."""
+        max_steps, num_steps = self.training.max_steps, self.runtime.profile_steps
+        if states is not None:
+            self._resume(states)
+        curve = Curve(paths.curve if paths else None, max_steps, start=self.step)
+        trace = StepTrace(
+            paths.trace if paths else None,
+            num_steps=num_steps,
+            start=self.step,
+            max_steps=max_steps,
+            device=self.device,
+        )
+        every_s = self.runtime.checkpoint_every_s
+        saved_at = time.monotonic()
+        with contextlib.closing(trace), contextlib.closing(curve):
+            while self.step < max_steps:
+                trace.before(self.step)
+                is_due = every_s is not None and time.monotonic() - saved_at >= every_s
+                metrics, (saves, stops) = self._take_step(batches, states, wishes=(is_due, stop is not None and stop()))
+                curve.add(self.step, metrics)
+                trace.after(self.step)
+                self.step += 1
+                reporter.report("train", self.step, max_steps, metrics)
+                if states is not None and (saves or stops) and self.step < max_steps:
+                    curve.flush()
+                    self._save(states)
+                    saved_at = time.monotonic()
+                if stops and self.step < max_steps:
+                    raise TrainingInterruptedError(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.optimizer, BackwardOptimizer):
+            self.optimizer.close()  # its hooks would keep the moments as long as the weights
+        return self._summary(states)
+
+    def _take_step(
+        self, batches: Batches, states: States | None, *, wishes: tuple[bool, bool]
+    ) -> tuple[dict[str, float], list[bool]]:
+        """Update the weights once; metrics, and the wishes of all workers."""
+        step = self.step
+        rate = learning_rate(self.training, step)
+        set_learning_rate(self.optimizer, rate)
+        batch, losses = self._accumulate(batches)
+        if self._is_sharded:
+            free_gathered(self.model)  # gradients are summed already; they and the weights are shares again
+        else:
+            sum_gradients(self.model.parameters())
+        if isinstance(self.optimizer, BackwardOptimizer):
+            norm = self.optimizer.step()
+        else:
+            norm = clip_gradients(self.model.parameters(), self.training.max_grad_norm)
+            self.optimizer.step()
+        self.terms.after_step()
+        try:
+            metrics, agreed = self.record.add(step, losses, norm, num_tokens(batch), wishes=wishes)
+        except DivergedError:
+            if states is not None:
+                states.remove()  # from there it would diverge again
+            raise
+        metrics["learning_rate"] = rate
+        return metrics, agreed
+
+    def _accumulate(self, batches: Batches) -> tuple[TrainBatch, StepLosses]:
+        """Gradients of the step under way, in passes that fit into memory."""
+        step, optimizer = self.step, self.optimizer
+        in_backward = optimizer if isinstance(optimizer, BackwardOptimizer) else None
+        compares = step % self.record.cosine_every == 0
+
+        def attempt(sizes: Sizes) -> tuple[TrainBatch, StepLosses]:
+            seed_step(self.device, self.seed, step)
             optimizer.zero_grad(set_to_none=True)
-            losses = step_of.backward(batch, measure_cosine=step % record.cosine_every == 0)
-            sum_gradients(model.parameters())
-            norm = nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-            rate = learning_rate(training, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            metrics = record.add(step, losses, norm, num_tokens(batch))
-            metrics["learning_rate"] = rate
-            reporter.report("train", step + 1, training.max_steps, metrics)
-        optimizer.zero_grad(set_to_none=True)
-    return record.summary(time.perf_counter() - started)
+            is_asked = sizes.num_halvings > 0 or self.runtime.micro_batch_size is not None
+            rows = batches.batch(step, micro_batch_size=sizes.micro_batch_size if is_asked else None)
+            batch = terms_of_step(rows, self.loss, step)
+            self.terms.pair_chunk_size = sizes.pair_chunk_size
+            if in_backward is not None:
+                return batch, backward_with_updates(self.terms, batch, in_backward)
+            return batch, self.terms.backward(batch, measure_cosine=compares)
+
+        def can_retry() -> bool:
+            return not self._is_sharded and (in_backward is None or not in_backward.has_stepped)
+
+        found, sizes = fit_sizes(attempt, self.sizes, model=self.model, device=self.device, can_retry=can_retry)
+        if sizes != self.sizes:
+            self._notes.append(
+                f"memory ran out in step {step}: passes of {sizes.micro_batch_size} instructions and "
+                f"{sizes.pair_chunk_size} pairs from there on"
+            )
+            logger.warning(self._notes[-1])
+            self.sizes = sizes
+        return found
+
+    def _save(self, states: States) -> None:
+        parts = {
+            "model": trained_weights(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "loss": self.terms.state_dict(),
+        }
+        sizes = dataclasses.asdict(self.sizes)
+        notes = [*self._notes, *states.notes]
+        states.save(self.step, parts, {"sums": self.record.state(), "sizes": sizes, "notes": notes})
+
+    def _resume(self, states: States) -> None:
+        found = states.load_latest()
+        if found is None:
+            return
+        set_weights(self.model, found.parts["model"])
+        self.optimizer.load_state_dict(found.parts["optimizer"])
+        self.terms.load_state_dict(found.parts["loss"])
+        self.record.restore(found.step, found.record["sums"])
+        kept = Sizes(**found.record["sizes"])
+        self.sizes = Sizes(
+            min(kept.micro_batch_size, self.sizes.micro_batch_size),
+            min(kept.pair_chunk_size, self.sizes.pair_chunk_size),
+            kept.num_halvings,
+        )
+        self._notes = list(found.record["notes"])
+        self.step = found.step
+
+    def _summary(self, states: States | None) -> TrainingSummary:
+        notes = [*self._notes, *(states.notes if states is not None else [])]
+        return self.record.summary(
+            trainable_parameters=self._num_trainable, notes=tuple(notes), **dataclasses.asdict(self.sizes)
+        )
 
 
-def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
-    """Fused AdamW; vectors (norms and biases) are not decayed.
+def _identity(
+    model: CausalModel, loss: LossConfig, training: TrainingConfig, *, seed: int, trial_id: str
+) -> dict[str, Any]:
+    """What a state and the run that uses it must have in common."""
+    weights = trained_weights(model)
+    return {
+        "version": __version__,
+        "trial": trial_id,
+        "seed": seed,
+        "loss": loss.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
+        "weights": {name: [list(value.shape), str(value.dtype)] for name, value in weights.items()},
+    }
+
+
+def terms_of_step(batch: TrainBatch, loss: LossConfig, step: int) -> TrainBatch:
+    """The rows that a step trains on: all of them, or with terms in turns those of its term alone.
+
+    The order of the rows is that of the joint schedule: what a step leaves out is passed over, not kept for the next.
 
     Args:
-        model: its trainable parameters are taken, each once.
-        training: peak learning rate and weight decay.
-        device: fused kernels exist for the CPU and for CUDA.
-    Returns: the optimizer.
+        batch: rows of both terms.
+        loss: `alternate` takes instructions in even steps and pairs in odd ones, where both terms are on.
+        step: 0-based.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=training.learning_rate,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        fused=device.type in ("cpu", "cuda"),
+    if not _alternates(loss):
+        return batch
+    return replace(batch, pairs=None) if step % 2 == 0 else replace(batch, instructions=(), num_supervised=0)
+
+
+def _alternates(loss: LossConfig) -> bool:
+    return loss.schedule == "alternate" and loss.contrastive_weight > 0 and loss.instruction_weight > 0
+
+
+def _first_sizes(training: TrainingConfig, runtime: TrainingRuntime) -> Sizes:
+    """What was asked for, at most a worker's share of a step."""
+    share, pair_share = training.batch_size // world_size(), training.num_pairs_per_step // world_size()
+    return Sizes(
+        max(1, min(runtime.micro_batch_size or share, share)),
+        max(1, min(runtime.pair_chunk_size or pair_share, pair_share)),
     )
 
 
 def num_tokens(batch: TrainBatch) -> int:
     """Real tokens of a batch: both sides of its pairs and its instructions."""
-    masks = [rows.attention_mask for rows in batch.instructions]
+    rows = [pack_instructions(rows) for rows in batch.instructions]
     if batch.pairs is not None:
-        masks += [batch.pairs.source_mask, batch.pairs.target_mask]
-    return sum(int(mask.sum()) for mask in masks)
-
-
-class _Record:
-    """What the steps gave so far, over all workers."""
-
-    def __init__(self, max_steps: int, device: torch.device) -> None:
-        self.max_steps, self.device = max_steps, device
-        self.cosine_every = max(1, max_steps // _COSINES_PER_RUN)
-        self._tail_start = max_steps - math.ceil(max_steps / 10)
-        self._tails: dict[str, list[float]] = {"contrastive_loss": [], "instruction_loss": []}
-        self._cosines: list[float] = []
-        self._tokens = 0
-        self._peak = 0
-        self._last = time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def add(self, step: int, losses: StepLosses, norm: torch.Tensor, tokens: int) -> dict[str, float]:
-        """Take in one step and return its metrics.
-
-        Raises: DivergedError when a loss or the norm is not finite; on every worker at the same step.
-        """
-        found = {"contrastive_loss": losses.contrastive, "instruction_loss": losses.instruction}
-        parts = {name: value for name, value in found.items() if value is not None}
-        shares = [value.double() for value in parts.values()] + [
-            torch.tensor(tokens, dtype=torch.float64, device=self.device)
-        ]
-        # One transfer a step: all numbers cross to the CPU together.
-        values = torch.cat([sum_over_workers(torch.stack(shares)), norm.double().reshape(1)]).tolist()
-        metrics = dict(zip([*parts, "tokens", "gradient_norm"], values, strict=True))
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise DivergedError(step, f"{name} is {value}")
-        self._tokens += int(metrics.pop("tokens"))
-        if step >= self._tail_start:
-            for name in parts:
-                self._tails[name].append(metrics[name])
-        if losses.gradient_cosine is not None:
-            self._cosines.append(losses.gradient_cosine)
-            metrics["gradient_cosine"] = losses.gradient_cosine
-        self._peak = max(self._peak, _memory_bytes(self.device))
-        now = time.perf_counter()
-        metrics["tokens_per_s"] = values[len(parts)] / max(now - self._last, 1e-9)
-        self._last = now
-        return metrics
-
-    def summary(self, seconds: float) -> TrainingSummary:
-        """The steps together."""
-        return TrainingSummary(
-            steps=self.max_steps,
-            tokens=self._tokens,
-            seconds=seconds,
-            peak_memory_bytes=self._peak,
-            contrastive_loss=_mean(self._tails["contrastive_loss"]),
-            instruction_loss=_mean(self._tails["instruction_loss"]),
-            gradient_cosine=_mean(self._cosines),
-        )
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _memory_bytes(device: torch.device) -> int:
-    """Highest GPU memory so far, or this process's resident memory now."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-@contextlib.contextmanager
-def _train_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.train()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-@contextlib.contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def _seed_step(device: torch.device, seed: int, step: int) -> None:
-    """Seed the generators that dropout draws from, so that a step's masks depend on nothing before it."""
-    digest = hashlib.sha256(f"{seed}:{step}:{rank()}:{world_size()}".encode()).digest()
-    number = int.from_bytes(digest[:7], "little")
-    torch.default_generator.manual_seed(number)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(number)
+        rows.append(pack_pairs(batch.pairs))
+    return sum(row.num_tokens for row in rows)

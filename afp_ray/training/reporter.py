@@ -1,6 +1,7 @@
-"""The `Reporter` protocol: how long work says how far it is, without knowing who listens."""
+"""The `Reporter` protocol: how long work says how far it is, whoever listens; and how long it still takes."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -23,3 +24,27 @@ class SilentReporter:
 
     def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
         """Ignore the report."""
+
+
+class Pace:
+    """How long a stage still takes at its pace so far; for reporters that show it.
+
+    Args:
+        now: seconds on a clock that never jumps.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._stage, self._first, self._started = now, "", 0, 0.0
+
+    def left_s(self, stage: str, done: int, total: int) -> float | None:
+        """Take note of a report.
+
+        Args:
+            stage, done, total: as reported; another stage, or fewer units than at first, starts the clock again.
+        Returns: seconds until `total`; None until a unit was finished since the first report of the stage.
+        """
+        now = self._now()
+        if stage != self._stage or done < self._first:
+            self._stage, self._first, self._started = stage, done, now
+        finished = done - self._first
+        return (now - self._started) / finished * (total - done) if finished > 0 else None

@@ -3,23 +3,35 @@
 Every term is a share of the global batch's loss, so the gradients that accumulate here are exact whatever the number of
 micro-batches, and sum to the whole over the workers.
 
-Shapes: b pairs of this worker, B of all workers, T tokens, D width, S supervised positions.
+Rows that come padded are packed first: the model computes real tokens alone, whatever the layout of the batch.
+
+Shapes: b pairs of this worker, B of all workers, T tokens of a padded row, N tokens of a packed one, D width.
 """
 
 import contextlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
-from afp_ray.losses import contrastive_loss, next_token_sum
+from afp_ray.data.packing import PackedBatch
+from afp_ray.losses import next_token_sum
 from afp_ray.models.head import VocabularyHead, vocabulary_head
-from afp_ray.models.hidden_states import CausalModel, hidden_states_at, last_hidden_state
-from afp_ray.models.pooling import pool
-from afp_ray.training.gather import gather_rows, sum_gradients, sum_over_workers, world_size
+from afp_ray.models.hidden_states import CausalModel
+from afp_ray.models.packing import packed_last_hidden_state, supports_packing
+from afp_ray.training.contrastive import ContrastiveTerm
+from afp_ray.training.fitting import agree
+from afp_ray.training.gather import sum_gradients, sum_over_workers, world_size
+from afp_ray.training.rows import pack_instructions, pack_pairs
+from afp_ray.training.sharding import free_gathered
+
+__all__ = ["StepLosses", "TrainingStep", "pack_instructions", "pack_pairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +39,17 @@ class StepLosses:
     """What a step computed, this worker's share of it.
 
     Attributes:
-        contrastive: () nats, unweighted; None when the term is off.
-        instruction: () nats per supervised token, unweighted; None when the term is off.
+        contrastive: () nats, unweighted; None when the term is off or the batch has no pairs.
+        instruction: () nats per supervised token, unweighted; None when the term is off or the batch has no rows of it.
         gradient_cosine: between the gradients of the two terms over all workers; None when it was not measured.
+        gradient_ratio: norm of the instruction term's gradient over that of the contrastive term's, weights included;
+            None when it was not measured.
     """
 
     contrastive: Tensor | None
     instruction: Tensor | None
     gradient_cosine: float | None
+    gradient_ratio: float | None = None
 
 
 class TrainingStep:
@@ -45,10 +60,28 @@ class TrainingStep:
         loss: weights and shape of the two terms; a weight of 0 leaves its term out altogether.
         device: where batches go.
         is_bf16: run the model under bf16 autocast; similarities and softmaxes stay float32.
+
+        pair_chunk_size: pairs of one forward pass, which changes memory alone; None takes all at once.
+
+    Attributes:
+        padded_because: why samples do not share a row of this model; None where they do.
+        pair_chunk_size: as given; it may be changed between two steps.
+        contrastive: the contrastive term.
     """
 
-    def __init__(self, model: CausalModel, loss: LossConfig, *, device: torch.device, is_bf16: bool = False) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        loss: LossConfig,
+        *,
+        device: torch.device,
+        is_bf16: bool = False,
+        pair_chunk_size: int | None = None,
+    ) -> None:
         self.model, self.loss, self.device, self.is_bf16 = model, loss, device, is_bf16
+        self.pair_chunk_size = pair_chunk_size
+        self.contrastive = ContrastiveTerm(model, loss, device=device, is_bf16=is_bf16)
+        self.padded_because = supports_packing(model)
         self.head: VocabularyHead | None = vocabulary_head(model) if loss.instruction_weight > 0 else None
 
     def backward(self, batch: TrainBatch, *, measure_cosine: bool = False) -> StepLosses:
@@ -60,66 +93,44 @@ class TrainingStep:
         Returns: the losses; sums over the workers give the values of the global batch.
         """
         contrastive = (
-            self._contrastive_backward(batch.pairs)
+            self.contrastive.backward(batch.pairs, chunk_size=self.pair_chunk_size)
             if self.loss.contrastive_weight > 0 and batch.pairs is not None
             else None
         )
-        measures = measure_cosine and contrastive is not None and self.head is not None
-        of_contrastive = _summed_gradients(self.model) if measures else []
-        instruction = self._instruction_backward(batch) if self.head is not None else None
-        cosine = _cosine_with_rest(of_contrastive, _summed_gradients(self.model)) if measures else None
-        return StepLosses(contrastive, instruction, cosine)
+        has_instructions = self.head is not None and bool(batch.instructions)
+        measures = measure_cosine and contrastive is not None and has_instructions
+        of_contrastive = _summed_gradients(self.model, is_copied=True) if measures else []
+        instruction = self._instruction_backward(batch) if has_instructions else None
+        if not measures:
+            return StepLosses(contrastive, instruction, None)
+        of_both = _summed_gradients(self.model, is_copied=False)
+        found = _compare_with_rest(of_contrastive, of_both, is_shared_out=_is_shared_out(self.model))
+        return StepLosses(contrastive, instruction, *found)
 
-    def _contrastive_backward(self, pairs: PairBatch) -> Tensor:
-        value = self.contrastive_share(pairs)
-        (self.loss.contrastive_weight * value).backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+    def contrastive_share(self, pairs: PairBatch | PackedBatch) -> Tensor:
+        """`ContrastiveTerm.share`."""
+        return self.contrastive.share(pairs)
 
-    def contrastive_share(self, pairs: PairBatch) -> Tensor:
-        """Share of this worker in the mean contrastive loss over the B pairs of all workers.
+    def embed(self, pairs: PairBatch | PackedBatch) -> list[tuple[Tensor, Tensor]]:
+        """`ContrastiveTerm.embed`."""
+        return self.contrastive.embed(pairs)
 
-        Args:
-            pairs: this worker's b pairs.
-        Returns: () nats, unweighted, with gradient.
-        """
-        source, target = self.embed(pairs)
-        options = {"symmetric": self.loss.symmetric, "reduction": "sum"}
-        if self.loss.negatives == "batch" or world_size() == 1:
-            total = contrastive_loss(source, target, self.loss.temperature, **options)  # type: ignore[arg-type]
-            count = sum_over_workers(torch.tensor(len(source), device=self.device))
-            return total / count
-        targets, first = gather_rows(target)
-        sources = gather_rows(source)[0] if self.loss.symmetric else None
-        total = contrastive_loss(
-            source,
-            target,
-            self.loss.temperature,
-            labels=torch.arange(first, first + len(source), device=self.device),
-            source_candidates=sources,
-            target_candidates=targets,
-            **options,  # type: ignore[arg-type]
-        )
-        return total / len(targets)
+    def after_step(self) -> None:
+        """Take in what the next step needs of this one; call it once the weights are updated, on all workers."""
+        self.contrastive.after_step()
 
-    def embed(self, pairs: PairBatch) -> tuple[Tensor, Tensor]:
-        """Pooled states of both sides, from one forward of shape (2b, T) that stops at the layer of the loss.
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs beside the weights; empty where it needs nothing."""
+        return self.contrastive.state_dict()
 
-        Args:
-            pairs: this worker's b pairs.
-        Returns: (b, D) sources and (b, D) targets.
-        """
-        longest = max(pairs.source_ids.shape[1], pairs.target_ids.shape[1])
-        ids = torch.cat([_widen(pairs.source_ids, longest), _widen(pairs.target_ids, longest)])
-        mask = torch.cat([_widen(pairs.source_mask, longest), _widen(pairs.target_mask, longest)])
-        ids, mask = ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
-        with self._autocast():
-            states = hidden_states_at(self.model, ids, mask, layer=self.loss.layer)
-        source, target = pool(states, mask, self.loss.pooling).chunk(2)
-        return source, target
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.contrastive.load_state_dict(state)
 
     def _instruction_backward(self, batch: TrainBatch) -> Tensor:
         value = torch.zeros((), device=self.device)
         for rows in batch.instructions:
+            assert rows.labels is not None
             if batch.num_supervised == 0 or not bool((rows.labels[:, 1:] >= 0).any()):
                 continue
             share = self.instruction_share(rows, batch.num_supervised)
@@ -127,7 +138,7 @@ class TrainingStep:
             value += share.detach()
         return value
 
-    def instruction_share(self, rows: InstructionBatch, num_supervised: int) -> Tensor:
+    def instruction_share(self, rows: InstructionBatch | PackedBatch, num_supervised: int) -> Tensor:
         """Summed cross-entropy of these rows over the supervised positions of the global batch.
 
         Args:
@@ -136,19 +147,21 @@ class TrainingStep:
         Returns: () nats, unweighted, with gradient.
         """
         assert self.head is not None
-        ids = rows.input_ids.to(self.device, non_blocking=True)
-        mask = rows.attention_mask.to(self.device, non_blocking=True)
+        row = pack_instructions(rows)
+        assert row.labels is not None
         with self._autocast():
-            hidden = last_hidden_state(self.model, ids, mask)
             total = next_token_sum(
-                hidden,
+                packed_last_hidden_state(self.model, self._here(row.input_ids), self._here(row.positions), row.lengths),
                 self.head.weight,
-                rows.labels,
+                row.labels,
                 head_bias=self.head.bias,
                 scale=self.head.scale,
                 softcap=self.head.softcap,
             )
         return total / num_supervised
+
+    def _here(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device, non_blocking=True)
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         if not self.is_bf16:
@@ -156,34 +169,45 @@ class TrainingStep:
         return torch.autocast(device_type=self.device.type, dtype=torch.bfloat16)
 
 
-def _widen(rows: Tensor, longest: int) -> Tensor:
-    """Pad (b, T) with zeros on the right, whichever side is padded already."""
-    return F.pad(rows, (0, longest - rows.shape[1]))
+def _summed_gradients(model: nn.Module, *, is_copied: bool) -> list[Tensor | None]:
+    """All gradients, summed over the workers, without touching the gradients themselves; shares where they are shared.
 
-
-def _summed_gradients(model: nn.Module) -> list[Tensor | None]:
-    """Copies of all gradients, summed over the workers, without touching the gradients themselves."""
-    own = [parameter.grad for parameter in model.parameters()]
-    if world_size() == 1:
-        return [None if gradient is None else gradient.clone() for gradient in own]
+    With one worker they are copied only where asked: a copy takes the memory of the weights.
+    """
+    free_gathered(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = [value.to_local() if isinstance(value, DTensor) else value for value in (item.grad for item in trained)]
+    if world_size() == 1 or _is_shared_out(model):
+        return [gradient.clone() if is_copied and gradient is not None else gradient for gradient in own]
     copies = [nn.Parameter(torch.empty(0)) for _ in own]
-    for copied, parameter in zip(copies, model.parameters(), strict=True):
+    for copied, parameter in zip(copies, trained, strict=True):
         copied.data = torch.zeros_like(parameter)
         copied.grad = None if parameter.grad is None else parameter.grad.clone()
+    agree(copies[0].device)
     sum_gradients(copies)
     return [copied.grad for copied in copies]
 
 
-def _cosine_with_rest(part: list[Tensor | None], whole: list[Tensor | None]) -> float:
-    """Cosine between `part` and `whole - part`, over all parameters; 0 when one of them is zero."""
-    dot = part_square = rest_square = torch.zeros((), dtype=torch.float64)
+def _compare_with_rest(
+    part: list[Tensor | None], whole: list[Tensor | None], *, is_shared_out: bool
+) -> tuple[float, float | None]:
+    """Cosine between `part` and `whole - part`, 0 when one is zero; and the norm of the rest over that of `part`.
+
+    Both are over all parameters together, and over the workers where each has a share of them; the second is None when
+    `part` is zero.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
     for of_part, of_whole in zip(part, whole, strict=True):
         if of_whole is None:
             continue
         first = torch.zeros_like(of_whole) if of_part is None else of_part
         second = of_whole - first
-        dot = dot + (first * second).sum(dtype=torch.float64).cpu()
-        part_square = part_square + first.square().sum(dtype=torch.float64).cpu()
-        rest_square = rest_square + second.square().sum(dtype=torch.float64).cpu()
-    norm = (part_square * rest_square).sqrt()
-    return float(dot / norm) if norm > 0 else 0.0
+        products = (first * second, first.square(), second.square())
+        sums = sums.to(of_whole.device) + torch.stack([product.sum(dtype=torch.float64) for product in products])
+    dot, of_first, of_second = (sum_over_workers(sums) if is_shared_out else sums).tolist()
+    norm = math.sqrt(of_first * of_second)
+    return dot / norm if norm > 0 else 0.0, math.sqrt(of_second / of_first) if of_first > 0 else None
+
+
+def _is_shared_out(model: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

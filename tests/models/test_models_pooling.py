@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afp_ray.models.pooling import pool
+from afp_ray.models.pooling import pool, pool_samples
 
 STATES = torch.tensor([[[-1.0, -8.0], [-3.0, -2.0], [9.0, 9.0]]])
 
@@ -41,3 +41,19 @@ def test_a_row_without_tokens_is_refused() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ"):
         pool(STATES, torch.ones(1, 4, dtype=torch.long), "mean")
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_end_to_end_equals_pooling_of_rows(pooling: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(4, 6, 3).to(dtype)
+    mask = (torch.arange(6) < torch.tensor([[4], [1], [6], [2]])).long()
+    of_rows, of_samples = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    expected = pool(of_rows.float(), mask, pooling)  # type: ignore[arg-type]
+    found = pool_samples(of_samples[mask.bool()][None], mask.sum(dim=1), pooling)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    weights = torch.randn(4, 3)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    torch.testing.assert_close(of_samples.grad, of_rows.grad)

@@ -111,6 +111,14 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(checkpoint: Path) -> None:
     assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint"]
 
 
+def test_what_a_kill_left_unfinished_is_removed_by_the_next_save(checkpoint: Path) -> None:
+    for left in (".checkpoint.abc.tmp", ".checkpoint.abc.tmp.old"):
+        (checkpoint.parent / left).mkdir()
+        (checkpoint.parent / left / "model.safetensors").write_bytes(b"part")
+    save_checkpoint(build_model("llama", seed=1), build_tokenizer(), checkpoint)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint"]
+
+
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 10, 10))
     with pytest.raises(UnavailableError, match="MiB are free"):

@@ -19,8 +19,8 @@ from afp_ray.training.schedule import learning_rate
 class SameBatch(RandomBatches):
     """The batch of step 0 at every step."""
 
-    def batch(self, step: int) -> TrainBatch:
-        return super().batch(0)
+    def batch(self, step: int, *, micro_batch_size: int | None = None) -> TrainBatch:
+        return super().batch(0, micro_batch_size=micro_batch_size)
 
 
 def trained(

@@ -8,11 +8,13 @@ from tiny_models import FAMILIES, build_model
 from training_cases import RandomBatches, gradients, relative_error
 
 from afp_ray.config.loss import LossConfig
-from afp_ray.data.batches import TrainBatch
+from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
 from afp_ray.losses import contrastive_loss, instruction_loss
+from afp_ray.models import packing
 from afp_ray.models.hidden_states import position_ids
 from afp_ray.models.pooling import pool
-from afp_ray.training.step import TrainingStep
+from afp_ray.training.loop import num_tokens
+from afp_ray.training.step import TrainingStep, pack_instructions, pack_pairs
 
 CPU = torch.device("cpu")
 
@@ -25,15 +27,20 @@ def plain_gradients(batch: TrainBatch, loss: LossConfig, family: str) -> tuple[d
         positions = {} if family == "bloom" else {"position_ids": position_ids(mask)}
         return model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **positions)
 
-    assert batch.pairs is not None
-    sides = []
-    for ids, mask in (
-        (batch.pairs.source_ids, batch.pairs.source_mask),
-        (batch.pairs.target_ids, batch.pairs.target_mask),
-    ):
-        states = forward(ids, mask).hidden_states[loss.layer]  # type: ignore[attr-defined]
-        sides.append(pool(states, mask, loss.pooling))
-    contrastive = contrastive_loss(sides[0], sides[1], loss.temperature, symmetric=loss.symmetric)
+    assert isinstance(batch.pairs, PairBatch)
+    of_sides = [
+        [pool(states, mask, loss.pooling) for states in forward(ids, mask).hidden_states]  # type: ignore[attr-defined]
+        for ids, mask in (
+            (batch.pairs.source_ids, batch.pairs.source_mask),
+            (batch.pairs.target_ids, batch.pairs.target_mask),
+        )
+    ]
+    layers = {"middle": (1,), "all": (0, 1, 2, 3)}.get(str(loss.layer), (loss.layer,))  # of three blocks
+    of_layers = [
+        contrastive_loss(of_sides[0][layer], of_sides[1][layer], loss.temperature, symmetric=loss.symmetric)
+        for layer in layers  # type: ignore[misc]
+    ]
+    contrastive = torch.stack(of_layers).mean()
     instruction = torch.zeros(())
     for rows in batch.instructions:
         logits = forward(rows.input_ids, rows.attention_mask).logits  # type: ignore[attr-defined]
@@ -44,8 +51,8 @@ def plain_gradients(batch: TrainBatch, loss: LossConfig, family: str) -> tuple[d
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-@pytest.mark.parametrize("layer, pooling", [(0, "mean"), (1, "last"), (3, "max")])
-def test_a_step_equals_the_plain_computation(family: str, layer: int, pooling: str) -> None:
+@pytest.mark.parametrize("layer, pooling", [(0, "mean"), (1, "last"), (3, "max"), ("middle", "mean"), ("all", "last")])
+def test_a_step_equals_the_plain_computation(family: str, layer: int | str, pooling: str) -> None:
     loss = LossConfig(layer=layer, pooling=pooling, temperature=0.2, symmetric=layer == 3)  # type: ignore[arg-type]
     batch = RandomBatches(micro_batch_size=2).batch(0)
     expected, contrastive, instruction = plain_gradients(batch, loss, family)
@@ -57,6 +64,51 @@ def test_a_step_equals_the_plain_computation(family: str, layer: int, pooling: s
     assert losses.instruction.item() == pytest.approx(instruction, rel=1e-5)
     found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     assert relative_error(found, expected) <= 2e-6
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_layout_of_the_batch_never_changes_the_step(side: str) -> None:
+    batch = RandomBatches().batch(0)
+    assert isinstance(batch.pairs, PairBatch)
+    (rows,) = batch.instructions
+    assert isinstance(rows, InstructionBatch)
+    packed = TrainBatch(pack_pairs(batch.pairs), (pack_instructions(rows),), batch.num_supervised)
+    if side == "left":
+        sides = (batch.pairs.source_ids, batch.pairs.source_mask, batch.pairs.target_ids, batch.pairs.target_mask)
+        pairs = PairBatch(*(to_the_left(values, sides[number // 2 * 2 + 1]) for number, values in enumerate(sides)))
+        texts = (rows.input_ids, rows.attention_mask, rows.labels)
+        rows = InstructionBatch(*(to_the_left(values, rows.attention_mask) for values in texts))
+        batch = TrainBatch(pairs, (rows,), batch.num_supervised)
+    assert relative_error(gradients(packed, LossConfig()), gradients(batch, LossConfig())) == 0
+    assert num_tokens(packed) == num_tokens(batch) == int(rows.attention_mask.sum()) + packed.pairs.num_tokens  # type: ignore[union-attr]
+
+
+def to_the_left(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows whose padding moved from the right to the left."""
+    return torch.stack([torch.roll(row, int((real == 0).sum())) for row, real in zip(values, mask, strict=True)])
+
+
+def test_packing_drops_no_token_and_supervises_no_first_one() -> None:
+    ids = torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0], [10, 11, 12, 13]])
+    mask = (ids > 0).long()
+    row = pack_instructions(InstructionBatch(ids, mask, ids.masked_fill(mask == 0, -100)))
+    assert row.input_ids.tolist() == [[5, 6, 7, 8, 9, 10, 11, 12, 13]]
+    assert row.positions.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
+    assert row.lengths.tolist() == [3, 2, 4]
+    assert row.labels is not None
+    assert row.labels.tolist() == [[-100, 6, 7, -100, 9, -100, 11, 12, 13]]
+    pairs = pack_pairs(PairBatch(ids, mask, ids[:, :2], mask[:, :2]))
+    assert pairs.lengths.tolist() == [3, 2, 4, 2, 2, 2]
+    assert pairs.labels is None
+
+
+def test_a_family_that_cannot_be_packed_says_why_and_takes_equal_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, loss = RandomBatches().batch(0), LossConfig(layer="all", pooling="mean")
+    packed = gradients(batch, loss)
+    monkeypatch.setattr(packing, "FAMILIES", frozenset())
+    step = TrainingStep(build_model("llama"), loss, device=CPU)
+    assert step.padded_because == "packed attention is not known for the family llama"
+    assert relative_error(gradients(batch, loss), packed) <= 2e-6
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3])
@@ -124,12 +176,13 @@ def test_the_cosine_is_measured_without_changing_the_gradient() -> None:
     assert losses.gradient_cosine == pytest.approx(dot / norms[0] / norms[1], abs=1e-5)
 
 
-def test_bf16_is_near_and_keeps_float32_gradients() -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "xglm", "bloom", "gpt_neo"])
+def test_bf16_is_near_and_keeps_float32_gradients(family: str) -> None:
     batch = RandomBatches().batch(0)
-    loss = LossConfig(temperature=1.0)
-    half = gradients(batch, loss, is_bf16=True)
+    loss = LossConfig(temperature=1.0, pooling="mean")
+    half = gradients(batch, loss, family=family, is_bf16=True)
     assert {value.dtype for value in half.values()} == {torch.float32}
-    assert relative_error(half, gradients(batch, loss)) < 0.05
+    assert relative_error(half, gradients(batch, loss, family=family)) < 0.05
 
 
 def test_a_batch_without_supervised_positions_gives_no_nan() -> None:

@@ -1,0 +1,323 @@
+"""Hidden states of texts that share beginnings, each shared token computed once.
+
+A trunk is a beginning that many texts share: its keys and values are computed once and kept. What follows it are trees:
+texts whose common tokens stand once, in the order of a walk through the tree that goes deep first. Trees lie end to end
+in one row, without padding. Every token sees the trunk, which is one large product for the whole row, and what stands
+above it in its own tree; the two softmaxes are put together exactly by the logarithms of their denominators. This is
+one more row for the packed attention of `packing`, so it serves the same families.
+
+Shapes: N tokens of all trees, T of one, P of the trunk, H heads, D width of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from afp_ray.models.hidden_states import CausalModel, decoder_blocks, run_decoder
+from afp_ray.models.packing import FAMILIES, packed_attention_of
+
+_ALSO = frozenset({"gemma"})
+_ONE_BY_ONE = frozenset({"cpu"})
+"""Devices on which the trees attend in a call each; elsewhere they stand side by side, padded for the attention."""
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+_TOLERANCE_OF_HALVES = 0.05
+"""Relative difference of states beyond which two ways to compute them are taken to differ: several times what rounding
+makes of deep models in these types, and far below what a wrong neighbour does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Texts that share their first tokens, each shared token once.
+
+    Attributes:
+        ids: token ids in the order of a walk that goes deep first.
+        depths: place of each token in its text, counted from the end of the trunk.
+        ends: one past the index of the last token below each token.
+    """
+
+    ids: tuple[int, ...]
+    depths: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it holds one text."""
+        return self.depths[-1] == len(self.ids) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """Keys and values of tokens that trees follow.
+
+    Attributes:
+        length: P.
+        layers: keys and values of every layer, each (1, H, P, D).
+    """
+
+    length: int
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+
+def branching_obstacle(model: CausalModel) -> str | None:
+    """Why texts of this model cannot share tokens; None where they can, tried on a few tokens in both ways.
+
+    Args:
+        model: a causal LM in evaluation mode.
+    Returns: a reason in words; the texts of such a model are to be run one by one, whole.
+    """
+    config = model.config.get_text_config()
+    if config.model_type not in FAMILIES | _ALSO:
+        return f"attention over shared tokens is not known for the family {config.model_type}"
+    if getattr(config, "slow_but_exact", False) and config.pretraining_tp > 1:
+        return "slow_but_exact splits the projection of the attention"
+    texts = [[index % config.vocab_size for index in text] for text in ((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7, 8))]
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        trunk = extend_trunk(model, texts[0][:3], None)
+        if len(trunk.layers) != len(decoder_blocks(model)):
+            return f"{len(trunk.layers)} of {len(decoder_blocks(model))} blocks let their attention be replaced"
+        first, second = texts
+        tree = Tree((*first[3:], *second[4:]), (0, 1, 2, 1, 2), (5, 3, 3, 5, 5))
+        pieces = branch_states(model, [tree], trunk)
+        ids = torch.tensor(texts, device=device)
+        positions = torch.arange(ids.shape[1], device=device)[None].expand_as(ids)
+        whole = run_decoder(model, ids, positions=positions)
+    expected = torch.cat([whole[0, 3:], whole[1, 4:]]).float()
+    if not bool(expected.isfinite().all()):
+        return None  # nothing to compare with; the scores tell that the weights are no numbers
+    difference = float((pieces.float() - expected).norm() / expected.norm().clamp(min=1e-12))
+    is_exact = whole.dtype in _TOLERANCE and not torch.is_autocast_enabled(device.type)
+    if difference > (_TOLERANCE[whole.dtype] if is_exact else _TOLERANCE_OF_HALVES):
+        return f"shared tokens change the states of {type(model).__name__} by {difference:.1e} of their size"
+    return None
+
+
+def extend_trunk(model: CausalModel, ids: Sequence[int], trunk: Trunk | None) -> Trunk:
+    """The trunk that ends with `ids`.
+
+    Args:
+        model: a causal LM without a `branching_obstacle`.
+        ids: one or more tokens.
+        trunk: what they follow; None for nothing.
+    Returns: both together.
+    """
+    length = len(ids)
+    row = _Row([Tree(tuple(ids), tuple(range(length)), (length,) * length)], trunk, _device(model), keeps=True)
+    _run(model, row)
+    own = row.kept
+    if trunk is not None:
+        pairs = zip(trunk.layers, own, strict=True)
+        own = [(torch.cat([old[0], new[0]], 2), torch.cat([old[1], new[1]], 2)) for old, new in pairs]
+    return Trunk(length + (0 if trunk is None else trunk.length), tuple(own))
+
+
+def branch_states(model: CausalModel, trees: Sequence[Tree], trunk: Trunk | None) -> Tensor:
+    """States after the final norm of the tokens of trees.
+
+    Args:
+        model: a causal LM without a `branching_obstacle`, in evaluation mode.
+        trees: one or more.
+        trunk: what all of them follow; None for nothing.
+    Returns: (N, width) in the order of the trees, each equal to that of its text run alone.
+    """
+    return _run(model, _Row(trees, trunk, _device(model)))
+
+
+def _device(model: CausalModel) -> torch.device:
+    parameter: Tensor = next(model.parameters())
+    return parameter.device
+
+
+def _run(model: CausalModel, row: "_Row") -> Tensor:
+    ids = torch.tensor([[token for tree in row.trees for token in tree.ids]], device=row.device)
+    with packed_attention_of(model, row):
+        return run_decoder(model, ids, positions=row.positions[None])[0]
+
+
+class _Row:
+    """Trees end to end, as the packed attention sees them.
+
+    Args:
+        trees: in their order.
+        trunk: what they follow, if anything.
+        device: of the row.
+        keeps: whether the keys and values of every layer are kept.
+    """
+
+    def __init__(
+        self, trees: Sequence[Tree], trunk: Trunk | None, device: torch.device, *, keeps: bool = False
+    ) -> None:
+        self.trees, self.trunk, self.device, self.keeps = trees, trunk, device, keeps
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self._start = 0 if trunk is None else trunk.length
+        self.sizes = [len(tree.ids) for tree in trees]
+        depths = [depth for tree in trees for depth in tree.depths]
+        self.positions = torch.tensor(depths, device=device) + self._start  # (N,)
+        self.longest = self._start + max(depths) + 1
+        self._layer = 0
+        self._biases: dict[tuple[int | None, bool], list[Tensor | None]] = {}
+        self._hidden: dict[int, tuple[Tensor, Tensor]] = {}
+        self._places: Tensor | None = None
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        slopes: Tensor | None,
+    ) -> Tensor:
+        """(1, N, H, D) from queries, keys and values (1, H, N, D); called by one layer after another."""
+        query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves what was rotated in float32
+        if self.keeps:
+            self.kept.append((key.contiguous(), value.contiguous()))
+        window = window if window is not None and window < self.longest else None
+        biases = self._own_biases(window, slopes)
+        own, own_total = self._within(query, key, value, biases, scale=scale, softcap=softcap)
+        if self.trunk is None:
+            return own
+        past, past_total = self._before(query, scale=scale, window=window, softcap=softcap, slopes=slopes)
+        self._layer += 1
+        share = torch.sigmoid(own_total - past_total).transpose(1, 2)[..., None].to(own.dtype)  # (1, N, H, 1)
+        return torch.lerp(past, own, share)
+
+    def _before(
+        self, query: Tensor, *, scale: float, window: int | None, softcap: float | None, slopes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of all tokens to the trunk: (1, N, H, D), and (1, H, N) logarithms of its denominators."""
+        assert self.trunk is not None
+        keys, values = self.trunk.layers[self._layer]
+        bias = nothing = None
+        if slopes is not None:  # a distance is that from the trunk's end, and one that all keys have in common
+            places = torch.arange(self._start, device=self.device) - self._start
+            bias = (slopes.float()[:, None] * places)[None, :, None]  # (1, H, 1, P)
+        if window is not None:
+            if window not in self._hidden:
+                places = torch.arange(self._start, device=self.device)
+                hidden = places <= self.positions[:, None] - window  # (N, P)
+                zeros = torch.zeros(1, 1, *hidden.shape, device=self.device)
+                self._hidden[window] = zeros.masked_fill(hidden, float("-inf")), hidden.all(dim=1)
+            unseen, nothing = self._hidden[window]
+            bias = unseen if bias is None else bias + unseen
+        past, total = _attended(query, keys, values, scale=scale, bias=bias, softcap=softcap)
+        if slopes is not None:
+            total = total - slopes.float()[None, :, None] * (self.positions - self._start)
+        if nothing is not None:
+            total = total.masked_fill(nothing, float("-inf"))
+        return past.transpose(1, 2), total
+
+    def _within(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        biases: list[Tensor | None],
+        *,
+        scale: float,
+        softcap: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of every tree with itself: (1, N, H, D), and (1, H, N) logarithms of its denominators."""
+        if query.device.type in _ONE_BY_ONE or len(self.trees) == 1:
+            parts = zip(*(torch.split(tensor, self.sizes, dim=2) for tensor in (query, key, value)), strict=True)
+            found = [
+                _attended(*part, scale=scale, bias=bias, softcap=softcap, is_causal=bias is None)
+                for part, bias in zip(parts, biases, strict=True)
+            ]
+            return torch.cat([own.transpose(1, 2) for own, _ in found], 1), torch.cat([total for _, total in found], 2)
+        shape = (len(self.trees), max(self.sizes))
+        places = self._padded_places(shape[1])
+        padded = []
+        for tensor in (query, key, value):
+            tokens = tensor[0].transpose(0, 1)  # (N, H, D)
+            row = tokens.new_zeros(shape[0] * shape[1], *tokens.shape[1:]).index_copy(0, places, tokens)
+            padded.append(row.view(*shape, *tokens.shape[1:]).transpose(1, 2))
+        bias = biases[0]  # of all trees together
+        own, total = _attended(*padded, scale=scale, bias=bias, softcap=softcap, is_causal=bias is None)
+        own = own.transpose(1, 2).flatten(0, 1).index_select(0, places)
+        total = total.transpose(1, 2).flatten(0, 1).index_select(0, places)
+        return own[None], total.transpose(0, 1)[None]
+
+    def _padded_places(self, longest: int) -> Tensor:
+        """(N,) which place each token takes in rows of `longest`, one a tree."""
+        if self._places is None:
+            places = [torch.arange(size) + index * longest for index, size in enumerate(self.sizes)]
+            self._places = torch.cat(places).to(self.device)
+        return self._places
+
+    def _own_biases(self, window: int | None, slopes: Tensor | None) -> list[Tensor | None]:
+        """What is added to the scores within each tree, or within all of them side by side; None for a chain."""
+        key = (window, slopes is not None)
+        if key not in self._biases:
+            is_plain = window is None and slopes is None
+            one_by_one = self.device.type in _ONE_BY_ONE or len(self.trees) == 1
+            if not one_by_one:
+                whole = is_plain and all(tree.is_chain for tree in self.trees)
+                self._biases[key] = [None if whole else self._side_by_side(window, slopes)]
+            else:
+                self._biases[key] = [
+                    None if is_plain and tree.is_chain else _bias([tree], self.device, window=window, slopes=slopes)
+                    for tree in self.trees
+                ]
+        return self._biases[key]
+
+    def _side_by_side(self, window: int | None, slopes: Tensor | None) -> Tensor:
+        return _bias(self.trees, self.device, window=window, slopes=slopes)
+
+
+def _bias(trees: Sequence[Tree], device: torch.device, *, window: int | None, slopes: Tensor | None) -> Tensor:
+    """(n, 1 or H, T, T) float32, -inf where a token is not seen; T of the largest tree, padding sees itself."""
+    size = max(len(tree.ids) for tree in trees)
+    rest = [range(len(tree.ids), size) for tree in trees]
+    depths = torch.tensor([[*tree.depths, *more] for tree, more in zip(trees, rest, strict=True)], device=device)
+    ends = torch.tensor(
+        [[*tree.ends, *(index + 1 for index in more)] for tree, more in zip(trees, rest, strict=True)], device=device
+    )
+    place = torch.arange(size, device=device)
+    hidden = (place[:, None] < place) | (place[:, None] >= ends[:, None, :])  # (n, T of queries, T of keys)
+    distance = depths[:, None, :] - depths[:, :, None]
+    if window is not None:
+        hidden = hidden | (distance <= -window)
+    bias = torch.zeros(len(trees), 1, size, size, device=device)
+    if slopes is not None:
+        bias = slopes.float()[:, None, None] * distance[:, None]
+    return bias.masked_fill(hidden[:, None], float("-inf"))
+
+
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None,
+    softcap: float | None,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(n, H, T, D) attention, and (n, H, T) float32 logarithms of its denominators."""
+    kernels = torch.ops.aten
+    if softcap is None and query.device.type == "cpu":
+        own, total = kernels._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
+        )
+        return own, total
+    if softcap is None and bias is None and query.device.type == "cuda":
+        own, total, *_ = kernels._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, 0.0, is_causal, scale=scale
+        )
+        return own, total[:, :, : query.shape[2]]  # the kernel rounds its number of rows up
+    scores = (query @ key.transpose(2, 3)).float() * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if bias is not None:
+        scores = scores + bias
+    if is_causal:
+        ahead = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(ahead, float("-inf"))
+    total = scores.logsumexp(dim=-1)
+    weights = (scores - total[..., None]).exp().nan_to_num(0.0)  # of a token that sees nothing here
+    return weights.to(value.dtype) @ value, total

@@ -1,0 +1,228 @@
+"""The contrastive term of a step: pairs to embeddings to this worker's share of the loss, and its gradient.
+
+Each worker computes its own rows and backpropagates its own share of the global loss; what is gathered carries
+gradients back to the worker that owns a row, so the shares and their gradients sum to the whole. Pairs taken in chunks
+give the gradient of the whole batch: the embeddings of all rows are made without gradient, the loss gives the gradient
+by embedding, and each chunk is run again to carry it on (gradient caching, arXiv:2101.06983).
+
+Pairs that share their source or their target are no negatives of each other.
+
+Shapes: b pairs of this worker, B of all workers, N candidates (B and the rows of the queue), D width.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from afp_ray.config.loss import LossConfig
+from afp_ray.data.batches import PairBatch
+from afp_ray.data.packing import PackedBatch
+from afp_ray.losses import contrastive_loss
+from afp_ray.models.hidden_states import CausalModel, decoder_blocks
+from afp_ray.models.packing import packed_hidden_states_at, packed_states_of_every_layer
+from afp_ray.models.pooling import pool_samples
+from afp_ray.training.fitting import agree
+from afp_ray.training.gather import gather_rows, sum_over_workers, world_size
+from afp_ray.training.negatives import NegativeQueue, SlowCopy
+from afp_ray.training.rows import pack_pairs, pair_keys, split_pairs
+
+Sides: TypeAlias = tuple[Tensor, Tensor]
+"""(b, D) sources and (b, D) targets of one layer."""
+
+
+class ContrastiveTerm:
+    """Computes the contrastive loss of pairs, and keeps the queue of negatives where there is one.
+
+    Args:
+        model: on `device`.
+        loss: shape and weight of the term.
+        device: where batches go.
+        is_bf16: run the model under bf16 autocast; similarities and softmaxes stay float32.
+    """
+
+    def __init__(self, model: CausalModel, loss: LossConfig, *, device: torch.device, is_bf16: bool = False) -> None:
+        self.model, self.loss, self.device, self.is_bf16 = model, loss, device, is_bf16
+        num_blocks = len(decoder_blocks(model))
+        named = {"middle": num_blocks // 2, "all": num_blocks}
+        self._layer = named[loss.layer] if isinstance(loss.layer, str) else loss.layer  # the highest that is run
+        self._queue: NegativeQueue | None = None
+        if loss.contrastive_weight > 0 and loss.negatives == "queue":
+            self._queue = NegativeQueue(loss.queue_size)
+            self._slow = SlowCopy(model, layer=self._layer, momentum=loss.queue_momentum)
+        self._waiting: list[PackedBatch] = []
+
+    def backward(self, pairs: PairBatch | PackedBatch, *, chunk_size: int | None = None) -> Tensor:
+        """Add the gradient of this worker's weighted share to `.grad`.
+
+        Args:
+            pairs: this worker's b pairs.
+            chunk_size: pairs of one forward pass, equal on all workers; None takes all at once. The value and the
+                gradient are those of the whole batch either way, the memory that of a chunk.
+        Returns: () nats, this worker's share, unweighted, without gradient.
+        """
+        row = pack_pairs(pairs)
+        chunks = [row] if chunk_size is None or 2 * chunk_size >= len(row.lengths) else split_pairs(row, chunk_size)
+        if self._queue is not None:
+            self._waiting = chunks
+        if len(chunks) > 1:
+            return self._backward_in_chunks(chunks, pair_keys(row))
+        share = self._share(self.embed(row), pair_keys(row))
+        (self.loss.contrastive_weight * share).backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def share(self, pairs: PairBatch | PackedBatch) -> Tensor:
+        """Share of this worker in the mean contrastive loss over the B pairs of all workers, mean over the layers.
+
+        Args:
+            pairs: this worker's b pairs.
+        Returns: () nats, unweighted, with gradient.
+        """
+        row = pack_pairs(pairs)
+        return self._share(self.embed(row), pair_keys(row))
+
+    def embed(self, pairs: PairBatch | PackedBatch, *, model: CausalModel | None = None) -> list[Sides]:
+        """Pooled states of both sides, from one forward that stops at the highest layer of the loss.
+
+        Args:
+            pairs: this worker's b pairs; packed, the b sources come first.
+            model: None takes the one that is trained.
+        Returns: (b, D) sources and (b, D) targets for each layer of the loss, the lowest first.
+        """
+        row = pack_pairs(pairs)
+        place = (model or self.model, self._here(row.input_ids), self._here(row.positions), row.lengths)
+
+        def sides(states: Tensor) -> Sides:
+            source, target = pool_samples(states, row.lengths, self.loss.pooling).chunk(2)
+            return source, target
+
+        with self._autocast():
+            if self.loss.layer == "all":
+                return packed_states_of_every_layer(*place, reduce=sides)
+            return [sides(packed_hidden_states_at(*place, layer=self._layer))]
+
+    def after_step(self) -> None:
+        """Move the slow copy on and push what it makes of this step's pairs; call it once the weights are updated.
+
+        Does nothing without a queue; all workers call this alike.
+        """
+        if self._queue is None:
+            return
+        self._slow.update(self.model)
+        if not self._waiting:
+            return
+        with torch.no_grad():
+            states = _joined([self.embed(chunk, model=self._slow.model) for chunk in self._waiting])
+            keys = torch.cat([pair_keys(chunk) for chunk in self._waiting])
+            columns, keys, _ = self._of_all_workers(self._sides_of_candidates(states), self._here(keys))
+            self._queue.push([F.normalize(column.float(), dim=-1) for column in columns], keys)
+        self._waiting = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Slow copy and queue, equal on all workers; empty without a queue."""
+        return {} if self._queue is None else {"slow": self._slow.state_dict(), "queue": self._queue.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises: KeyError when a part or a weight is missing.
+        """
+        if self._queue is not None:
+            self._slow.load_state_dict(state["slow"])
+            self._queue.load_state_dict(state["queue"], device=self.device)
+
+    def _backward_in_chunks(self, chunks: list[PackedBatch], keys: Tensor) -> Tensor:
+        random_states, found = [], []
+        with torch.no_grad():
+            for chunk in chunks:
+                random_states.append(_random_state(self.device))
+                found.append(self.embed(chunk))
+        states = _joined(found)
+        leaves = [side.requires_grad_() for sides in states for side in sides]
+        share = self._share(states, keys)
+        (self.loss.contrastive_weight * share).backward()  # type: ignore[no-untyped-call]
+        start = 0
+        for chunk, random_state in zip(chunks, random_states, strict=True):
+            _set_random_state(random_state, self.device)  # dropout draws the same again
+            again = [side for sides in self.embed(chunk) for side in sides]
+            part = slice(start, start + len(again[0]))
+            moved = [(side, leaf.grad[part]) for side, leaf in zip(again, leaves, strict=True) if leaf.grad is not None]
+            moved = [(side, gradient) for side, gradient in moved if side.requires_grad]  # frozen embeddings do not
+            torch.autograd.backward([side for side, _ in moved], [gradient for _, gradient in moved])
+            start = part.stop
+        return share.detach()
+
+    def _share(self, states: list[Sides], keys: Tensor) -> Tensor:
+        keys = self._here(keys)
+        num_own = len(keys)
+        if world_size() > 1:
+            agree(self.device)
+        if self.loss.negatives == "batch":
+            columns, all_keys, first = self._sides_of_candidates(states), keys, 0
+            count = sum_over_workers(torch.tensor(num_own, device=self.device))
+        else:
+            columns, all_keys, first = self._of_all_workers(self._sides_of_candidates(states), keys)
+            count = torch.tensor(len(all_keys), device=self.device)
+        if self._queue is not None and len(self._queue):
+            columns = [
+                torch.cat([column, rows.to(column)]) for column, rows in zip(columns, self._queue.rows, strict=True)
+            ]
+            all_keys = torch.cat([all_keys, self._queue.keys])
+        ignored = (keys[:, None] == all_keys[None]).any(dim=-1)  # (b, N)
+        candidates = iter(columns)
+        shares = [
+            contrastive_loss(
+                source,
+                target,
+                self.loss.temperature,
+                symmetric=self.loss.symmetric,
+                labels=torch.arange(first, first + num_own, device=self.device),
+                target_candidates=next(candidates),
+                source_candidates=next(candidates) if self.loss.symmetric else None,
+                ignored=ignored,
+                reduction="sum",
+            )
+            for source, target in states
+        ]
+        return torch.stack(shares).mean() / count
+
+    def _sides_of_candidates(self, states: list[Sides]) -> list[Tensor]:
+        """Of every layer the (b, D) targets, and the sources after them where both directions count."""
+        return [side for source, target in states for side in ((target, source) if self.loss.symmetric else (target,))]
+
+    def _of_all_workers(self, columns: list[Tensor], keys: Tensor) -> tuple[list[Tensor], Tensor, int]:
+        """The same columns and keys with B rows, and which of them is this worker's first."""
+        if world_size() == 1:
+            return columns, keys, 0
+        gathered, first = gather_rows(torch.cat(columns, dim=1))  # one exchange for all layers
+        return list(torch.split(gathered, [column.shape[1] for column in columns], dim=1)), gather_rows(keys)[0], first
+
+    def _here(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device, non_blocking=True)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        if not self.is_bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(device_type=self.device.type, dtype=torch.bfloat16)
+
+
+def _joined(chunks: list[list[Sides]]) -> list[Sides]:
+    """States of all chunks by layer."""
+    return [
+        (torch.cat([source for source, _ in of_layer]), torch.cat([target for _, target in of_layer]))
+        for of_layer in zip(*chunks, strict=True)
+    ]
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """State of the generators that dropout draws from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

@@ -1,0 +1,181 @@
+"""AdamW on weights that live in bf16, with an update that is not lost to their eight bits of precision.
+
+A bf16 weight keeps a step only where it is larger than about 1/512 of the weight; at a learning rate of 1e-5 nearly no
+step is. Either the updated weight is rounded up or down at random, in proportion to its distance from the two, so that
+it is right on average (stochastic), or the lower half of its float32 bits is kept beside it, so that the two together
+are the float32 weight (compensated): what Kahan's sum keeps, without the rounding of its own that a bf16 rest has.
+
+All parameters of the model are bf16, those of norms too: the families multiply norm weights and states of one dtype.
+Norms and softmaxes compute in float32 inside, similarities and cross-entropies are float32, and so is the arithmetic of
+the update. Both moments are bf16, rounded at random: to the nearest, the second would never move, since a step changes
+it by a thousandth, and the first would stop short.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+_CHUNK = 2**22
+"""Elements that are float32 at a time."""
+_KEPT_BUFFERS = ("inv_freq", "original_inv_freq")
+"""Rotary frequencies, from which the families make float32 angles."""
+
+
+@contextmanager
+def resident(model: nn.Module) -> Iterator[None]:
+    """Keep the weights of a model in bf16 until the end of the block; afterwards they are float32 of equal value.
+
+    Args:
+        model: float32; parameters stay the same objects, tied ones tied. Rotary frequencies stay float32.
+    """
+    _cast(model, torch.bfloat16)
+    try:
+        yield
+    finally:
+        _cast(model, torch.float32)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point() and not name.endswith(_KEPT_BUFFERS):
+                setattr(module, name, buffer.to(dtype))
+
+
+class ResidentAdamW(torch.optim.Optimizer):
+    """AdamW with decoupled decay on bf16 weights; whole, or shards of workers.
+
+    Args:
+        groups: `params`, and `draws` with a number for each of them, which makes its random bits its own.
+        lr, betas, eps, weight_decay: as in torch.optim.AdamW.
+        rounding: how the updated weight becomes bf16.
+        seed: of stochastic rounding; equal seeds, steps and numbers give equal bits, so that runs repeat and resume.
+    Source: arXiv:2010.06192.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        rounding: Literal["stochastic", "compensated"] = "stochastic",
+        seed: int = 0,
+    ) -> None:
+        self.rounding, self.seed = rounding, seed
+        super().__init__(list(groups), {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for parameter, draw in zip(group["params"], group["draws"], strict=True):
+                if parameter.grad is not None:
+                    self._update(parameter, group, draw)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave; torch alone would make the lost bits bf16, as the weights are."""
+        kept = {key: dict(values) for key, values in state_dict["state"].items()}
+        super().load_state_dict(state_dict)
+        for place, parameter in enumerate(value for group in self.param_groups for value in group["params"]):
+            for name, value in kept.get(place, {}).items():
+                self.state[parameter][name] = value.to(parameter.device) if isinstance(value, Tensor) else value
+
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any], draw: int) -> None:
+        weight, gradient = _own(parameter).view(-1), _own(parameter.grad).reshape(-1)
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(weight)
+            if self.rounding == "compensated":
+                state["lost"] = torch.zeros_like(weight, dtype=torch.int16)
+        state["step"] += 1
+        random = torch.Generator(weight.device).manual_seed(_number(self.seed, state["step"], draw))
+        for start in range(0, len(weight), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            pieces = {name: value[part] for name, value in state.items() if name != "step"}
+            _update_chunk(weight[part], gradient[part].float(), pieces, group, state["step"], random)
+
+
+def _update_chunk(
+    weight: Tensor,
+    gradient: Tensor,
+    state: dict[str, Tensor],
+    group: dict[str, Any],
+    step: int,
+    random: torch.Generator,
+) -> None:
+    """One AdamW step in float32, stored in place."""
+    of_first, of_second = group["betas"]
+    first = state["exp_avg"].float().lerp_(gradient, 1 - of_first)
+    second = state["exp_avg_sq"].float().mul_(of_second).addcmul_(gradient, gradient, value=1 - of_second)
+    whole = joined(weight, state["lost"]) if "lost" in state else weight.float()
+    whole.mul_(1 - group["lr"] * group["weight_decay"])
+    divisor = (second / (1 - of_second**step)).sqrt_().add_(group["eps"])
+    whole.addcdiv_(first, divisor, value=-group["lr"] / (1 - of_first**step))
+    bits = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
+    bits.random_(-(2**31), 2**31, generator=random)
+    upper, lower = (bits >> 16) & 0xFFFF, bits & 0xFFFF
+    state["exp_avg"].copy_(round_at_random(first, upper ^ lower))  # independent of either half alone
+    state["exp_avg_sq"].copy_(round_at_random(second, upper))
+    if "lost" not in state:
+        weight.copy_(round_at_random(whole, lower))
+        return
+    kept, lost = split(whole)
+    weight.copy_(kept)
+    state["lost"].copy_(lost)
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut float32 into the nearest bf16 and the bits by which it is off.
+
+    Args:
+        values: float32.
+    Returns: bf16 (halves go away from zero) and int16; `joined` makes the same float32 of them.
+    """
+    bits = values.view(torch.int32)
+    kept = (bits + 0x8000) & -0x10000
+    return kept.view(torch.float32).to(torch.bfloat16), (bits - kept).to(torch.int16)
+
+
+def joined(kept: Tensor, lost: Tensor) -> Tensor:
+    """The float32 numbers that `split` has cut."""
+    return (kept.float().view(torch.int32) + lost.to(torch.int32)).view(torch.float32)
+
+
+def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
+    """Round to one of the two bf16 neighbours, to the upper one with a probability that makes it right on average.
+
+    Args:
+        values: float32.
+        bits: int32 of the same shape, uniform in 0..65535.
+    Returns: bf16; infinities stay.
+    Source: arXiv:2010.06192.
+    """
+    raised = values.view(torch.int32) + bits  # the lower half of the bits decides about the upper one
+    return (raised & -0x10000).view(torch.float32).to(torch.bfloat16)
+
+
+def _own(tensor: Tensor | None) -> Tensor:
+    """Shard of this worker; of an ordinary tensor the tensor itself. Its memory is shared."""
+    assert tensor is not None
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own.detach()
+
+
+def _number(*parts: int) -> int:
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")

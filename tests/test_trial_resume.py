@@ -1,0 +1,165 @@
+"""A trial that is stopped or killed, in training or while it is scored, ends with the result of one that is not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afp_ray.config import TrainingRuntime, TrialConfig, nest
+from afp_ray.errors import TrainingInterruptedError
+from afp_ray.methods import pins
+from afp_ray.records import TrialResult
+from afp_ray.store import TrialPaths
+from afp_ray.training.reporter import SilentReporter
+from afp_ray.trial import run_trial
+
+CONFIG = TrialConfig.model_validate(
+    nest(
+        {
+            "method": "afp",
+            "data.languages": ["zh", "tr"],
+            "data.num_pairs": 200,
+            "data.num_instructions": 60,
+            "training.max_steps": 6,
+            "training.batch_size": 4,
+            "training.learning_rate": 1e-3,
+            "evaluation.tasks": ["xcopa"],
+            "evaluation.limit": 12,
+            "evaluation.representation.num_pairs": 20,
+            **pins("afp"),
+        }
+    )
+)
+OFTEN = TrainingRuntime(checkpoint_every_s=1e-9)
+KILLED = """
+import sys
+from pathlib import Path
+from test_trial_resume import Killer, OFTEN, run
+run(Path(sys.argv[1]), reporter=Killer(sys.argv[2], int(sys.argv[3])), runtime=OFTEN)
+"""
+
+
+class Killer(SilentReporter):
+    """Ends the process at one report, as a kill would."""
+
+    def __init__(self, stage: str, done: int) -> None:
+        self.at = (stage, done)
+
+    def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
+        if (stage, done) == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(folder: Path, **options: Any) -> TrialResult:
+    arguments = {"reporter": SilentReporter(), "device": "cpu", "num_threads": 1, **options}
+    result = run_trial(CONFIG, trial_id="t", folder=folder, splits=("validation",), **arguments)
+    assert result is not None
+    return result
+
+
+def num_trainings(folder: Path) -> int:
+    return len(TrialPaths(folder).training_calls.read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialResult, bytes]:
+    """The result and the weights of a trial that nothing stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    result = run(folder)
+    return result, (TrialPaths(folder).checkpoint / "model.safetensors").read_bytes()
+
+
+def weights(folder: Path) -> bytes:
+    return (TrialPaths(folder).checkpoint / "model.safetensors").read_bytes()
+
+
+def kill(folder: Path, stage: str, done: int) -> None:
+    tests = str(Path(__file__).parent)
+    paths = os.pathsep.join([str(Path(tests).parent), tests, os.environ.get("PYTHONPATH", "")])
+    done_process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), stage, str(done)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done_process.returncode == -signal.SIGKILL, done_process.stderr
+
+
+def test_a_trial_killed_in_training_goes_on_from_its_last_state(
+    straight: tuple[TrialResult, bytes], tmp_path: Path
+) -> None:
+    kill(tmp_path, "train", 4)
+    assert not TrialPaths(tmp_path).result.exists()
+    result = run(tmp_path)
+    assert result.training.resumed_from_step == 3
+    assert result.scores == straight[0].scores
+    assert weights(tmp_path) == straight[1]
+    assert num_trainings(tmp_path) == 2
+    assert not TrialPaths(tmp_path).states.exists(), "a result needs no states"
+
+
+@pytest.fixture(scope="module")
+def killed_in_scoring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trial that was trained whole and killed before its scores were there."""
+    folder = tmp_path_factory.mktemp("killed")
+    kill(folder, "represent", 0)
+    return folder
+
+
+def test_a_trial_killed_while_it_is_scored_is_not_trained_again(
+    straight: tuple[TrialResult, bytes], killed_in_scoring: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed_in_scoring, tmp_path, dirs_exist_ok=True)
+    paths = TrialPaths(tmp_path)
+    assert paths.trained.is_file()
+    result = run(tmp_path)
+    assert num_trainings(tmp_path) == 1
+    assert result.scores == straight[0].scores
+    assert weights(tmp_path) == straight[1]
+    assert result.training.tokens == straight[0].training.tokens
+    assert result.training.gpu_hours > result.training.seconds / 3600, "the hours of both attempts"
+    assert not paths.states.exists()
+
+
+def test_a_checkpoint_damaged_before_it_was_scored_is_made_again(
+    straight: tuple[TrialResult, bytes], killed_in_scoring: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(killed_in_scoring, tmp_path, dirs_exist_ok=True)
+    content = bytearray(weights(tmp_path))
+    content[-1] ^= 1
+    (TrialPaths(tmp_path).checkpoint / "model.safetensors").write_bytes(content)
+    result = run(tmp_path)
+    assert any("training goes on from its last state" in message for message in caplog.messages)
+    assert result.training.resumed_from_step == 5
+    assert weights(tmp_path) == straight[1]
+
+
+def test_a_trial_stopped_on_request_says_so_and_goes_on(straight: tuple[TrialResult, bytes], tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(TrainingInterruptedError) as stopped:
+        run(tmp_path, stop=stop)
+    assert stopped.value.step == 3
+    result = run(tmp_path)
+    assert result.training.resumed_from_step == 3
+    assert weights(tmp_path) == straight[1]
+
+
+def test_what_was_survived_is_a_warning_of_the_result(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterruptedError):
+        run(tmp_path, stop=lambda: True)
+    (TrialPaths(tmp_path).states / "step-000001" / "model.safetensors").write_bytes(b"")
+    result = run(tmp_path)
+    assert result.training.resumed_from_step is None
+    assert any(warning.startswith("the state of step 1 cannot be used") for warning in result.warnings)
