@@ -2,7 +2,16 @@
 
 from afp_ray.config.base import StrictModel
 from afp_ray.config.data import DataConfig, FilterLimits, SourceConfig
-from afp_ray.config.evaluation import CHOICE_TASKS, GENERATION_TASKS, EvaluationConfig, RepresentationConfig
+from afp_ray.config.evaluation import (
+    CHOICE_TASKS,
+    DIRECTIONS,
+    GENERATED_SCORES,
+    GENERATION_TASKS,
+    WITHIN,
+    EvaluationConfig,
+    GenerationConfig,
+    RepresentationConfig,
+)
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.config.runtime import RuntimeConfig, TrainingRuntime
@@ -21,14 +30,18 @@ from afp_ray.config.trial import SCORE_VERSION, TrialConfig, canonical_json, tri
 
 __all__ = [
     "CHOICE_TASKS",
+    "DIRECTIONS",
     "EMBEDDED",
+    "GENERATED_SCORES",
     "GENERATION_TASKS",
     "SCORE_VERSION",
+    "WITHIN",
     "BudgetConfig",
     "ChoiceSpec",
     "DataConfig",
     "EvaluationConfig",
     "FilterLimits",
+    "GenerationConfig",
     "LossConfig",
     "ModelConfig",
     "ObjectiveConfig",

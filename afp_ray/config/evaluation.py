@@ -9,9 +9,42 @@ from afp_ray.config.data import SourceConfig
 from afp_ray.languages import LANGUAGES
 
 CHOICE_TASKS = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
-GENERATION_TASKS = ("translation", "summarization", "answer_language")
+GENERATION_TASKS = ("translation", "summarization", "answer_language", "mgsm", "xquad_qa")
+DIRECTIONS: dict[str, tuple[str, ...]] = {
+    "translation": ("translation", "translation_to_pivot"),
+    "summarization": ("summarization", "summarization_to_pivot"),
+    "answer_language": ("answer_language", "answer_language_to_pivot"),
+    "mgsm": ("mgsm",),
+    "xquad_qa": ("xquad_qa", "xquad_qa_from_pivot", "xquad_qa_to_pivot"),
+}
+"""Scores of a generation task by its name: from the pivot into a language, and from that language into the pivot; of
+tasks within one language also that."""
+WITHIN = ("mgsm", "xquad_qa")
+"""Directions that stay within one language; the pivot is scored there too."""
+GENERATED_SCORES = tuple(name for names in DIRECTIONS.values() for name in names)
+DirectionName = Literal[
+    "translation",
+    "translation_to_pivot",
+    "summarization",
+    "summarization_to_pivot",
+    "answer_language",
+    "answer_language_to_pivot",
+    "mgsm",
+    "xquad_qa",
+    "xquad_qa_from_pivot",
+    "xquad_qa_to_pivot",
+]
 TaskName = Literal[
-    "xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd", "translation", "summarization", "answer_language"
+    "xnli",
+    "pawsx",
+    "xcopa",
+    "xstorycloze",
+    "xwinograd",
+    "translation",
+    "summarization",
+    "answer_language",
+    "mgsm",
+    "xquad_qa",
 ]
 Split = Literal["validation", "test"]
 
@@ -23,6 +56,48 @@ class RepresentationConfig(StrictModel):
     """Where the held-out pairs come from; a source without splits gives one half to validation, the other to test."""
     num_pairs: int = Field(default=100, ge=2)
     """Pairs per language and split; chance of retrieval@1 is its inverse."""
+
+
+class GenerationConfig(StrictModel):
+    """How texts are generated, and what the generation tasks read; without effect where `tasks` has none of them."""
+
+    directions: tuple[DirectionName, ...] | None = Field(default=None, min_length=1)
+    """Scores to make: `translation` goes from the pivot into each language, `translation_to_pivot` back; `xquad_qa` has
+    text, question and answer in one language, `xquad_qa_from_pivot` the question in the pivot, `xquad_qa_to_pivot` text
+    and answer in the pivot; null makes all of every generation task."""
+    pivot: str | None = None
+    """Language on the other side of every direction; null takes `data.pivot`."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Longest generated text, in tokens."""
+    temperature: float = Field(default=0.0, ge=0)
+    """Divisor of the logits before a token is drawn; 0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Tokens are drawn among the likeliest that together have this probability; unused at temperature 0."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the drawn tokens; unused at temperature 0."""
+    translation_form: Literal["equals", "clause"] = "equals"
+    """How a translation is asked for: "sentence =", or "sentence Translate into Chinese:"."""
+    translation_corpus: Literal["flores", "ntrex"] = "flores"
+    """Files under `data_dir` that sentences come from."""
+    summarization_corpus: Literal["convsumx", "ncls"] = "convsumx"
+    """Files under `data_dir` that texts and summaries come from."""
+    answer_corpus: Literal["vicuna", "mt_bench", "hc3"] = "vicuna"
+    """Files under `data_dir` that questions come from; `mt_bench` alone has answers to show as demonstrations."""
+    question_form: Literal["clause", "native"] = "clause"
+    """How `mgsm` and `xquad_qa` ask: "question Answer in Chinese:", or in words of the question's own language as
+    lm-evaluation-harness has them."""
+    math_steps: bool = False
+    """Demonstrations of `mgsm` show the steps that lead to the number; they need `mgsm/exemplars.py`."""
+    spbleu_model: str | None = None
+    """SentencePiece model file of FLORES; adds spBLEU to the translation scores."""
+
+    @model_validator(mode="after")
+    def _values_are_known(self) -> Self:
+        if self.directions is not None and len(set(self.directions)) != len(self.directions):
+            raise ValueError(f"`directions` repeats a value: {list(self.directions)}")
+        if self.pivot is not None and self.pivot not in LANGUAGES:
+            raise ValueError(f"language {self.pivot!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}")
+        return self
 
 
 class EvaluationConfig(StrictModel):
@@ -41,10 +116,36 @@ class EvaluationConfig(StrictModel):
     """Template words and demonstrations in the question's own language, or in the pivot."""
     demo_seeds: tuple[int, ...] = (0,)
     """Seeds of the drawn demonstrations; unused at 0 shots."""
+    demo_balance: Literal["none", "class"] = "none"
+    """Demonstrations of choice tasks as they are drawn, or as many of each class (label; of XCOPA cause and effect)."""
+    template: Literal["afp", "harness"] = "afp"
+    """Prompts of choice tasks: our own, or those of lm-evaluation-harness to the letter."""
+    scoring: Literal["sum", "length", "bytes", "pmi"] = "sum"
+    """What the chosen answer of a choice task has most of: log-likelihood, that per character or per UTF-8 byte, or
+    log-likelihood less that after a neutral context (arXiv:2104.08315)."""
     limit: int | None = Field(default=None, ge=1)
     """Rows per task, language and split; null takes all."""
     representation: RepresentationConfig | None = RepresentationConfig()
     """Held-out pairs; null skips the representation metrics."""
+    generation: GenerationConfig = GenerationConfig()
+    """Decoding, directions and corpora of the generation tasks."""
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Scores that the generation tasks make, in the order of `tasks`."""
+        wanted = self.generation.directions
+        made = [name for task in self.tasks for name in DIRECTIONS.get(task, ())]
+        return tuple(name for name in made if wanted is None or name in wanted)
+
+    @property
+    def idle_fields(self) -> tuple[str, ...]:
+        """Fields of choice tasks that change no score here: the trial id leaves them out, as it does at their default.
+
+        Class balance needs demonstrations; template and scoring need a choice task.
+        """
+        has_choices = any(name in CHOICE_TASKS for name in self.tasks)
+        idle = () if has_choices and any(self.shots) else ("demo_balance",)
+        return idle if has_choices else (*idle, "template", "scoring")
 
     @model_validator(mode="after")
     def _lists_are_sets(self) -> Self:
@@ -59,4 +160,15 @@ class EvaluationConfig(StrictModel):
             raise ValueError(f"`shots` must be one or more numbers >= 0, got {list(self.shots)}")
         if not self.demo_seeds:
             raise ValueError("`demo_seeds` is empty; give at least one seed")
+        return self
+
+    @model_validator(mode="after")
+    def _directions_have_tasks(self) -> Self:
+        chosen = [name for name in self.tasks if name in GENERATION_TASKS]
+        for name in self.generation.directions or ():
+            if not any(name in DIRECTIONS.get(task, ()) for task in self.tasks):
+                raise ValueError(f"`generation.directions` has {name!r}, whose task is not among `tasks`")
+        for task in chosen:
+            if not set(DIRECTIONS[task]) & set(self.directions):
+                raise ValueError(f"`generation.directions` leaves nothing of task {task!r}")
         return self

@@ -8,42 +8,56 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from afp_ray.config.document import Document, KeyPath, Place, parse_value, read_document
-from afp_ray.config.evaluation import CHOICE_TASKS
+from afp_ray.config.dotted import TOPS, dot, flat
+from afp_ray.config.evaluation import CHOICE_TASKS, GENERATED_SCORES
 from afp_ray.config.fields import (
     did_you_mean,
     fields_beside,
     is_section,
     models_in,
     trial_fields,
-    trial_sections,
 )
 from afp_ray.config.search import ChoiceSpec, RangeSpec
+from afp_ray.config.small import small_form
 from afp_ray.config.study import StudyConfig, flatten, nest
 from afp_ray.config.translate import error_at, translate
 from afp_ray.config.trial import TrialConfig
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES
 
-METRICS = ("mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS)
-_TOPS = ("fixed", "compare", "tune")
+METRICS = ("mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS, *GENERATED_SCORES)
 _FINITE = ConfigDict(allow_inf_nan=False)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_study(path: str | Path, overrides: Sequence[str] = (), *, small: bool = False) -> StudyConfig:
     """Read a study file.
 
     Args:
         path: YAML; the names under `fixed`, `compare` and `tune` may be dotted or nested.
         overrides: `name=value` each, over the file; `name` is a field of the study (`budget.trials`) or of a trial
             (`training.max_steps`, then it is fixed). Values are YAML.
-    Returns: the study; names under `fixed`, `compare` and `tune` are dotted and known fields of a trial.
-    Raises: ConfigError with file:line:column, the value, what is allowed and a fix.
+        small: take the file's small form: what stands under `small` replaces the rest, and `overrides` come after.
+    Returns: the study; names under `fixed`, `compare` and `tune` are dotted and known fields of a trial. A small form
+        is a study like any other, whose own `small` is empty.
+    Raises: ConfigError with file:line:column, the value, what is allowed and a fix. The small form is checked whichever
+        form is asked for, so that a slip in it does not wait for the day it is run.
     """
     document = read_document(path)
-    for top in _TOPS:
-        if isinstance(document.values.get(top), dict):
-            _dot(document, top)
+    dot(document, document.values, ())
+    has_small = bool(document.values.get("small"))
+    if small and not has_small:
+        raise document.error((), "the study has no small form", fix="add a section `small:`, or run it without --small")
+    reduced = small_form(document) if has_small else None
+    if small and reduced is not None:
+        return _study_of(reduced, overrides)
+    study = _study_of(document, overrides)
+    if reduced is not None:
+        _study_of(reduced, ())
+    return study
+
+
+def _study_of(document: Document, overrides: Sequence[str]) -> StudyConfig:
     for override in overrides:
         _override_study(document, override)
     study = _validate(StudyConfig, document.values, document)
@@ -63,7 +77,7 @@ def load_trial(
     Raises: ConfigError with file:line:column, the value, what is allowed and a fix.
     """
     document = read_document(path)
-    document.values, document.places = _flat(document, document.values, ())
+    document.values, document.places = flat(document, document.values, ())
     for override in overrides:
         name, value, origin = _split(override)
         _require(name, trial_fields(), origin=origin)
@@ -91,33 +105,7 @@ def _validate(model: type[_Model], values: Mapping[str, Any], document: Document
         raise translate(error.errors()[0], document, model=model, root=root) from None
 
 
-# Dotted names and --set
-
-
-def _flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
-    """Dotted values of the mapping at `path`, opening the sections of a trial alone, and all places so renamed."""
-    flat: dict[str, Any] = {}
-    places = {at: place for at, place in document.places.items() if at[: len(path)] != path or at == path}
-
-    def walk(mapping: dict[str, Any], here: KeyPath, prefix: str) -> None:
-        for key, value in mapping.items():
-            name, at = f"{prefix}{key}", (*here, key)
-            if name in trial_sections() and isinstance(value, dict) and value:
-                walk(value, at, f"{name}.")
-                continue
-            if name in flat:
-                raise document.error(at, f"{name} stands twice, dotted and nested", at_key=True, fix="keep one")
-            flat[name] = value
-            for other, place in document.places.items():
-                if other[: len(at)] == at:
-                    places[(*path, name, *other[len(at) :])] = place
-
-    walk(values, path, "")
-    return flat, places
-
-
-def _dot(document: Document, top: str) -> None:
-    document.values[top], document.places = _flat(document, document.values[top], (top,))
+# --set
 
 
 def _split(override: str) -> tuple[str, Any, str]:
@@ -147,7 +135,7 @@ def _override_study(document: Document, override: str) -> None:
     fields = trial_fields()
     top, _, rest = ("fixed", "", name) if name in fields else name.partition(".")
     keys = [rest] if rest else []
-    if top in _TOPS and rest:
+    if top in TOPS and rest:
         if top == "tune" and rest not in fields:
             keys = list(rest.rpartition(".")[::2])
         _require(keys[0], fields, origin=origin)
@@ -165,14 +153,16 @@ def _override_study(document: Document, override: str) -> None:
         place = inner
     place[last] = value
     _place_override(document, (top, *keys), value, origin)
-    if not rest and top in _TOPS and isinstance(value, dict):
-        _dot(document, top)
+    if not rest and top in TOPS and isinstance(value, dict):
+        document.values[top], document.places = flat(document, value, (top,))
 
 
 def _study_names() -> list[str]:
-    """Fields of a study by dotted name, those of a trial left out."""
+    """Fields of a study by dotted name, those of a trial and the small form left out."""
     names: list[str] = []
     for name, field in StudyConfig.model_fields.items():
+        if name == "small":
+            continue
         names.append(name)
         if is_section(field):
             names += [f"{name}.{inner}" for inner in models_in(field.annotation)[0].model_fields]

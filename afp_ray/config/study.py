@@ -53,8 +53,9 @@ class StudyConfig(StrictModel):
     published: tuple[str, ...] = ()
     """Published tables that `compare` prints beside this study's own, by their names in the reference data."""
     small: dict[str, Any] = {}
-    """The same comparison for two CPU cores on the embedded corpus: fields of this file that `--small` replaces, with
-    `fixed` merged name by name and `-small` added to the study's name."""
+    """The same comparison for two CPU cores on the embedded corpus: fields that `--small` puts in the place of the
+    file's own. `fixed` is merged name by name, a null there takes a name or section out, and `-small` is added to the
+    study's name; a small form that is loaded is a study whose own `small` is empty."""
 
     @model_validator(mode="after")
     def _name_is_a_folder(self) -> Self:

@@ -94,10 +94,22 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
     if "data" in fingerprints:
         for source in content["data"]["sources"]:
             source.pop("path")
+    if "instruction_scores" in fingerprints:
+        content["data"].pop("instruction_scores")
     if "evaluation" in fingerprints:
         content["evaluation"].pop("data_dir")
+        content["evaluation"]["generation"].pop("spbleu_model")
         if content["evaluation"]["representation"]:
             content["evaluation"]["representation"]["source"].pop("path")
+    if not config.evaluation.directions:
+        content["evaluation"].pop("generation")
+    elif not {"mgsm", "xquad_qa"} & set(config.evaluation.tasks):  # ids of before these tasks stay
+        for name in ("question_form", "math_steps"):
+            content["evaluation"]["generation"].pop(name)
+    for name in ("demo_balance", "template", "scoring"):
+        is_default = content["evaluation"][name] == EvaluationConfig.model_fields[name].default
+        if is_default or name in config.evaluation.idle_fields:
+            content["evaluation"].pop(name)
     content["evaluation"]["languages"] = list(config.evaluated_languages)
     document = {"config": content, "fingerprints": dict(fingerprints), "score_version": SCORE_VERSION}
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]

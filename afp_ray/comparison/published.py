@@ -1,0 +1,283 @@
+"""Published tables as reference data, read and checked, and set beside the same cells of a study.
+
+Values are kept as printed (percent or points); beside ours they are fractions, as ours are.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from afp_ray.comparison.confirmed import ConfirmedArm
+from afp_ray.comparison.metric import difference_under
+from afp_ray.config import StrictModel
+from afp_ray.errors import ConfigError, DataError
+from afp_ray.paper import PaperCell, PaperRow, PaperTable
+from afp_ray.records import ArmRow, Difference
+
+FOLDER = Path(__file__).parent / "published"
+BASELINES = "baselines_0shot"
+CellKey = tuple[str, str, int]
+"""Task, language and number of shots."""
+
+
+class ReferenceRow(StrictModel):
+    """One row of a published table."""
+
+    methods: tuple[str, ...]
+    """Our methods that it corresponds to, the nearest first; empty for a method that we do not have."""
+    name: str = ""
+    """What the row is where no method says it."""
+    values: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    """By column, then by number of shots, as printed."""
+    averages: dict[int | Literal["all"], Decimal] = {}
+    """Printed averages: over the whole row (`all`) or over the columns at one number of shots."""
+    misprints: dict[int | Literal["all"], str] = {}
+    """Printed averages that are not the mean of their cells, and what the cells give."""
+
+    @property
+    def label(self) -> str:
+        """The row's name in a table."""
+        return self.name or (self.methods[0] if self.methods else "?")
+
+
+class ReferenceModel(StrictModel):
+    """The rows of one model."""
+
+    model: str | None
+    """Hub id of the checkpoint that the rows are most likely of; null where nothing tells."""
+    label: str
+    confidence: Literal["high", "moderate", "low"]
+    reason: str
+    """Why the rows are taken to be this model's."""
+    rows: tuple[ReferenceRow, ...] = Field(min_length=1)
+
+
+class ReferenceTable(StrictModel):
+    """One published table."""
+
+    title: str
+    source: str
+    setting: Literal["bilingual", "multilingual"]
+    languages: tuple[str, ...]
+    metric: str
+    note: str = ""
+    shots: tuple[int, ...] = Field(min_length=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+    """`task/language`; from English into the language, or `task_to_pivot/language` for the way back."""
+    models: tuple[ReferenceModel, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rows_fill_the_table(self) -> Self:
+        for model in self.models:
+            for row in model.rows:
+                if len(row.values) != len(self.columns) or any(len(part) != len(self.shots) for part in row.values):
+                    raise ValueError(
+                        f"row {row.label} of {model.label} does not have {len(self.columns)} columns of "
+                        f"{len(self.shots)} values"
+                    )
+                for name, printed in row.averages.items():
+                    agrees = is_rounded(self.mean_of(row, name), printed)
+                    if agrees == (name in row.misprints):
+                        raise ValueError(
+                            f"average {name} of {row.label} of {model.label} is printed as {printed}, the mean of its "
+                            f"cells is {self.mean_of(row, name)}; list it under `misprints` if it is so printed"
+                        )
+        return self
+
+    def mean_of(self, row: ReferenceRow, shots: int | Literal["all"]) -> Decimal:
+        """Mean of the row's cells, of one number of shots or all, as exact as they are printed."""
+        places = range(len(self.shots)) if shots == "all" else [self.shots.index(shots)]
+        cells = [Decimal(str(part[place])) for part in row.values for place in places]
+        return sum(cells, Decimal(0)) / len(cells)
+
+    def cells(self, row: ReferenceRow) -> dict[CellKey, float]:
+        """The row's values as printed, by task, language and number of shots."""
+        return {
+            (task, language, shots): value
+            for column, part in zip(self.columns, row.values, strict=True)
+            for task, _, language in [column.partition("/")]
+            for shots, value in zip(self.shots, part, strict=True)
+        }
+
+
+def is_rounded(value: Decimal, printed: Decimal) -> bool:
+    """Whether `printed` is `value` to its last digit; a five in the next place may go either way."""
+    unit = Decimal(1).scaleb(int(printed.as_tuple().exponent))
+    return abs(value - printed) <= unit / 2 or value.quantize(unit, ROUND_HALF_UP) == printed
+
+
+def published_names() -> tuple[str, ...]:
+    """Names of the tables that ship."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+
+
+def check_published(names: Sequence[str]) -> None:
+    """Refuse names that are no published table.
+
+    Raises: ConfigError naming the tables that there are.
+    """
+    for name in names:
+        if name not in published_names():
+            raise ConfigError(
+                f"there is no published table {name[:80]!r}",
+                where="published",
+                allowed=", ".join(published_names()),
+                fix="give one of these names",
+            )
+
+
+@cache
+def load_published(name: str) -> ReferenceTable:
+    """The published table called `name`.
+
+    Raises: ConfigError for a name that is none; DataError when its file is not as it should be.
+    """
+    check_published([name])
+    file = FOLDER / f"{name}.yaml"
+    try:
+        return ReferenceTable.model_validate(yaml.safe_load(file.read_text("utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise DataError(f"the published table cannot be read: {error}", where=str(file)) from error
+
+
+def is_same_model(reference: str | None, ours: str) -> bool:
+    """Whether our model, a hub id or a folder, bears the name of the published checkpoint."""
+    last = [name.rstrip("/").rpartition("/")[2].casefold() for name in (reference or "", ours)]
+    return bool(last[0]) and last[0] == last[1]
+
+
+def baseline(model: str) -> Mapping[CellKey, float]:
+    """Published scores of an untrained checkpoint, in [0, 1]; empty where there are none.
+
+    Args:
+        model: hub id, or a folder whose name is the checkpoint's.
+    """
+    table = load_published(BASELINES)
+    for group in table.models:
+        if is_same_model(group.model, model):
+            return {key: value / 100 for key, value in table.cells(group.rows[0]).items()}
+    return {}
+
+
+def set_beside(
+    names: Sequence[str],
+    arms: Sequence[ConfirmedArm],
+    rows: Sequence[ArmRow],
+    bases: Sequence[ConfirmedArm | None],
+    *,
+    direction: str = "maximize",
+) -> list[PaperTable]:
+    """The published tables beside ours, one for each model of theirs.
+
+    A model of which a table has untrained scores alone is left out, unless it is ours.
+
+    Args:
+        names: of the tables.
+        arms, rows, bases: our arms, their rows of the ablation table, and the base of each; None for a base itself.
+        direction: of the objective: among arms of one method the best on validation is shown.
+    Raises: ConfigError for a name that is no published table.
+    """
+    ours = sorted(
+        zip(arms, rows, bases, strict=True),
+        key=lambda item: (item[1].validation or 0.0) * (-1 if direction == "maximize" else 1),
+    )
+    tables = []
+    for name in dict.fromkeys(names):
+        table = load_published(name)
+        for group in table.models:
+            models = [str(arm.config["model"]["name"]) for arm in arms]
+            same = next((model for model in models if is_same_model(group.model, model)), None)
+            if same is None and all(set(row.methods) <= {"base"} for row in group.rows):
+                continue
+            tables.append(
+                PaperTable(
+                    table=name,
+                    title=table.title,
+                    source=table.source,
+                    note=table.note,
+                    metric=table.metric,
+                    model=group.label,
+                    confidence=group.confidence,
+                    reason=group.reason,
+                    our_model=same or models[0],
+                    is_same_model=same is not None,
+                    rows=tuple(_row(table, group, row, ours) for row in group.rows),
+                )
+            )
+    return tables
+
+
+_Ours = tuple[ConfirmedArm, ArmRow, ConfirmedArm | None]
+
+
+def _row(table: ReferenceTable, group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> PaperRow:
+    found = _arm_of(group, row, ours)
+    base = next((other for other in group.rows if "base" in other.methods and other is not row), None)
+    before = table.cells(base) if base else {}
+    arm_row = found[1] if found else None
+    own = {(cell.task, cell.language, cell.shots): cell for cell in arm_row.cells} if arm_row else {}
+    cells = []
+    for (task, language, shots), value in table.cells(row).items():
+        cell = own.get((task, language, shots))
+        cells.append(
+            PaperCell(
+                task=task,
+                language=language,
+                shots=shots,
+                paper=round(value / 100, 6),
+                paper_vs_base=round((value - before[task, language, shots]) / 100, 6) if before else None,
+                ours=cell.mean if cell else None,
+                **_difference(cell.vs_base if cell else None),
+            )
+        )
+    name = arm_row.arm if arm_row and any(cell.ours is not None for cell in cells) else None
+    return PaperRow(name=row.label, arm=name, cells=tuple(cells), mean=_mean(cells, found))
+
+
+def _arm_of(group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> _Ours | None:
+    """Our arm of the nearest method, of the same model where there is one, the best on validation."""
+    for method in row.methods:
+        arms = [item for item in ours if item[0].method == method]
+        same = [item for item in arms if is_same_model(group.model, str(item[0].config["model"]["name"]))]
+        if arms:
+            return (same or arms)[0]
+    return None
+
+
+def _mean(cells: Sequence[PaperCell], found: _Ours | None) -> PaperCell:
+    shared = [(cell, cell.ours) for cell in cells if cell.ours is not None]
+    counted = [cell for cell, _ in shared] or cells
+    deltas = [cell.paper_vs_base for cell in counted if cell.paper_vs_base is not None]
+    return PaperCell(
+        task="mean",
+        language="",
+        shots=None,
+        paper=float(np.mean([cell.paper for cell in counted])),
+        paper_vs_base=float(np.mean(deltas)) if deltas else None,
+        ours=float(np.mean([value for _, value in shared])) if shared else None,
+        **_difference(_mean_difference([cell for cell, _ in shared], found)),
+    )
+
+
+def _mean_difference(cells: Sequence[PaperCell], found: _Ours | None) -> Difference | None:
+    """The difference of our arm to its base over the examples of these cells."""
+    arm, _, base = found or (None, None, None)
+    if arm is None or base is None or not cells:
+        return None
+    examples = arm.examples
+    where = np.zeros(len(examples), dtype=bool)
+    for cell in cells:
+        where |= (examples.task == cell.task) & (examples.language == cell.language) & (examples.shots == cell.shots)
+    return difference_under(where, arm, base)
+
+
+def _difference(delta: Difference | None) -> dict[str, Any]:
+    if delta is None:
+        return {}
+    return {"vs_base": delta.delta, "ci95": delta.ci95, "p": delta.p if delta.p_holm is None else delta.p_holm}

@@ -1,0 +1,50 @@
+"""Records of published tables: what a paper reports, beside ours on the same task, language and number of shots."""
+
+from afp_ray.config.base import StrictModel
+
+
+class PaperCell(StrictModel):
+    """One cell of a published table, and ours of the same task, language and number of shots."""
+
+    task: str
+    """`mean` is the mean over the cells of the row that both have, or over all of them where ours has none."""
+    language: str
+    shots: int | None
+    paper: float
+    """On our scale: accuracy, BLEU, ROUGE and shares in [0, 1]."""
+    paper_vs_base: float | None = None
+    """Null for the base itself and where the table has none."""
+    ours: float | None = None
+    """Null where the study has no such cell."""
+    vs_base: float | None = None
+    """Of ours, to the base of the study."""
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
+    """Of the difference, adjusted (Holm) where several were tested."""
+
+
+class PaperRow(StrictModel):
+    """One row of a published table beside the arm of ours that has the same method."""
+
+    name: str
+    arm: str | None
+    """Null where no arm of ours has a cell of it."""
+    cells: tuple[PaperCell, ...]
+    mean: PaperCell
+
+
+class PaperTable(StrictModel):
+    """A published table of one model beside ours."""
+
+    table: str
+    title: str
+    source: str
+    note: str
+    metric: str
+    model: str
+    """What the rows are most likely of; `confidence` (high, moderate, low) and `reason` say how sure that is."""
+    confidence: str
+    reason: str
+    our_model: str
+    is_same_model: bool
+    rows: tuple[PaperRow, ...]
