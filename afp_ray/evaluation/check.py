@@ -2,12 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, EvaluationConfig
 from afp_ray.config.trial import canonical_json
-from afp_ray.evaluation.questions import load_rows, render_cells
+from afp_ray.data.readers.files import digest, expand_path, plain_file
+from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, task_of
+from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
 from afp_ray.evaluation.task import SPLITS, Row
 from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.text_metrics import spbleu
 
 
 def check_evaluation(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> None:
@@ -20,32 +24,59 @@ def check_evaluation(config: EvaluationConfig, *, languages: Sequence[str], pivo
 
     Raises: TaskError, DataError or ConfigError naming the row, the language or the word that is missing.
     """
-    for name in config.tasks:
+    for name in _choices(config):
         for language in languages:
             for split in SPLITS:
                 for _ in render_cells(name, config, language=language, pivot=pivot, split=split):
                     pass
+    side, spoken = generation_languages(config, languages=languages, pivot=pivot)
+    for direction, codes in spoken.items():
+        for language in codes:
+            for split in SPLITS:
+                for _ in generation_cells(direction, config, language=language, pivot=side, split=split):
+                    pass
+    if config.directions and config.generation.spbleu_model:
+        spbleu(config.generation.spbleu_model)
+
+
+def _choices(config: EvaluationConfig) -> list[str]:
+    return [name for name in config.tasks if name in CHOICE_TASKS]
 
 
 def evaluation_fingerprint(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> str:
     """SHA-256 over the task rows that an evaluation reads: both splits, and with shots the demonstrations.
 
-    Rows count by content, not by place: a copied or moved folder keeps its fingerprint.
+    Rows count by content, not by place: a copied or moved folder keeps its fingerprint. The model file of spBLEU counts
+    too.
     The held-out pairs of the representation metrics are not part of it.
 
     Raises: as `check_evaluation`.
     """
-    digest = hashlib.sha256()
-    for name in config.tasks:
+    whole = hashlib.sha256()
+    for name in _choices(config):
         extra = (pivot,) if config.prompt_language == "pivot" and any(config.shots) else ()
         for language in sorted({*languages, *extra}):
             rows = load_rows(TASKS[name], config.data_dir, language)
-            parts: dict[str, Sequence[Row]] = {split: rows.splits[split] for split in SPLITS}
-            if any(config.shots):
-                parts["demonstrations"] = rows.demonstrations
-            for part, members in parts.items():
-                digest.update(f"{name}/{language}/{part}\n".encode())
-                for row in members:
-                    fields = {key: str(row[key]) for key in ("id", "content_id", *TASKS[name].fields)}
-                    digest.update(canonical_json(fields).encode() + b"\n")
-    return digest.hexdigest()
+            _add(whole, f"{name}/{language}", rows, TASKS[name].fields, config)
+    side, spoken = generation_languages(config, languages=languages, pivot=pivot)
+    for direction, codes in spoken.items():
+        for language in sorted(codes):
+            rows = load_direction(direction, config, language=language, pivot=side)
+            fields = ("source", "target", *task_of(direction).extra)
+            _add(whole, f"{direction}/{side}/{language}", rows, fields, config)
+    if config.directions and config.generation.spbleu_model:
+        whole.update(digest(plain_file(expand_path(config.generation.spbleu_model))).encode())
+    return whole.hexdigest()
+
+
+def _add(whole: Any, name: str, rows: LanguageRows, fields: Sequence[str], config: EvaluationConfig) -> None:
+    parts: dict[str, Sequence[Row]] = {split: rows.splits[split] for split in SPLITS}
+    if any(config.shots):
+        parts["demonstrations"] = rows.demonstrations
+    for part, members in parts.items():
+        whole.update(f"{name}/{part}\n".encode())
+        for row in members:
+            values = {
+                key: str(row[key]) for key in ("id", "content_id", *fields, *(("shown",) if "shown" in row else ()))
+            }
+            whole.update(canonical_json(values).encode() + b"\n")

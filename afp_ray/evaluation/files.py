@@ -1,9 +1,13 @@
-"""Rows of the tasks' original files, each with the place where it was read."""
+"""Rows of the tasks' original files and of their copies on the hub, each with the place where it was read."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from afp_ray.data.readers.files import SourceFile, expand_path, find, read_lines
 from afp_ray.errors import DataError
@@ -28,6 +32,47 @@ def locate(data_dir: Path, folder: str, *names: str) -> SourceFile | None:
     """The first of `names` under `data_dir/folder`, plain or in an archive there; None when there is none."""
     root = data_dir / folder
     return find(str(root), names) if root.exists() else None
+
+
+def hub_names(folder: str, split: str) -> tuple[str, ...]:
+    """Names of one split of a data set of the hub: on its main branch, on its converted branch, and in short."""
+    return (
+        f"{folder}/{split}-00000-of-00001.parquet",
+        f"{folder}/{split}/0000.parquet",
+        f"{folder}/{split}.parquet",
+    )
+
+
+def is_parquet(file: SourceFile) -> bool:
+    """Whether `file` comes from the hub's tables."""
+    return file.label.endswith(".parquet")
+
+
+def hub_split(file: SourceFile) -> str:
+    """The split that one of `hub_names` names: `validation`, `test`, ..."""
+    path = Path(file.label)
+    name = path.parent.name if path.stem.isdigit() else path.stem
+    return re.sub(r"-\d+-of-\d+$", "", name)
+
+
+def read_table(file: SourceFile, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file that has `columns`, each with its `where`, whose number counts rows from 1.
+
+    Raises: DataError when it is no Parquet file or lacks a column.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(file.read()))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"not a Parquet file: {error}", where=file.label, fix="download the file again") from error
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise DataError(
+            f"the table lacks {', '.join(missing)}",
+            where=file.label,
+            allowed=", ".join(columns),
+            fix="give the table of this task, as the hub has it",
+        )
+    for number, row in enumerate(table.select(list(columns)).to_pylist(), start=1):
+        yield {**row, "where": f"{file.label}:{number}"}
 
 
 def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Literal
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, WITHIN, EvaluationConfig
 from afp_ray.errors import ConfigError
 from afp_ray.records import Score
 
@@ -14,14 +14,16 @@ REPRESENTATION_METRICS = ("retrieval@1", "alignment", "uniformity")
 def allowed_metrics(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> list[str]:
     """Names that `objective_value` can compute from the scores of `config`."""
     others = [language for language in languages if language != pivot]
+    scored: dict[str, Sequence[str]] = {task: languages for task in config.tasks if task in CHOICE_TASKS}
+    side = config.generation.pivot or pivot
+    scored |= {name: [code for code in languages if name in WITHIN or code != side] for name in config.directions}
     names: list[str] = []
-    if config.tasks and others:
+    if any(code != pivot for codes in scored.values() for code in codes):
         names += ["mean"]
-    if config.tasks and pivot in languages:
+    if any(pivot in codes for codes in scored.values()):
         names += ["pivot_mean"]
-    if others:
-        names += config.tasks
-    names += [f"{task}/{language}" for task in config.tasks for language in languages]
+    names += [task for task, codes in scored.items() if any(code != pivot for code in codes)]
+    names += [f"{task}/{language}" for task, codes in scored.items() for language in codes]
     if config.representation is not None and others:
         names += REPRESENTATION_METRICS
     return names
@@ -48,16 +50,18 @@ def objective_value(
     """`metric` over the scores of `split`.
 
     Every mean is nested: over numbers of shots, then over languages, then over tasks, so that no task or language
-    weighs more for having more rows.
+    weighs more for having more rows. Each task counts with its main metric as a fraction of 1 (accuracy, BLEU / 100,
+    ROUGE-1, target-language rate, exact match, F1); each direction of a generation task counts as a task.
 
     Args:
         scores: scores of one trial.
         metric: `mean` (every task, non-pivot languages), `pivot_mean` (every task, the pivot), `<task>` (non-pivot
-            languages), `<task>/<language>`, `retrieval@1`, `alignment` or `uniformity` (non-pivot languages).
+            languages; of generation tasks `translation` is out of the pivot and `translation_to_pivot` into it),
+            `<task>/<language>`, `retrieval@1`, `alignment` or `uniformity` (non-pivot languages).
         pivot: the pivot language.
         split: whose scores are read.
 
-    Returns: accuracy and retrieval in [0, 1]; alignment and uniformity on their own scales.
+    Returns: main metrics and retrieval in [0, 1]; alignment and uniformity on their own scales.
     Raises: ConfigError when no score answers to `metric`.
     """
     chosen = [score for score in scores if score.split == split]
@@ -66,7 +70,7 @@ def objective_value(
         return fmean(values) if values else _refuse(metric, chosen)
     cells: dict[tuple[str, str], list[float]] = {}
     for score in chosen:
-        if score.metric == "accuracy":
+        if score.is_main:
             cells.setdefault((score.task, score.language), []).append(score.value)
     task, _, language = metric.partition("/")
     if metric == "pivot_mean":

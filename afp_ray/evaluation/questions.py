@@ -1,6 +1,7 @@
 """Rows of a task and language, rendered as examples, with demonstrations before them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -112,49 +113,112 @@ def render_cells(name: str, config: EvaluationConfig, *, language: str, pivot: s
     task, own = TASKS[name], LANGUAGES[language]
     words = own if config.prompt_language == "native" else LANGUAGES[pivot]
     rows = load_rows(task, config.data_dir, language)
-    examples = [task.example(row, own, words) for row in rows.splits[split][: config.limit]]
+    examples = [task.example(row, own, words, template=config.template) for row in rows.splits[split][: config.limit]]
     demo_rows = rows if words is own or not any(config.shots) else load_rows(task, config.data_dir, pivot)
     for shots in config.shots:
         for seed in config.demo_seeds if shots else (0,):
             if shots == 0:
                 yield Cell(name, language, 0, 0, examples, rows.num_skipped)
                 continue
-            drawn = draw_demonstrations(demo_rows.demonstrations, task, words, seed=seed, count=2 * shots)
-            shown = [add_demonstrations(example, drawn, shots, task=name, language=words.code) for example in examples]
+            draw = Draw(demo_rows.demonstrations, task, words, seed=seed, shots=shots, config=config)
+            shown = [draw.before(example) for example in examples]
             yield Cell(name, language, shots, seed, shown, rows.num_skipped)
 
 
-def draw_demonstrations(rows: Sequence[Row], task: Task, language: Language, *, seed: int, count: int) -> list[Example]:
-    """`count` rows of different contents, in an order that depends on `seed` and the content alone.
+class Draw:
+    """The demonstrations of one cell, in an order that depends on the seed and the contents alone.
 
-    Languages that share contents thus get the same demonstrations, whatever the order of their files. Fewer come back
-    when there are fewer contents.
+    Languages that share contents thus get the same demonstrations, whatever the order of their files.
+
+    Args:
+        rows: where demonstrations come from.
+        task: of the rows.
+        language: of the rows and of the template's words.
+        seed: of the draw.
+        shots: demonstrations before each question.
+        config: says the template, and whether classes are balanced.
     """
 
-    def key(name: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    def __init__(
+        self, rows: Sequence[Row], task: Task, language: Language, *, seed: int, shots: int, config: EvaluationConfig
+    ) -> None:
+        self._task, self._language, self._shots, self._template = task, language, shots, config.template
+        self._is_balanced = config.demo_balance == "class" and task.shown_class != ""
+        self._rows, self._seed = rows, seed
+        self._classes = balanced_classes(rows, task.shown_class, seed=seed, count=shots) if self._is_balanced else ()
+        self._usual = self._rendered("")
 
+    def before(self, example: Example) -> Example:
+        """`example` after the demonstrations; one that shares its content gives its place to the next row of the draw.
+
+        Raises: TaskError when there are not enough rows.
+        """
+        chosen = self._usual
+        if any(demo.content_id == example.content_id for demo in chosen):
+            chosen = self._rendered(example.content_id)
+        if len(chosen) < self._shots:
+            raise too_few_rows(self._task.name, self._language.code, shots=self._shots, found=len(chosen))
+        prefix = SEPARATOR.join([*(demo.question.answered for demo in chosen), ""])
+        return Example(example.id, example.content_id, example.question.after(prefix))
+
+    def _rendered(self, without: str) -> list[Example]:
+        rows = [row for row in self._rows if str(row["content_id"]) != without] if without else self._rows
+        if self._is_balanced:
+            drawn = draw_balanced(rows, self._task.shown_class, self._classes, seed=self._seed)
+        else:
+            drawn = draw_rows(rows, seed=self._seed, count=self._shots)
+        example, language = self._task.example, self._language
+        return [example(row, language, language, template=self._template) for row in drawn]
+
+
+def draw_rows(rows: Sequence[Row], *, seed: int, count: int) -> list[Row]:
+    """`count` rows of different contents, in the order of the draw; fewer when there are fewer contents."""
     first: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: (key(str(row["content_id"])), key(str(row["id"])))):
+    for row in _shuffled(rows, seed):
         if str(row["content_id"]) not in first:
             if len(first) == count:
                 break
             first[str(row["content_id"])] = row
-    return [task.example(row, language, language) for row in first.values()]
+    return list(first.values())
 
 
-def add_demonstrations(example: Example, drawn: Sequence[Example], shots: int, *, task: str, language: str) -> Example:
-    """`example` after the first `shots` of `drawn` that do not share its content.
+def balanced_classes(rows: Sequence[Row], field: str, *, seed: int, count: int) -> tuple[str, ...]:
+    """The classes of `count` demonstrations, each as often as every other.
 
-    Raises: TaskError when there are not so many.
+    Which of them come once more, where `count` is no multiple of their number, depends on the seed.
     """
-    chosen = [demo for demo in drawn if demo.content_id != example.content_id][:shots]
-    if len(chosen) < shots:
-        raise TaskError(
-            f"{task} in {language!r} has too few rows for {shots} demonstrations",
-            where="evaluation.shots",
-            allowed=f"0 to {len(chosen)}",
-            fix="ask for fewer shots",
-        )
-    prefix = SEPARATOR.join([*(demo.question.answered for demo in chosen), ""])
-    return Example(example.id, example.content_id, example.question.after(prefix))
+    names = sorted({str(row[field]) for row in rows}, key=lambda name: _key(seed, name))
+    return tuple(names[index % len(names)] for index in range(count if names else 0))
+
+
+def draw_balanced(rows: Sequence[Row], field: str, classes: Sequence[str], *, seed: int) -> list[Row]:
+    """Rows of different contents whose values of `field` are `classes`, in the order of the draw.
+
+    The first content of the draw that has a row of a class that is still wanted gives that row. Fewer come back when
+    the rows of a class run out.
+    """
+    wanted = Counter(classes)
+    found: dict[str, Row] = {}
+    for row in _shuffled(rows, seed):
+        if str(row["content_id"]) not in found and wanted[str(row[field])] > 0:
+            wanted[str(row[field])] -= 1
+            found[str(row["content_id"])] = row
+    return list(found.values())
+
+
+def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+    return sorted(rows, key=lambda row: (_key(seed, str(row["content_id"])), _key(seed, str(row["id"]))))
+
+
+def _key(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+
+def too_few_rows(task: str, language: str, *, shots: int, found: int) -> TaskError:
+    """What is raised when a language has no more than `found` rows to show."""
+    return TaskError(
+        f"{task} in {language!r} has too few rows for {shots} demonstrations",
+        where="evaluation.shots",
+        allowed=f"0 to {found}",
+        fix="ask for fewer shots",
+    )

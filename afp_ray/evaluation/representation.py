@@ -1,11 +1,13 @@
-"""How close the translations of a sentence lie, layer by layer: retrieval, alignment, uniformity.
+"""How close the translations of a sentence lie, layer by layer, and how much of the language is left in the states.
 
-Shapes: N pairs, D hidden size, B sentences of a batch, T tokens of the longest, L layers above the embeddings.
-Source: alignment and uniformity, arXiv:2005.10242.
+Shapes: N pairs, S different sentences, D hidden size, B sentences of a batch, T tokens of the longest, L layers above
+the embeddings.
+Source: alignment and uniformity, arXiv:2005.10242; anisotropy, arXiv:1909.00512.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any, Literal
@@ -16,6 +18,8 @@ from torch.nn.functional import normalize
 
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
+from afp_ray.evaluation.probe import LanguageProbe, content_groups
+from afp_ray.evaluation.projection import SentenceStates, gather_states
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.evaluation.task import Split
 from afp_ray.models.hidden_states import all_hidden_states
@@ -24,6 +28,34 @@ from afp_ray.records import LayerMetrics, Score
 
 Pooling = Literal["last", "mean"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last")
+
+
+NUM_SAMPLED = 100
+"""Pairs of each language, the first ones, that the probe is fitted on and that drawings show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """What was measured, and the states that it was measured on.
+
+    Attributes:
+        rows: metrics by language, layer and pooling.
+        states: (S, D) float32 unit vectors by layer and pooling.
+        sampled: sentences of the probe and of drawings, as rows of `states`.
+        languages: their languages.
+    """
+
+    rows: list[LayerMetrics]
+    states: Mapping[tuple[int, Pooling], Tensor]
+    sampled: Tensor
+    languages: tuple[str, ...]
+
+    def to_draw(self, place: tuple[int, Pooling]) -> SentenceStates:
+        """What drawings need of the sampled sentences; `place` is the layer and pooling that is reported."""
+        states = {key: vectors[self.sampled].numpy() for key, vectors in self.states.items()}
+        return gather_states(
+            {(layer, str(name)): held for (layer, name), held in states.items()}, self.languages, place
+        )
 
 
 def measure_representation(
@@ -35,8 +67,8 @@ def measure_representation(
     poolings: Sequence[Pooling] = POOLINGS,
     max_length: int = 512,
     max_batch_tokens: int = 8192,
-) -> list[LayerMetrics]:
-    """Metrics of every layer, embeddings included, for every language.
+) -> Representation:
+    """Metrics of every layer, embeddings included, for every language; one forward pass per sentence.
 
     Args:
         model: a causal LM; its mode and weights are left as they are.
@@ -47,7 +79,7 @@ def measure_representation(
         max_length: longest sentence in tokens; longer ones are cut on the right.
         max_batch_tokens: tokens of a padded batch.
 
-    Returns: one row per language, layer 0..L and pooling.
+    Returns: one row per language, layer 0..L and pooling, and the states.
     Raises: DataError for a language with fewer than two pairs.
     """
     for language, pairs in pairs_by_language.items():
@@ -59,30 +91,62 @@ def measure_representation(
                 fix="choose a source with more pairs, or set evaluation.representation: null",
             )
     texts = [text for pairs in pairs_by_language.values() for pair in pairs for text in (pair.source, pair.target)]
-    unique = list(dict.fromkeys(texts))
-    place = {text: index for index, text in enumerate(unique)}
+    place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     length = min(max_length, max_positions(model))
-    ids = [tokens[:length] for tokens in tokenizer(unique, verbose=False)["input_ids"]]
+    ids = [tokens[:length] for tokens in tokenizer(list(place), verbose=False)["input_ids"]] if place else []
     vectors = _embed(model, ids, poolings, max_batch_tokens)
+    sampled = _sample(pairs_by_language, place)
+    told = _probe(vectors, sampled)
     rows = []
     for language, pairs in pairs_by_language.items():
         source = torch.tensor([place[pair.source] for pair in pairs])
         target = torch.tensor([place[pair.target] for pair in pairs])
         for (layer, pooling), states in vectors.items():
-            retrieval, alignment, uniformity = pair_metrics(states[source], states[target])
             rows.append(
                 LayerMetrics(
                     split=split,
                     language=language,
                     layer=layer,
                     pooling=pooling,
-                    retrieval_at_1=retrieval,
-                    alignment=alignment,
-                    uniformity=uniformity,
+                    **language_metrics(states[source], states[target]),
+                    **told[layer, pooling].get(language, {}),
                     n=len(pairs),
                 )
             )
-    return rows
+    where = torch.tensor([index for index, _, _ in sampled], dtype=torch.long)
+    return Representation(rows, vectors, where, tuple(language for _, language, _ in sampled))
+
+
+def _sample(
+    pairs_by_language: Mapping[str, Sequence[TranslationPair]], place: Mapping[str, int]
+) -> list[tuple[int, str, str]]:
+    """Row, language and content of the sampled sentences, none twice in a language."""
+    pairs = [pair for pairs in pairs_by_language.values() for pair in pairs[:NUM_SAMPLED]]
+    # A sentence of the pivot that stands in the pairs of several languages is one content, whatever they call it.
+    contents = content_groups([(f"text {pair.source}", f"name {pair.content_id}") for pair in pairs])
+    found: dict[tuple[int, str], str] = {}
+    for pair, content in zip(pairs, contents, strict=True):
+        for text, language in ((pair.source, pair.source_language), (pair.target, pair.target_language)):
+            found.setdefault((place[text], language), content)
+    return [(index, language, content) for (index, language), content in found.items()]
+
+
+def _probe(
+    vectors: Mapping[tuple[int, Pooling], Tensor], sampled: Sequence[tuple[int, str, str]]
+) -> dict[tuple[int, Pooling], dict[str, dict[str, float]]]:
+    """Fields of the probe by place and language; none where there is one language."""
+    languages = [language for _, language, _ in sampled]
+    if len(set(languages)) < 2:
+        return {key: {} for key in vectors}
+    probe = LanguageProbe(languages, [content for _, _, content in sampled])
+    where = torch.tensor([index for index, _, _ in sampled])
+    return {
+        key: {
+            language: {"language_probe": share, "language_probe_chance": probe.chance}
+            for language, share in probe.accuracy(states[where].double().numpy()).items()
+        }
+        for key, states in vectors.items()
+    }
 
 
 @torch.inference_mode()
@@ -124,6 +188,20 @@ def _pool_all(states: Tensor, mask: Tensor, poolings: Sequence[Pooling]) -> dict
     return {name: normalize(pool(states, mask, name).float(), dim=-1).cpu() for name in poolings}
 
 
+def language_metrics(source: Tensor, target: Tensor) -> dict[str, float]:
+    """The fields of `LayerMetrics` that N >= 2 pairs of (N, D) unit vectors decide, row i with row i."""
+    retrieval, alignment, uniformity = pair_metrics(source, target)
+    there, back = _hits(source, target)
+    return {
+        "retrieval_at_1": retrieval,
+        "retrieval_from_pivot": float(there),
+        "retrieval_to_pivot": float(back),
+        "alignment": alignment,
+        "uniformity": uniformity,
+        "anisotropy": (mean_cosine(source) + mean_cosine(target)) / 2,
+    }
+
+
 def pair_metrics(source: Tensor, target: Tensor) -> tuple[float, float, float]:
     """Retrieval@1, alignment and uniformity of N >= 2 pairs of (N, D) unit vectors, row i with row i.
 
@@ -132,18 +210,41 @@ def pair_metrics(source: Tensor, target: Tensor) -> tuple[float, float, float]:
         a side, mean of both sides, in [-8, 0].
     Source: arXiv:2005.10242, with alpha = 2 and t = 2.
     """
-    cosine = source @ target.T  # (N, N)
-    gold = torch.arange(len(source))
-    forward = (cosine.argmax(dim=1) == gold).float().mean()
-    backward = (cosine.argmax(dim=0) == gold).float().mean()
+    forward, backward = _hits(source, target)
     alignment = (source - target).square().sum(dim=1).mean()
     uniformity = (_uniformity(source) + _uniformity(target)) / 2
     return float((forward + backward) / 2), float(alignment), uniformity
 
 
+def _hits(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the rows of `source` whose own row of `target` is nearest by cosine, and the other way round."""
+    cosine = source @ target.T  # (N, N)
+    gold = torch.arange(len(source))
+    return (cosine.argmax(dim=1) == gold).float().mean(), (cosine.argmax(dim=0) == gold).float().mean()
+
+
+def mean_cosine(vectors: Tensor) -> float:
+    """Anisotropy: mean cosine of two different sentences, over all pairs of N >= 2 (N, D) unit vectors.
+
+    Returns: 1 where all point the same way, 0 in expectation where directions are uniform, at least -1 / (N - 1).
+    Source: arXiv:1909.00512, with sentences for words and every pair for a random draw of pairs.
+    """
+    wide = vectors.double()
+    whole = wide.sum(dim=0).square().sum() - wide.square().sum()
+    return float(whole) / (len(wide) * (len(wide) - 1))
+
+
 def _uniformity(vectors: Tensor) -> float:
     squared = torch.pdist(vectors.double()).square()
     return float((-2 * squared).logsumexp(dim=0)) - math.log(len(squared))
+
+
+def headline_place(validation: Sequence[LayerMetrics]) -> tuple[int, Pooling] | None:
+    """Layer and pooling that are reported; None where nothing was measured."""
+    by_place: dict[tuple[int, Pooling], list[float]] = {}
+    for row in validation:
+        by_place.setdefault((row.layer, row.pooling), []).append(row.retrieval_at_1)
+    return min(by_place, key=lambda key: (-fmean(by_place[key]), key[0], POOLINGS.index(key[1])), default=None)
 
 
 def headline(validation: Sequence[LayerMetrics], asked: Sequence[LayerMetrics]) -> list[Score]:
@@ -158,16 +259,11 @@ def headline(validation: Sequence[LayerMetrics], asked: Sequence[LayerMetrics]) 
 
     Returns: `retrieval@1`, `alignment` and `uniformity` per language, as the task `retrieval`.
     """
-    if not validation:
-        return []
-    by_place: dict[tuple[int, Pooling], list[float]] = {}
-    for row in validation:
-        by_place.setdefault((row.layer, row.pooling), []).append(row.retrieval_at_1)
-    layer, pooling = min(by_place, key=lambda key: (-fmean(by_place[key]), key[0], POOLINGS.index(key[1])))
+    place = headline_place(validation)
     return [
         Score(task="retrieval", language=row.language, split=row.split, metric=metric, value=value, n=row.n)
         for row in asked
-        if (row.layer, row.pooling) == (layer, pooling)
+        if (row.layer, row.pooling) == place
         for metric, value in (
             ("retrieval@1", row.retrieval_at_1),
             ("alignment", row.alignment),

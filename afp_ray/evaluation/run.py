@@ -1,20 +1,23 @@
-"""Choice tasks in, scores and predictions out; the checks of the same evaluation need no torch."""
+"""Tasks in, scores and predictions out; the checks of the same evaluation need no torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig
 from afp_ray.errors import UserError
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
+from afp_ray.evaluation.choice_scores import ChoiceScoring
+from afp_ray.evaluation.generation_scores import GenerationScoring
+from afp_ray.evaluation.generation_task import GenerationCell
 from afp_ray.evaluation.objective import allowed_metrics, check_metric, objective_value
 from afp_ray.evaluation.predictions import Prediction, read_predictions, write_predictions
-from afp_ray.evaluation.questions import Cell, render_cells
+from afp_ray.evaluation.prompts import generation_languages, task_of
+from afp_ray.evaluation.questions import Cell
+from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.task import Split
+from afp_ray.evaluation.tasks import TASKS
 from afp_ray.records import Score
-from afp_ray.statistics import clustered_standard_error
 
 __all__ = [
     "Evaluation",
@@ -43,9 +46,9 @@ class Evaluation:
     """What an evaluation gave.
 
     Attributes:
-        scores: accuracy per task, language and number of shots.
+        scores: one or more metrics per task, language and number of shots, the main one first.
         predictions: one per example, number of shots and demonstration seed.
-        warnings: skipped rows and cut contexts, in words.
+        warnings: skipped rows, cut contexts and texts that were not finished, in words.
     """
 
     scores: list[Score]
@@ -62,92 +65,64 @@ def evaluate_tasks(
     pivot: str,
     split: Split,
     reporter: Reporter | None = None,
+    cache: ScoreCache | None = None,
 ) -> Evaluation:
     """Score every task in every language on `split`.
 
     Args:
         model: a causal LM; its mode and weights are left as they are.
         tokenizer: its tokenizer.
-        config: tasks, shots, demonstration seeds, prompt language, limit.
-        languages: languages to score.
-        pivot: language of the prompts when `prompt_language` is `pivot`.
+        config: tasks, shots, demonstration seeds, prompt language, limit, decoding.
+        languages: languages to score; generation tasks go between the pivot and each other one.
+        pivot: language of the prompts when `prompt_language` is `pivot`, and one side of the generation tasks.
         split: rows to score; demonstrations always come from validation.
         reporter: told after every cell, as stage `evaluate`.
+        cache: what this very model answered before; None scores everything anew.
 
-    Returns: a score per (task, language, shots), the mean over demonstration seeds; accuracy in [0, 1].
+    Returns: scores per (task, language, shots), over all demonstration seeds; every value in [0, 1].
     Raises: TaskError, DataError or ModelError when any language cannot be scored: none is left out silently.
     """
-    from afp_ray.evaluation.scoring import ContinuationScorer  # the checks above must not load torch
-
-    scorer = ContinuationScorer(model, tokenizer)
+    side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     result = Evaluation([], [])
-    seeds = {shots: len(config.demo_seeds) if shots else 1 for shots in config.shots}
-    total, done = len(config.tasks) * len(languages) * sum(seeds.values()), 0
+    choices = ChoiceScoring(model, tokenizer, config, pivot=pivot, split=split, warnings=result.warnings, cache=cache)
+    generations = GenerationScoring(
+        model, tokenizer, config, pivot=side, split=split, warnings=result.warnings, cache=cache
+    )
+    units: list[tuple[ChoiceScoring | GenerationScoring, str, str]] = []
     for task in config.tasks:
-        for language in languages:
-            by_shots: dict[int, list[Prediction]] = {shots: [] for shots in config.shots}
-            for cell in render_cells(task, config, language=language, pivot=pivot, split=split):
-                by_shots[cell.shots] += _score_cell(scorer, cell, result.warnings)
-                done += 1
-                if reporter is not None:
-                    reporter.report("evaluate", done, total)
-            if cell.num_skipped:
-                result.warnings.append(f"{task}/{language}: {cell.num_skipped} rows without text to score were skipped")
-            for predictions in by_shots.values():
-                result.predictions.extend(predictions)
-                result.scores.append(_score(predictions, split))
+        if task in CHOICE_TASKS:
+            units += [(choices, task, language) for language in languages]
+        else:
+            chosen = [name for name in DIRECTIONS[task] if name in config.directions]
+            units += [(generations, name, language) for name in chosen for language in spoken[name]]
+    total, done = len(units) * sum(len(config.demo_seeds) if shots else 1 for shots in config.shots), 0
+    for scoring, name, language in units:
+        by_shots: dict[int, list[Prediction]] = {shots: [] for shots in config.shots}
+        if cache is not None:
+            cache.of_task(name, task_version(name))
+        for cell in scoring.cells(name, language):
+            by_shots[cell.shots] += _score_cell(scoring, cell)
+            done += 1
+            if reporter is not None:
+                reporter.report("evaluate", done, total)
+        if cell.num_skipped:
+            result.warnings.append(f"{name}/{language}: {cell.num_skipped} rows without text to score were skipped")
+        for predictions in by_shots.values():
+            result.predictions.extend(predictions)
+            result.scores.extend(scoring.scores(predictions))
     return result
 
 
-def _score_cell(scorer: Any, cell: Cell, warnings: list[str]) -> list[Prediction]:
-    truncated = scorer.num_truncated
+def task_version(name: str) -> int:
+    """Version of a choice task, or of the task that a direction belongs to; another one is never read from a cache."""
+    return TASKS[name].version if name in TASKS else task_of(name).version
+
+
+def _score_cell(scoring: Any, cell: Cell | GenerationCell) -> list[Prediction]:
+    place = f"{cell.task}/{cell.language} at {cell.shots} shots"
     try:
-        values = scorer.score([example.question.choices for example in cell.examples])
+        predictions: list[Prediction] = scoring.score_cell(cell, place)
     except UserError as error:
-        place = f"{cell.task}/{cell.language} at {cell.shots} shots"
         where = f"{place}, {error.where}" if error.where else place
         raise type(error)(error.problem, where=where, allowed=error.allowed, fix=error.fix) from error
-    if cut := scorer.num_truncated - truncated:
-        warnings.append(
-            f"{cell.task}/{cell.language} at {cell.shots} shots: {cut} contexts were longer than the model's "
-            f"{scorer.max_positions} positions and were cut on the left"
-        )
-    predictions = []
-    for example, likelihoods in zip(cell.examples, values, strict=True):
-        predicted = max(range(len(likelihoods)), key=likelihoods.__getitem__)
-        gold = example.question.gold
-        predictions.append(
-            Prediction(
-                task=cell.task,
-                language=cell.language,
-                shots=cell.shots,
-                demo_seed=cell.demo_seed,
-                example_id=example.id,
-                content_id=example.content_id,
-                gold=gold,
-                predicted=predicted,
-                correct=predicted == gold,
-                log_likelihoods=likelihoods,
-            )
-        )
     return predictions
-
-
-def _score(predictions: Iterable[Prediction], split: Split) -> Score:
-    """Accuracy of one task, language and number of shots; seeds are averaged per example first."""
-    correct: dict[str, list[bool]] = {}
-    contents: dict[str, str] = {}
-    for prediction in predictions:
-        correct.setdefault(prediction.example_id, []).append(prediction.correct)
-        contents[prediction.example_id] = prediction.content_id
-    values = np.array([np.mean(seeds) for seeds in correct.values()])
-    return Score(
-        task=prediction.task,
-        language=prediction.language,
-        shots=prediction.shots,
-        split=split,
-        metric="accuracy",
-        value=float(values.mean()),
-        n=len(values),
-        standard_error=clustered_standard_error(values, list(contents.values())),
-    )

@@ -1,28 +1,32 @@
 """Summed log-likelihood of continuations given their contexts.
 
-What requests have in common at their beginning runs once, and its keys and values are handed to each of them; a model
-whose keys and values cannot be handed on exactly is given whole requests, which takes longer and gives the same.
+What requests have in common at their beginning runs once: demonstrations once for all questions behind them, a context
+once for its choices. The vocabulary projection sees scored states alone. A model for which that cannot be exact is
+given whole requests in padded batches, which takes longer and gives the same; `obstacle` says why.
 
 Shapes: R requests in a batch, T tokens of the longest, N scored positions of the batch, D hidden size, V vocabulary.
 """
 
-import copy
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from afp_ray.errors import ModelError, TaskError
-from afp_ray.evaluation.sharing import Request, common_prefix, stems, trunks
+from afp_ray.evaluation.likelihood import log_likelihoods
+from afp_ray.evaluation.sharing import Stretch, packs, plan
+from afp_ray.evaluation.trie import Branches, Request, common_prefix
+from afp_ray.models.branching import Trunk, branch_states, branching_obstacle, extend_trunk
+from afp_ray.models.head import VocabularyHead, vocabulary_head
 
-_MAX_LOGITS = {"cpu": 1 << 20}
-"""Logits held at a time by kind of device: 4 MB in float32 stay in a CPU's cache; positions beyond are projected in the
-next chunk."""
-_MAX_LOGITS_ELSEWHERE = 1 << 26
-_MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 32
-"""Bytes of keys and values of a batch, on a CPU and elsewhere."""
+_CACHE_BYTES = 1 << 23
+"""The widest activations of a batch on a CPU: what stays near the core is not fetched anew by every layer."""
+_LEAST_TOKENS, _MOST_TOKENS, _MOST_TOKENS_ELSEWHERE = 512, 4096, 65536
+_MAX_LOGITS = 1 << 26
+"""Logits that a batch of whole requests may have."""
+T = TypeVar("T")
 
 
 class ContinuationScorer:
@@ -31,17 +35,16 @@ class ContinuationScorer:
     Args:
         model: a causal LM with an output projection; used as it stands, in evaluation mode.
         tokenizer: its tokenizer.
-        max_batch_tokens: tokens of a padded batch; null takes 2,048 on a CPU and 65,536 elsewhere.
+        max_batch_tokens: tokens that run at a time; null takes what suits the model's width and the device's memory.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, max_batch_tokens: int | None = None) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = cast(Any, model), tokenizer
         self.device = next(model.parameters()).device
-        self.max_batch_tokens = max_batch_tokens or (2048 if self.device.type == "cpu" else 65536)
+        self.max_batch_tokens = max_batch_tokens or token_budget(model)
         self.max_positions = max_positions(model)
         self.num_truncated = 0
-        self.body, self.head = _body_and_head(model)
-        self._sharing: tuple[int, int] | None = None
+        self.head, self.obstacle = _in_evaluation_mode(model, lambda: _head_and_obstacle(model))
 
     def score(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[float, ...]]:
         """Log-likelihood in nats of every choice of every question, summed over continuation tokens.
@@ -55,11 +58,31 @@ class ContinuationScorer:
         Returns: one tuple of nats per question, in its order of choices.
         Raises: TaskError for a continuation without tokens or too long; ModelError for a result that is not finite.
         """
-        requests = [self._fit(request) for request in self.encode(questions)]
-        unique = list(dict.fromkeys(requests))
-        values = dict(zip(unique, self._score_unique(unique), strict=True))
+        requests = self.requests(questions)
+        values = self.score_requests(requests)
         flat = iter(requests)
         return [tuple(values[next(flat)] for _ in question) for question in questions]
+
+    def requests(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[Request]:
+        """Every choice of every question, tokenised and cut to what the model can hold."""
+        return [self._fit(request) for request in self.encode(questions)]
+
+    def score_requests(self, requests: Sequence[Request]) -> dict[Request, float]:
+        """Log-likelihood in nats of every distinct request.
+
+        Raises: ModelError for a result that is not finite.
+        """
+        unique = list(dict.fromkeys(requests))
+        values: dict[Request, float] = _in_evaluation_mode(
+            self.model, lambda: self._score_whole(unique) if self.obstacle else self._score_shared(unique)
+        )
+        if not all(value == value and abs(value) != float("inf") for value in values.values()):
+            raise ModelError(
+                "the log-likelihoods are not finite",
+                allowed="finite numbers",
+                fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
+            )
+        return values
 
     def encode(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[Request]:
         """Tokenise every choice, context and continuation together.
@@ -71,7 +94,11 @@ class ContinuationScorer:
         """
         pairs = [_move_spaces(*choice) for question in questions for choice in question]
         contexts = self._tokenise([context for context, _ in pairs])
-        wholes = self._tokenise([context + continuation for context, continuation in pairs])
+        # After an empty context stands one token that begins texts; what the tokenizer would add must not be scored.
+        bare = [continuation for context, continuation in pairs if not context]
+        begun = dict(zip(bare, self._tokenise(bare, adds_special=False), strict=True))
+        others = iter(self._tokenise([context + continuation for context, continuation in pairs if context]))
+        wholes = [next(others) if context else begun[continuation] for context, continuation in pairs]
         starts = [common_prefix(context, whole) for context, whole in zip(contexts, wholes, strict=True)]
         requests: list[Request] = []
         for question in questions:
@@ -101,10 +128,11 @@ class ContinuationScorer:
             )
         return Request((first, *ids), 1)
 
-    def _tokenise(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def _tokenise(self, texts: Sequence[str], *, adds_special: bool = True) -> list[tuple[int, ...]]:
         distinct = list(dict.fromkeys(texts))
         filled = [text for text in distinct if text]
-        ids = self.tokenizer(filled, verbose=False, return_attention_mask=False)["input_ids"] if filled else []
+        settings = {"add_special_tokens": adds_special, "verbose": False, "return_attention_mask": False}
+        ids = self.tokenizer(filled, **settings)["input_ids"] if filled else []
         eos = self.tokenizer.eos_token_id
         by_text: dict[str, tuple[int, ...]] = {"": ()}
         for text, tokens in zip(filled, ids, strict=True):
@@ -127,104 +155,127 @@ class ContinuationScorer:
         self.num_truncated += 1
         return Request(request.ids[excess:], request.start - excess)
 
-    def _batches(
-        self, groups: Sequence[Sequence[Request]], depth: int, token_bytes: int
-    ) -> Iterator[list[Sequence[Request]]]:
-        """Groups of similar length, longest first, within the token budget and, after `depth` tokens, the cache's."""
-        limit = _MAX_CACHE if self.device.type == "cpu" else _MAX_CACHE_ELSEWHERE
-        order = sorted(groups, key=lambda group: (-max(len(r.ids) for r in group), group[0].ids, group[0].start))
-        batch: list[Sequence[Request]] = []
-        rows = longest = 0
-        for group in order:
-            rows += len(group)
-            held = rows * longest * token_bytes if depth else 0
-            if batch and (rows * (longest - depth) > self.max_batch_tokens or held > limit):
+    def _score_shared(self, requests: Sequence[Request]) -> dict[Request, float]:
+        values: dict[Request, float] = {}
+
+        def visit(stretch: Stretch, trunk: Trunk | None) -> None:
+            if stretch.ids:
+                trunk = extend_trunk(self.model, stretch.ids, trunk)
+            for pack in packs(stretch.trees, self.max_batch_tokens):
+                values.update(self._within_memory(pack, lambda part: self._score_pack(part, trunk)))
+            for inner in stretch.inner:
+                visit(inner, trunk)
+
+        visit(
+            plan(requests, width=self.model.config.get_text_config().hidden_size, largest=self.max_batch_tokens), None
+        )
+        return values
+
+    def _score_pack(self, pack: Sequence[Branches], trunk: Trunk | None) -> dict[Request, float]:
+        """Score the requests of trees that run in one row."""
+        assert self.head is not None
+        states = branch_states(self.model, [branches.tree for branches in pack], trunk)
+        places: dict[int, int] = {}  # of the scored states
+        pairs: dict[tuple[int, int], int] = {}  # a state and a token that it predicts, once
+        requests: list[Request] = []
+        terms: list[int] = []
+        owners: list[int] = []
+        offset = 0
+        for branches in pack:
+            for request, rows in zip(branches.requests, branches.rows, strict=True):
+                for row, target in zip(rows, request.ids[request.start :], strict=True):
+                    place = places.setdefault(offset + row, len(places))
+                    terms.append(pairs.setdefault((place, target), len(pairs)))
+                owners += [len(requests)] * len(rows)
+                requests.append(request)
+            offset += branches.num_tokens
+        scored = states.index_select(0, self._tensor(list(places)))
+        from_states, targets = self._tensor(list(zip(*pairs, strict=True)))
+        gains = log_likelihoods(self.head, scored, from_states, targets)[self._tensor(terms)]
+        return dict(zip(requests, self._sums(gains, owners, len(requests)), strict=True))
+
+    def _within_memory(
+        self, work: Sequence[T], score: Callable[[Sequence[T]], dict[Request, float]]
+    ) -> dict[Request, float]:
+        """What `score` gives for `work`, in smaller parts from here on when the device's memory is too small."""
+        try:
+            return score(work)
+        except torch.OutOfMemoryError:
+            if len(work) == 1:
+                raise
+        torch.cuda.empty_cache()
+        self.max_batch_tokens = max(_LEAST_TOKENS, self.max_batch_tokens // 2)
+        middle = len(work) // 2
+        return self._within_memory(work[:middle], score) | self._within_memory(work[middle:], score)
+
+    def _score_whole(self, requests: Sequence[Request]) -> dict[Request, float]:
+        values: dict[Request, float] = {}
+        for batch in self._batches(requests):
+            values |= self._within_memory(batch, self._score_batch)
+        return values
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
+        """Requests of similar length, longest first, within the token budget."""
+        budget = self.max_batch_tokens
+        if self.head is None:  # all logits come, whatever is scored
+            budget = min(budget, _MAX_LOGITS // len(self.model.get_output_embeddings().weight))
+        batch: list[Request] = []
+        for request in sorted(requests, key=lambda request: (-len(request.ids), request.ids, request.start)):
+            if batch and (len(batch) + 1) * len(batch[0].ids) > budget:
                 yield batch
-                batch, rows = [], len(group)
-            if not batch:
-                longest = max(len(request.ids) for request in group)
-            batch.append(group)
+                batch = []
+            batch.append(request)
         if batch:
             yield batch
 
-    @torch.inference_mode()
-    def _score_unique(self, requests: Sequence[Request]) -> list[float]:
-        values: dict[Request, float] = {}
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            self._sharing = self._sharing or _sharing(self.body, self.max_positions)
-            longest, token_bytes = self._sharing
-            long = [request for request in requests if len(request.ids) > longest]
-            short = [request for request in requests if len(request.ids) <= longest]
-            for batch in self._batches([[request] for request in long], 0, 0):
-                values |= self._score_batch([request for group in batch for request in group])
-            for trunk, members in trunks(short):
-                past = self._extend(None, [members[0].ids[:trunk]]) if trunk else None
-                by_stem, rest = stems(members, trunk)
-                for depth, groups in (*by_stem.items(), (trunk, [[request] for request in rest])):
-                    for batch in self._batches(groups, depth, token_bytes):
-                        values |= self._score_groups(batch, depth, trunk, past)
-        finally:
-            self.model.train(was_training)
-        return [values[request] for request in requests]
-
-    def _score_groups(
-        self, groups: Sequence[Sequence[Request]], depth: int, trunk: int, past: Any
-    ) -> dict[Request, float]:
-        """Score groups whose requests share `depth` tokens, of which `past` holds the first `trunk` for all of them."""
-        flat = [request for group in groups for request in group]
-        if depth == trunk:
-            cache = _fork(past, len(flat))
-        else:
-            cache = self._extend(_fork(past, len(groups)), [group[0].ids[trunk:depth] for group in groups])
-            owners = [index for index, group in enumerate(groups) for _ in group]
-            cache.batch_select_indices(torch.tensor(owners, device=self.device))
-        return self._score_batch(flat, depth, cache)
-
-    def _extend(self, past: Any, pieces: Sequence[tuple[int, ...]]) -> Any:
-        """Keys and values of `pieces`, which have one length, after those of `past`."""
-        inputs = torch.tensor(pieces, device=self.device)
-        return self.body(input_ids=inputs, past_key_values=past, use_cache=True).past_key_values
-
-    def _score_batch(self, batch: Sequence[Request], depth: int = 0, past: Any = None) -> dict[Request, float]:
-        length = max(len(request.ids) for request in batch) - 1 - depth
-        inputs = torch.zeros(len(batch), length, dtype=torch.long)
+    def _score_batch(self, batch: Sequence[Request]) -> dict[Request, float]:
+        """Score whole requests, padded on the right, where causal attention never looks: no mask is needed."""
+        inputs = torch.zeros(len(batch), max(len(request.ids) for request in batch) - 1, dtype=torch.long)
         rows: list[int] = []
         columns: list[int] = []
         targets: list[int] = []
         for row, request in enumerate(batch):
-            inputs[row, : len(request.ids) - 1 - depth] = torch.tensor(request.ids[depth:-1])
+            inputs[row, : len(request.ids) - 1] = torch.tensor(request.ids[:-1])
             rows += [row] * (len(request.ids) - request.start)
-            columns += range(request.start - 1 - depth, len(request.ids) - 1 - depth)
+            columns += range(request.start - 1, len(request.ids) - 1)
             targets += request.ids[request.start :]
-        where = torch.tensor(rows, device=self.device), torch.tensor(columns, device=self.device)
-        # Padding stands on the right, where causal attention never looks: no mask is needed and none is sent.
-        inputs = inputs.to(self.device)
+        inputs, where = inputs.to(self.device), (self._tensor(rows), self._tensor(columns))
         if self.head is None:
-            states = self.model(input_ids=inputs, **_after(past)).logits[where]  # (N, V)
+            logits = self.model(input_ids=inputs, use_cache=False).logits[where].float()  # (N, V)
+            gains = -cross_entropy(logits, self._tensor(targets), reduction="none")
         else:
-            states = self.body(input_ids=inputs, **_after(past)).last_hidden_state[where]  # (N, D)
-        gains = self._token_log_likelihoods(states, torch.tensor(targets, device=self.device))
-        sums = torch.zeros(len(batch), dtype=torch.float64, device=self.device).index_add_(0, where[0], gains.double())
-        values = cast(list[float], sums.tolist())
-        if not all(value == value and abs(value) != float("inf") for value in values):
-            raise ModelError(
-                "the log-likelihoods are not finite",
-                allowed="finite numbers",
-                fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
-            )
-        return dict(zip(batch, values, strict=True))
+            decoder = self.model.get_decoder()
+            states = decoder(input_ids=inputs, use_cache=False).last_hidden_state[where]  # (N, D)
+            owners = torch.arange(len(states), device=self.device)
+            gains = log_likelihoods(self.head, states, owners, self._tensor(targets))
+        return dict(zip(batch, self._sums(gains, rows, len(batch)), strict=True))
 
-    def _token_log_likelihoods(self, states: Tensor, targets: Tensor) -> Tensor:
-        """(N,) log-probability of each target in nats, from (N, D) states or, without a head, (N, V) logits."""
-        vocabulary = self.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
-        size = max(1, _MAX_LOGITS.get(self.device.type, _MAX_LOGITS_ELSEWHERE) // vocabulary)
-        parts = []
-        for chunk, target in zip(torch.split(states, size), torch.split(targets, size), strict=True):
-            logits = (chunk if self.head is None else self.head(chunk)).float()
-            parts.append(-cross_entropy(logits, target, reduction="none"))
-        return torch.cat(parts)
+    def _sums(self, gains: Tensor, owners: Sequence[int], number: int) -> list[float]:
+        """Sums of the gains of each of so many requests, in float64."""
+        sums = torch.zeros(number, dtype=torch.float64, device=self.device)
+        return cast(list[float], sums.index_add_(0, self._tensor(owners), gains.double()).tolist())
+
+    def _tensor(self, numbers: Any) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+
+
+def token_budget(model: nn.Module) -> int:
+    """Tokens of `model` that run at a time: the same for equal models and devices, so that scores repeat bit for bit.
+
+    On a CPU the widest activations stay in its cache; elsewhere all activations take up to an eighth of the memory.
+    """
+    weight = next(model.parameters())
+    config = cast(Any, model).config.get_text_config()
+    narrow = config.hidden_size
+    names = ("intermediate_size", "ffn_dim", "n_inner")
+    wide = next((value for name in names if (value := getattr(config, name, None))), 4 * narrow)
+    if weight.device.type == "cpu":
+        return int(min(max(_CACHE_BYTES // (wide * weight.itemsize), _LEAST_TOKENS), _MOST_TOKENS))
+    if weight.device.type != "cuda":
+        return _MOST_TOKENS
+    memory = torch.cuda.get_device_properties(weight.device).total_memory
+    token_bytes = (3 * wide + 12 * narrow) * max(weight.itemsize, 4)
+    return int(min(max(memory // 8 // token_bytes, _LEAST_TOKENS), _MOST_TOKENS_ELSEWHERE))
 
 
 def max_positions(model: nn.Module) -> int:
@@ -237,73 +288,27 @@ def max_positions(model: nn.Module) -> int:
     return 1 << 30
 
 
-@torch.inference_mode()
-def _body_and_head(model: nn.Module) -> tuple[Any, Any]:
-    """The model without its vocabulary projection, and that projection; (model, None) where they cannot be parted.
-
-    Some families change their logits after the projection (a soft cap, a scale), so the parts are tried on a few
-    tokens and used only when they give the very logits of the whole.
-    """
-    causal = cast(Any, model)
-    head = causal.get_output_embeddings()
-    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    if head is None:
-        raise ModelError(f"{type(model).__name__} has no output projection", allowed="causal language models")
-    if body is None:
-        return model, None
+def _in_evaluation_mode(model: nn.Module, work: Callable[[], T]) -> T:
+    """What `work` gives while nothing is dropped and no gradients are kept; the model's mode is restored."""
     was_training = model.training
     model.eval()
     try:
-        ids = torch.arange(4, device=next(model.parameters()).device)[None] % head.weight.shape[0]
-        whole = causal(input_ids=ids, use_cache=False).logits
-        states = getattr(body(input_ids=ids, use_cache=False), "last_hidden_state", None)
-        if states is None or states.shape[-1] != head.weight.shape[-1]:
-            return model, None
-        equal = torch.allclose(head(states).float(), whole.float(), rtol=1e-4, atol=1e-4, equal_nan=True)
-        return (body, head) if equal else (model, None)
+        with torch.inference_mode():
+            return work()
     finally:
         model.train(was_training)
 
 
-def _after(past: Any) -> dict[str, Any]:
-    """Keywords of a call whose tokens follow those of `past`, if there is one."""
-    return {"use_cache": False} if past is None else {"past_key_values": past, "use_cache": True}
-
-
-def _fork(past: Any, rows: int) -> Any:
-    """A copy of the keys and values of one sequence for `rows` sequences."""
-    if past is None:
-        return None
-    cache = copy.deepcopy(past)
-    cache.batch_select_indices(torch.zeros(rows, dtype=torch.long, device=cache.layers[0].keys.device))
-    return cache
-
-
-def _sharing(body: Any, positions: int) -> tuple[int, int]:
-    """The longest request, in tokens, that may be scored in pieces, and the bytes of keys and values of one token.
-
-    A few tokens are run whole and in pieces. Where the two differ, or the model keeps anything but plain keys and
-    values, (0, 0) comes back and requests are run whole. Layers that look at a window keep no more than that, so
-    requests beyond it are run whole too.
-    """
-    if positions < 12:
-        return 0, 0
-    ids = torch.arange(1, 13, device=next(body.parameters()).device)[None] % body.config.get_text_config().vocab_size
-    whole = body(input_ids=ids, use_cache=True)
-    layers = getattr(getattr(whole, "past_key_values", None), "layers", None) or ()
-    if not layers or any(type(layer).__name__ not in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in layers):
-        return 0, 0
-    windows = [layer.sliding_window - 1 for layer in layers if layer.is_sliding]
-    longest = min(windows, default=1 << 30)
-    if longest < ids.shape[1]:
-        return 0, 0
-    first = body(input_ids=ids[:, :5], use_cache=True)
-    second = body(input_ids=ids[:, 5:].repeat(2, 1), **_after(_fork(first.past_key_values, 2)))
-    expected, pieces = whole[0][:, 5:].float().expand(2, -1, -1), second[0].float()
-    if not torch.allclose(pieces, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
-        return 0, 0
-    token_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // ids.shape[1]
-    return longest, token_bytes
+def _head_and_obstacle(model: nn.Module) -> tuple[VocabularyHead | None, str | None]:
+    """The vocabulary projection, None where it cannot be parted from the model; and why nothing can be shared."""
+    causal = cast(Any, model)
+    if causal.get_output_embeddings() is None:
+        raise ModelError(f"{type(model).__name__} has no output projection", allowed="causal language models")
+    try:
+        head = vocabulary_head(causal)
+    except ModelError as error:  # some families change their logits in ways of their own
+        return None, error.problem
+    return head, branching_obstacle(causal)
 
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:

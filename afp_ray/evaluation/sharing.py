@@ -1,101 +1,117 @@
-"""Which requests begin alike, and where to cut them so that their shared tokens run through the model once.
+"""Which requests begin alike, laid out so that shared tokens run through the model once.
 
-A trunk is a long beginning of many requests (the demonstrations of a k-shot cell); a stem is a beginning of two or more
-requests of one trunk (the context that the choices of a question share). Stems are cut at multiples of a few tokens
-after their trunk, so that many have one length and run side by side without padding.
+A trunk is a long beginning of many requests (the demonstrations of a k-shot cell); a trunk may continue another. Behind
+it stand trees: requests that share their next tokens (the context of a question, of which the choices are branches).
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
-_STEP = 8
-"""Tokens between the places where a stem may end."""
-_MIN_TRUNK, _MIN_TRUNK_REQUESTS = 32, 8
-_MIN_SAVED = 512
-"""Tokens that the stems of one length must save together: two more calls of a small model take as long as these."""
+from afp_ray.evaluation.trie import Branches, Request, TreeBuilder, common_prefix
+
+_MIN_TRUNK = 32
+"""Tokens of the shortest trunk."""
+_MIN_SAVED = 4096
+"""Tokens that a trunk must save: one more call of a small model takes as long as some hundreds of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A tokenised choice.
+class Stretch:
+    """A trunk and what follows it.
 
     Attributes:
-        ids: token ids of context and continuation.
-        start: index of the first continuation token, at least 1.
+        ids: tokens of the trunk behind those of the stretch around it; empty for the outermost.
+        trees: requests that end behind this trunk.
+        inner: trunks that continue this one.
     """
 
     ids: tuple[int, ...]
-    start: int
+    trees: list[Branches] = field(default_factory=list)
+    inner: list["Stretch"] = field(default_factory=list)
 
 
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading elements that both share."""
-    for index, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
-            return index
-    return min(len(first), len(second))
-
-
-def trunks(requests: Sequence[Request]) -> Iterator[tuple[int, list[Request]]]:
-    """Requests by trunk, and last those without one.
+def plan(requests: Sequence[Request], *, width: int, largest: int) -> Stretch:
+    """Lay out requests by what they share.
 
     Args:
         requests: distinct.
+        width: hidden size of the model; the wider it is, the less shared tokens make a tree worth its attention.
+        largest: tokens beyond which no request joins a tree.
 
-    Yields: the tokens of the trunk (0 for none) and the requests that begin with it; every request once.
+    Returns: the outermost stretch; every request stands in one tree of it or of a stretch inside.
     """
-    ordered = sorted(requests, key=lambda request: request.ids)
-    shared = [min(common_prefix(a.ids, b.ids), a.start - 1, b.start - 1) for a, b in pairwise(ordered)]
-    ranked = sorted((length for length in shared if length >= _MIN_TRUNK), reverse=True)
-    # At depth d, every neighbour that shares d tokens saves d.
-    depth = max(ranked, key=lambda length: length * sum(other >= length for other in ranked), default=0)
-    alike: dict[tuple[int, ...], list[Request]] = defaultdict(list)
-    rest: list[Request] = []
-    for request in ordered:
-        if depth and request.start > depth:
-            alike[request.ids[:depth]].append(request)
-        else:
-            rest.append(request)
-    for members in alike.values():
-        if len(members) >= _MIN_TRUNK_REQUESTS:
-            yield depth, members
-        else:
-            rest += members
-    if rest:
-        yield 0, rest
+    ordered = sorted(requests, key=lambda request: (request.ids, request.start))
+    shared = [common_prefix(a.ids, b.ids) for a, b in pairwise(ordered)]
+    return _Planner(ordered, shared, width, largest).stretch(0, len(ordered), 0, 0)
 
 
-def stems(requests: Sequence[Request], trunk: int) -> tuple[dict[int, list[list[Request]]], list[Request]]:
-    """Requests of one trunk by stem.
+def packs(trees: Sequence[Branches], budget: int) -> Iterator[list[Branches]]:
+    """Trees of like size, the largest first, in rows of up to `budget` tokens; a larger tree stands alone."""
+    pack: list[Branches] = []
+    tokens = 0
+    for tree in sorted(trees, key=lambda tree: -tree.num_tokens):
+        if pack and tokens + tree.num_tokens > budget:
+            yield pack
+            pack, tokens = [], 0
+        pack.append(tree)
+        tokens += tree.num_tokens
+    if pack:
+        yield pack
 
-    Args:
-        requests: distinct, with the first `trunk` tokens in common.
-        trunk: tokens of the trunk.
 
-    Returns: groups of requests with one stem by the stem's length (tokens, trunk included), and the requests without.
-    """
-    ordered = sorted(requests, key=lambda request: request.ids)
-    lengths = [0] * len(ordered)
-    for index in range(1, len(ordered)):
-        length = common_prefix(ordered[index - 1].ids, ordered[index].ids)
-        lengths[index - 1], lengths[index] = max(lengths[index - 1], length), length
-    waiting: dict[int, list[Request]] = defaultdict(list)
-    for request, length in zip(ordered, lengths, strict=True):
-        waiting[max(0, min(length, request.start - 1) - trunk) // _STEP].append(request)
-    found: dict[int, list[list[Request]]] = {}
-    for steps in range(max(waiting, default=0), 0, -1):
-        length = trunk + steps * _STEP
-        groups: dict[tuple[int, ...], list[Request]] = defaultdict(list)
-        for request in waiting[steps]:
-            groups[request.ids[:length]].append(request)
-        kept = [group for group in groups.values() if len(group) > 1]
-        if sum(len(group) - 1 for group in kept) * steps * _STEP < _MIN_SAVED:
-            kept = []
-        else:
-            found[length] = kept
-        # Whoever stays alone here may share a shorter stem.
-        done = {id(request) for group in kept for request in group}
-        waiting[steps - 1] += [request for request in waiting[steps] if id(request) not in done]
-    return found, waiting[0]
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Requests in the order of their tokens, and how many tokens each shares with the next."""
+
+    ordered: Sequence[Request]
+    shared: Sequence[int]
+    width: int
+    largest: int
+
+    def stretch(self, first: int, last: int, begin: int, depth: int) -> Stretch:
+        """Requests first to last - 1, which share `depth` tokens, behind a trunk of `begin` tokens."""
+        found = Stretch(self.ordered[first].ids[begin:depth] if first < last else ())
+        rest: list[int] = []
+        at = first
+        for start, end, length in self._trunks(first, last, depth, depth + _MIN_TRUNK):
+            rest += range(at, start)
+            found.inner.append(self.stretch(start, end, depth, length))
+            at = end
+        rest += range(at, last)
+        found.trees.extend(self._trees(rest, depth))
+        return found
+
+    def _trunks(self, first: int, last: int, depth: int, least: int) -> Iterator[tuple[int, int, int]]:
+        """First and last request of each trunk of `least` tokens or more that is worth its call, and its tokens."""
+        at = first
+        while at < last:
+            end, length = at + 1, self.ordered[at].start - 1
+            while end < last and min(length, self._common(end)) >= least:
+                length = min(length, self._common(end))
+                end += 1
+            if (end - at - 1) * (length - depth) >= _MIN_SAVED:
+                yield at, end, length
+            elif end - at > 2:  # some of them may share more than all do
+                yield from self._trunks(at, end, depth, length + 1)
+            at = end
+
+    def _common(self, index: int) -> int:
+        """Tokens before the first scored state that a request shares with the one before it."""
+        return min(self.shared[index - 1], self.ordered[index].start - 1)
+
+    def _trees(self, indices: Sequence[int], depth: int) -> Iterator[Branches]:
+        """Trees of the requests at these places; a request joins while what it saves outweighs attending to all."""
+        builder = TreeBuilder(depth)
+        for place, index in enumerate(indices):
+            request = self.ordered[index]
+            if builder.num_tokens:
+                saved = min([len(request.ids) - 1, *self.shared[indices[place - 1] : index]]) - depth
+                added = len(request.ids) - 1 - depth - saved
+                joint = builder.num_tokens + added
+                if saved < 1 or joint > self.largest or saved * self.width < builder.num_tokens * added:
+                    yield builder.build()
+                    builder = TreeBuilder(depth)
+            builder.add(request)
+        if builder.num_tokens:
+            yield builder.build()

@@ -11,6 +11,7 @@ from afp_ray.errors import TaskError
 from afp_ray.languages import Language
 
 Split = Literal["validation", "test"]
+Template = Literal["afp", "harness"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
 Row = Mapping[str, Any]
 """Fields of the task, with `id`, `content_id`, and `where` (file:line) when the row was read from a file."""
@@ -23,20 +24,29 @@ class Question:
     Attributes:
         choices: (context, continuation) of each choice; the continuation alone is scored.
         gold: index of the right choice.
+        neutral: (context, continuation) of each choice without what the row asks; its log-likelihood is what the answer
+            has from its own wording, which `scoring: pmi` takes off.
+        is_verbatim: whether a demonstration keeps the white space around it.
     """
 
     choices: tuple[tuple[str, str], ...]
     gold: int
+    neutral: tuple[tuple[str, str], ...] = ()
+    is_verbatim: bool = False
 
     @property
     def answered(self) -> str:
         """The question followed by its right answer, as a demonstration shows it."""
         context, continuation = self.choices[self.gold]
-        return (context + continuation).strip()
+        return context + continuation if self.is_verbatim else (context + continuation).strip()
 
     def after(self, prefix: str) -> "Question":
         """The same question with `prefix` before every context."""
-        return Question(tuple((prefix + context, continuation) for context, continuation in self.choices), self.gold)
+        choices, neutral = (
+            tuple((prefix + context, continuation) for context, continuation in pairs)
+            for pairs in (self.choices, self.neutral)
+        )
+        return Question(choices, self.gold, neutral, self.is_verbatim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +85,25 @@ class Task:
         name: its name in `evaluation.tasks`.
         fields: names that every row holds.
         render: (row, its language, the language of the template's words) -> question.
+        render_harness: likewise, in the very form that lm-evaluation-harness sends to a model.
         files: (data folder, language) -> original file of each split that exists; empty when there is none.
         parse: (file, language) -> its rows.
         layout: the files that `files` looks for, for error messages.
+        shown_class: field whose values a demonstration shows and that can be balanced; "" where there is none.
+        version: raised when what the task asks changes; kept answers of another version are never read.
     """
 
     name: str
     fields: tuple[str, ...]
     render: Callable[[Row, Language, Language], Question]
+    render_harness: Callable[[Row, Language, Language], Question]
     files: Callable[[Path, str], Mapping[Split, SourceFile]]
     parse: Callable[[SourceFile, str], ParsedRows]
     layout: str = field(default="")
+    shown_class: str = ""
+    version: int = 1
 
-    def example(self, row: Row, language: Language, words: Language) -> Example:
+    def example(self, row: Row, language: Language, words: Language, *, template: Template = "afp") -> Example:
         """`row` as a question of `language` with the template words of `words`.
 
         Raises: TaskError for a missing field, an unknown label, or a template word that `words` does not have.
@@ -100,7 +116,8 @@ class Task:
                 allowed=f"rows with {', '.join(self.fields)}",
                 fix="complete the row",
             )
-        return Example(str(row["id"]), str(row["content_id"]), self.render(row, language, words))
+        render = self.render if template == "afp" else self.render_harness
+        return Example(str(row["id"]), str(row["content_id"]), render(row, language, words))
 
 
 def place(row: Row, task: str) -> str:
@@ -127,6 +144,12 @@ def label_index(row: Row, name: str, labels: Sequence[str], *, task: str) -> int
             fix=f"correct the {name} of that row",
         )
     return labels.index(value)
+
+
+def drop_empty(rows: Sequence[Row], names: Sequence[str], *, empty: Sequence[str] = ("",)) -> ParsedRows:
+    """`rows` whose fields `names` all hold text, and how many do not; null and any of `empty` are no text."""
+    kept = [row for row in rows if not any(str(row[name] or "").strip() in empty for name in names)]
+    return ParsedRows(kept, len(rows) - len(kept))
 
 
 def without_stop(text: str) -> str:

@@ -9,7 +9,14 @@ from torch.nn.functional import normalize
 
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
-from afp_ray.evaluation.representation import headline, measure_representation, pair_metrics
+from afp_ray.evaluation.representation import (
+    headline,
+    headline_place,
+    language_metrics,
+    mean_cosine,
+    measure_representation,
+    pair_metrics,
+)
 from afp_ray.records import LayerMetrics
 
 SENTENCES = [
@@ -53,7 +60,7 @@ def test_vectors_at_one_point_have_uniformity_zero_and_spread_lowers_it() -> Non
 @pytest.mark.parametrize("family", ["llama", "bloom", "xglm", "gpt2"])
 def test_layers_equal_those_of_a_plain_forward(family: str, tokenizer: Any, make_model: Any) -> None:
     model = make_model(family)
-    rows = measure_representation(model, tokenizer, {"zh": pairs(SENTENCES)}, split="test")
+    rows = measure_representation(model, tokenizer, {"zh": pairs(SENTENCES)}, split="test").rows
     assert {(row.layer, row.pooling) for row in rows} == {(layer, p) for layer in range(3) for p in ("mean", "last")}
 
     def embed(text: str, layer: int, pooling: str) -> torch.Tensor:
@@ -74,7 +81,7 @@ def test_metrics_do_not_depend_on_batches_or_the_order_of_pairs(tokenizer: Any, 
     def measure(sentences: list[tuple[str, str]], max_batch_tokens: int) -> list[float]:
         rows = measure_representation(
             llama, tokenizer, {"zh": pairs(sentences)}, split="test", max_batch_tokens=max_batch_tokens
-        )
+        ).rows
         return [value for row in rows for value in (row.retrieval_at_1, row.alignment, row.uniformity)]
 
     # Layer 0 under last pooling ties (one full stop is like another): ties may break either way, so it is left out.
@@ -87,13 +94,55 @@ def test_metrics_do_not_depend_on_batches_or_the_order_of_pairs(tokenizer: Any, 
 
 def test_a_sentence_and_itself_align_perfectly_in_every_layer(tokenizer: Any, llama: Any) -> None:
     same = [(a, a) for a, _ in SENTENCES]
-    for row in measure_representation(llama, tokenizer, {"en": pairs(same)}, split="test", poolings=("mean",)):
+    for row in measure_representation(llama, tokenizer, {"en": pairs(same)}, split="test", poolings=("mean",)).rows:
         assert (row.retrieval_at_1, row.alignment) == (1, 0)
 
 
 def test_fewer_than_two_pairs_are_refused(tokenizer: Any, llama: Any) -> None:
     with pytest.raises(DataError, match="1 held-out test pairs in 'zh'"):
         measure_representation(llama, tokenizer, {"zh": pairs(SENTENCES[:1])}, split="test")
+
+
+def test_anisotropy_is_the_mean_cosine_of_two_different_sentences() -> None:
+    assert mean_cosine(torch.ones(4, 1)) == 1
+    assert mean_cosine(torch.eye(4)) == 0
+    assert mean_cosine(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == -1
+    vectors = normalize(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    pairs_of = [float(vectors[i] @ vectors[j]) for i in range(6) for j in range(i)]
+    assert mean_cosine(vectors) == pytest.approx(sum(pairs_of) / 15, abs=1e-6)
+
+
+def test_both_ways_of_retrieval_and_both_sides_of_anisotropy_are_kept_apart(tokenizer: Any, llama: Any) -> None:
+    source = torch.eye(2)
+    target = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.2]]), dim=-1)
+    found = language_metrics(source, target)
+    assert (found["retrieval_from_pivot"], found["retrieval_to_pivot"]) == (1.0, 0.5)
+    assert found["retrieval_at_1"] == 0.75
+    assert found["anisotropy"] == pytest.approx((0 + float(target[0] @ target[1])) / 2)
+    for row in measure_representation(llama, tokenizer, {"zh": pairs(SENTENCES)}, split="test").rows:
+        assert row.retrieval_from_pivot is not None
+        assert row.retrieval_to_pivot is not None
+        assert row.retrieval_at_1 == pytest.approx((row.retrieval_from_pivot + row.retrieval_to_pivot) / 2)
+
+
+def test_the_probe_names_its_chance_and_tells_scripts_apart(tokenizer: Any, llama: Any) -> None:
+    by_language = {"zh": pairs(SENTENCES), "sw": [replaced(pair, "sw") for pair in pairs(SENTENCES)]}
+    measured = measure_representation(llama, tokenizer, by_language, split="test")
+    assert {row.language_probe_chance for row in measured.rows} == {1 / 3}
+    assert sorted(set(measured.languages)) == ["en", "sw", "zh"]
+    # English stands in the pairs of both and counts once; Swahili has the very sentences of Chinese here.
+    assert len(measured.languages) == 15
+    shares = {row.language: row.language_probe for row in measured.rows if (row.layer, row.pooling) == (0, "mean")}
+    assert shares["zh"] == shares["sw"]
+    assert shares["zh"] is not None
+    assert 0.3 <= shares["zh"] <= 0.5  # at best it tells them from English, and two languages share each sentence
+    drawn = measured.to_draw((1, "mean"))
+    assert drawn.languages == measured.languages
+    assert drawn.states.shape == (15, 32)
+
+
+def replaced(pair: TranslationPair, language: str) -> TranslationPair:
+    return TranslationPair(pair.source, pair.target, "en", language, f"{language} {pair.content_id}")
 
 
 def layer(number: int, pooling: Any, language: str, retrieval: float, split: Any = "validation") -> LayerMetrics:
@@ -129,4 +178,6 @@ def test_the_lower_layer_and_mean_pooling_win_a_tie() -> None:
     rows = [layer(2, "mean", "zh", 0.5), layer(1, "last", "zh", 0.5), layer(1, "mean", "zh", 0.5)]
     rows[2] = rows[2].model_copy(update={"alignment": 0.125})
     assert {s.value for s in headline(rows, rows) if s.metric == "alignment"} == {0.125}
+    assert headline_place(rows) == (1, "mean")
     assert headline([], []) == []
+    assert headline_place([]) is None

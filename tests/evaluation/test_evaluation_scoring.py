@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from afp_ray.errors import ModelError, TaskError
-from afp_ray.evaluation import scoring
+from afp_ray.evaluation import likelihood, scoring
 from afp_ray.evaluation.scoring import ContinuationScorer
+from afp_ray.models.branching import branch_states
 
 QUESTIONS = [
     [("Mina is a doctor, right?", " Yes, Mina works in a hospital."), ("Mina is a doctor, right?", " No, he ran.")],
@@ -77,9 +78,65 @@ def test_a_score_does_not_depend_on_its_batch(tokenizer: Any, llama: Any) -> Non
 
 def test_the_vocabulary_projection_may_be_chunked(tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ContinuationScorer(llama, tokenizer).score(QUESTIONS)
-    monkeypatch.setitem(scoring._MAX_LOGITS, "cpu", 1200)
+    monkeypatch.setattr(likelihood, "_MAX_LOGITS", 1200)  # 24 states at a time
+    monkeypatch.setattr(likelihood, "_MIN_BLOCK", 50)
     for values, others in zip(whole, ContinuationScorer(llama, tokenizer).score(QUESTIONS), strict=True):
         assert values == pytest.approx(others, abs=1e-4)
+
+
+def test_a_device_short_of_memory_scores_the_same_in_smaller_parts(
+    tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ContinuationScorer(llama, tokenizer).score(QUESTIONS)
+    sizes: list[int] = []
+
+    def short(model: Any, trees: Any, trunk: Any) -> Any:
+        sizes.append(sum(len(tree.ids) for tree in trees))
+        if len(trees) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return branch_states(model, trees, trunk)
+
+    monkeypatch.setattr(scoring, "branch_states", short)
+    scorer = ContinuationScorer(llama, tokenizer)
+    for values, others in zip(scorer.score(QUESTIONS), expected, strict=True):
+        assert values == pytest.approx(others, abs=2e-4)
+    assert max(sizes) == sizes[0]
+    assert len(sizes) > 2
+    assert scorer.max_batch_tokens < scoring.token_budget(llama)
+
+
+def test_a_single_tree_beyond_the_memory_is_no_loop(
+    tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(scoring, "branch_states", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        ContinuationScorer(llama, tokenizer).score(QUESTIONS)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "xglm", "gpt2"])
+def test_the_token_budget_shrinks_with_the_width_and_is_the_same_every_time(
+    family: str, make_model: Callable[..., Any]
+) -> None:
+    model = make_model(family)
+    assert scoring.token_budget(model) == scoring.token_budget(make_model(family)) == 4096
+    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 2048)
+            assert scoring.token_budget(model) == 1024
+            assert scoring.token_budget(model.bfloat16()) == 2048
+
+
+def test_the_answers_of_a_cell_do_not_depend_on_the_padding_side(tokenizer: Any, llama: Any) -> None:
+    expected = ContinuationScorer(llama, tokenizer).score(QUESTIONS)
+    side = tokenizer.padding_side
+    try:
+        for tokenizer.padding_side in ("left", "right"):
+            assert ContinuationScorer(llama, tokenizer).score(QUESTIONS) == expected
+    finally:
+        tokenizer.padding_side = side
 
 
 def test_equal_choices_are_scored_once_and_equally(tokenizer: Any, llama: Any) -> None:

@@ -140,11 +140,11 @@ def test_a_language_without_embedded_rows_is_refused() -> None:
 
 
 def test_a_language_without_a_template_word_is_refused_unless_the_pivot_lends_it(tmp_path: Path) -> None:
-    write_xnli(tmp_path, "te")
-    with pytest.raises(TaskError, match="Telugu") as caught:
-        check_evaluation(config(tmp_path, "xnli"), languages=("te",), pivot="en")
+    write_xnli(tmp_path, "qu")
+    with pytest.raises(TaskError, match="Quechua") as caught:
+        check_evaluation(config(tmp_path, "xnli"), languages=("qu",), pivot="en")
     assert "prompt_language: pivot" in caught.value.fix
-    check_evaluation(config(tmp_path, "xnli", prompt_language="pivot"), languages=("te",), pivot="en")
+    check_evaluation(config(tmp_path, "xnli", prompt_language="pivot"), languages=("qu",), pivot="en")
 
 
 def test_a_data_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

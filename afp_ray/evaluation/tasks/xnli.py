@@ -1,19 +1,33 @@
 """XNLI: does the premise entail, leave open, or contradict the hypothesis? (arXiv:1809.05053).
 
 Original files: `xnli/dev-<language>.tsv` (or that file inside an archive in `xnli/`) and `xnli/test-<language>.tsv`,
-three columns without a header. Where the test file is absent, the dev rows are halved by content (`task.halves`).
-Three consecutive rows share a premise and are one content, the same in every language.
+three columns without a header; or `facebook/xnli` of the hub: `xnli/<language>/validation-00000-of-00001.parquet` and
+`test-...`. Where the test file is absent, the dev rows are halved by content (`task.halves`). Three consecutive rows
+share a premise and are one content, the same in every language. Rows without a premise or a hypothesis are skipped and
+counted.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.files import locate, read_columns
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Split, Task, found_files, label_index, without_stop
+from afp_ray.evaluation.files import hub_names, hub_split, is_parquet, locate, read_columns, read_table
+from afp_ray.evaluation.task import (
+    ParsedRows,
+    Question,
+    Row,
+    Split,
+    Task,
+    drop_empty,
+    found_files,
+    label_index,
+    without_stop,
+)
+from afp_ray.evaluation.tasks.wording import XNLI, wording
 from afp_ray.languages import Language
 
 LABELS = ("entailment", "neutral", "contradiction")
+_FIELDS = ("premise", "hypothesis", "label")
 _WORDS = ("yes", "also", "no")
 
 
@@ -22,35 +36,63 @@ def render(row: Row, language: Language, words: Language) -> Question:
 
     Unlike there, the premise loses its full stop, for it goes on as a question.
     """
-    context = f"{without_stop(str(row['premise']))}, {words.literal('right')}?"
+    asked = f"{words.literal('right')}?"
+    context = f"{without_stop(str(row['premise']))}, {asked}"
     hypothesis = str(row["hypothesis"]).strip()
-    choices = tuple((context, f" {words.literal(word)}, {hypothesis}") for word in _WORDS)
-    return Question(choices, gold=label_index(row, "label", LABELS, task="xnli"))
+    answers = [f" {words.literal(word)}, {hypothesis}" for word in _WORDS]
+    return Question(
+        tuple((context, answer) for answer in answers),
+        gold=label_index(row, "label", LABELS, task="xnli"),
+        neutral=tuple((asked, answer) for answer in answers),
+    )
+
+
+def render_harness(row: Row, language: Language, words: Language) -> Question:
+    """`premise, right? Yes|Also|No, hypothesis`, all of it scored; the premise keeps its full stop."""
+    right, *answers = wording("xnli", XNLI, words)
+    endings = [f" {word}, {row['hypothesis']}" for word in answers]
+    return Question(
+        tuple(("", f" {row['premise']}, {right}?{ending}") for ending in endings),
+        gold=label_index(row, "label", LABELS, task="xnli"),
+        neutral=tuple((f"{right}?", ending) for ending in endings),
+        is_verbatim=True,
+    )
 
 
 def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """Files of `language`."""
     return found_files(
-        validation=locate(data_dir, "xnli", f"dev-{language}.tsv"),
-        test=locate(data_dir, "xnli", f"test-{language}.tsv"),
+        validation=locate(data_dir, "xnli", f"dev-{language}.tsv", *hub_names(language, "validation")),
+        test=locate(data_dir, "xnli", f"test-{language}.tsv", *hub_names(language, "test")),
     )
 
 
 def parse(file: SourceFile, language: str) -> ParsedRows:
     """Rows of one file; row i has the content `<part>:<i // 3>`."""
-    part = Path(file.label).name.split("-")[0]
-    columns = read_columns(file, ("premise", "hypothesis", "label"), has_header=False)
-    rows = [
-        {**cells, "id": f"{part}:{index}", "content_id": f"{part}:{index // 3}"} for index, cells in enumerate(columns)
-    ]
-    return ParsedRows(rows)
+    if is_parquet(file):
+        part = {"validation": "dev"}.get(hub_split(file), hub_split(file))
+        lines = [{**row, "label": _label(row["label"])} for row in read_table(file, _FIELDS)]
+    else:
+        part = Path(file.label).name.split("-")[0]
+        lines = list(read_columns(file, _FIELDS, has_header=False))
+    rows = [{**line, "id": f"{part}:{i}", "content_id": f"{part}:{i // 3}"} for i, line in enumerate(lines)]
+    return drop_empty(rows, ("premise", "hypothesis"))
+
+
+def _label(number: object) -> str:
+    """The hub counts the labels; another value stays, and is refused when the row is rendered."""
+    names = dict(enumerate(LABELS))
+    return names.get(number, str(number)) if isinstance(number, int) else str(number)
 
 
 TASK = Task(
     name="xnli",
-    fields=("premise", "hypothesis", "label"),
+    fields=_FIELDS,
     render=render,
+    render_harness=render_harness,
     files=files,
     parse=parse,
-    layout="xnli/dev-<language>.tsv, an archive of them, xnli/test-<language>.tsv",
+    layout="xnli/dev-<language>.tsv, an archive of them, xnli/test-<language>.tsv; from the hub "
+    "xnli/<language>/validation-00000-of-00001.parquet and test-...",
+    shown_class="label",
 )

@@ -1,8 +1,10 @@
 """XWinograd: which of two names does the pronoun stand for? (arXiv:2106.12066).
 
-Original files: `xwinograd/dataset.tsv` (all languages; Japanese is `jp`) or `xwinograd/test/<language>.jsonl`. The set
+Original files: `xwinograd/dataset.tsv` (all languages; Japanese is `jp`) or `xwinograd/test/<language>.jsonl`, as
+`Muennighoff/xwinograd` of the hub has it, or its converted tables, `xwinograd/<language>/test/0000.parquet`. The set
 was published in one part, so its rows are halved by content (`task.halves`); rows with the same two options in a
-language are one content, which keeps the two sentences of a schema together.
+language are one content, which keeps the two sentences of a schema together. Rows that lack an option, or text after
+the gap, are skipped and counted.
 """
 
 import hashlib
@@ -13,12 +15,13 @@ from typing import Any
 
 from afp_ray.data.readers.files import SourceFile, read_lines
 from afp_ray.errors import DataError
-from afp_ray.evaluation.files import locate, read_columns, read_objects
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Split, Task, found_files, label_index, place
+from afp_ray.evaluation.files import hub_names, is_parquet, locate, read_columns, read_objects, read_table
+from afp_ray.evaluation.task import ParsedRows, Question, Row, Split, Task, drop_empty, found_files, label_index, place
 from afp_ray.languages import Language
 
 LABELS = ("1", "2")
-_FIELDS = ("sentence", "option1", "option2", "answer")
+_OPTIONS = ("option1", "option2")
+_FIELDS = ("sentence", *_OPTIONS, "answer")
 _COLUMNS = ("lang", "source", "original", "sentence", "tokens", "pronoun", "options")
 _FILE_CODES = {"ja": "jp"}
 _QUOTES = frozenset(("``", "''"))
@@ -29,22 +32,44 @@ def render(row: Row, language: Language, words: Language) -> Question:
 
     Scoring the shared rest keeps the length and frequency of the options out of the comparison.
     """
-    sentence = str(row["sentence"]).strip()
-    if sentence.count("_") != 1 or sentence.endswith("_"):
+    before, after = _parts(row, str(row["sentence"]).strip())
+    options = [str(row[key]).strip() for key in _OPTIONS]
+    return Question(
+        tuple((before + option, after) for option in options),
+        gold=label_index(row, "answer", LABELS, task="xwinograd"),
+        neutral=tuple((option, after) for option in options),
+    )
+
+
+def render_harness(row: Row, language: Language, words: Language) -> Question:
+    """Likewise, with one space between the option and the rest in every language, even before an apostrophe."""
+    before, after = _parts(row, str(row["sentence"]))
+    options = [str(row[key]) for key in _OPTIONS]
+    return Question(
+        tuple((before + option, f" {after.strip()}") for option in options),
+        gold=label_index(row, "answer", LABELS, task="xwinograd"),
+        neutral=tuple((option, f" {after.strip()}") for option in options),
+        is_verbatim=True,
+    )
+
+
+def _parts(row: Row, sentence: str) -> tuple[str, str]:
+    """What stands before and after the gap."""
+    before, gap, after = sentence.partition("_")
+    if not gap or "_" in after or not after.strip():
         raise DataError(
             f"{sentence.count('_')} gaps, or nothing after the gap: {sentence[:80]!r}",
             where=place(row, "xwinograd"),
             allowed="exactly one `_`, with text after it",
         )
-    before, after = sentence.split("_")
-    choices = tuple((before + str(row[key]).strip(), after) for key in ("option1", "option2"))
-    return Question(choices, gold=label_index(row, "answer", LABELS, task="xwinograd"))
+    return before, after
 
 
 def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """The one file that holds rows of `language`, as its test part."""
     code = _FILE_CODES.get(language, language)
-    file = locate(data_dir, "xwinograd", f"test/{language}.jsonl", f"test/{code}.jsonl")
+    lines = (f"test/{language}.jsonl", f"test/{code}.jsonl")
+    file = locate(data_dir, "xwinograd", *lines, *hub_names(language, "test"), *hub_names(code, "test"))
     if file is None:
         table = locate(data_dir, "xwinograd", "dataset.tsv")
         file = table if table and any(line.startswith(f"{code}\t") for line in read_lines(table)) else None
@@ -53,13 +78,16 @@ def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
 
 def parse(file: SourceFile, language: str) -> ParsedRows:
     """Rows of `language` in one file."""
-    if file.label.endswith(".jsonl"):
+    if is_parquet(file):
+        lines = list(read_table(file, _FIELDS))
+    elif file.label.endswith(".jsonl"):
         lines = list(read_objects(file, _FIELDS))
     else:
         code = _FILE_CODES.get(language, language)
         table = read_columns(file, _COLUMNS, has_header=False)
         lines = [_from_table(cells) for cells in table if cells["lang"] == code]
-    kept = [line for line in lines if not str(line["sentence"]).strip().endswith("_")]
+    filled = drop_empty(lines, ("sentence", *_OPTIONS)).rows
+    kept = [line for line in filled if not str(line["sentence"]).strip().endswith("_")]
     rows = [
         {**line, "id": f"{language}:{index}", "content_id": _content(line, language)} for index, line in enumerate(kept)
     ]
@@ -67,7 +95,7 @@ def parse(file: SourceFile, language: str) -> ParsedRows:
 
 
 def _content(line: Mapping[str, Any], language: str) -> str:
-    options = "\t".join(sorted(str(line[key]).strip().lower() for key in ("option1", "option2")))
+    options = "\t".join(sorted(str(line[key]).strip().lower() for key in _OPTIONS))
     return f"{language}:{hashlib.sha256(options.encode()).hexdigest()[:12]}"
 
 
@@ -117,7 +145,9 @@ TASK = Task(
     name="xwinograd",
     fields=_FIELDS,
     render=render,
+    render_harness=render_harness,
     files=files,
     parse=parse,
-    layout="xwinograd/dataset.tsv, xwinograd/test/<language>.jsonl",
+    layout="xwinograd/dataset.tsv, xwinograd/test/<language>.jsonl; from the hub's tables "
+    "xwinograd/<language>/test/0000.parquet",
 )

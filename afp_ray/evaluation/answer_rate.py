@@ -1,0 +1,70 @@
+"""Whether an answer is written in the language that was asked for."""
+
+from collections.abc import Sequence
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+from afp_ray.errors import TaskError
+from afp_ray.evaluation.text_metrics import TextMetric, words
+from afp_ray.languages import LANGUAGES
+
+UNKNOWN = "unknown"
+MIN_CHARACTERS = 8
+"""Texts with fewer bytes' worth of letters are not judged; a letter beyond Latin counts by its UTF-8 bytes."""
+MIN_CONFIDENCE = 0.3
+"""Guesses below this probability are not believed."""
+SAME = {"yue": "zh", "wuu": "zh", "nb": "no", "nn": "no", "ary": "ar", "arz": "ar"}
+"""Codes of the identifier by the code of this project that counts them."""
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@cache
+def language_of(text: str) -> str:
+    """The language that a text is written in, among all that the identifier knows.
+
+    Returns: an ISO 639-1 code, or `unknown` for texts too short to tell, and for guesses of low confidence.
+    """
+    if sum(len(word.encode()) for word in words(text)) < MIN_CHARACTERS:
+        return UNKNOWN
+    code, confidence = _identifier().classify(text)
+    return SAME.get(code, str(code)) if confidence >= MIN_CONFIDENCE else UNKNOWN
+
+
+def check_identifiable(language: str) -> None:
+    """Refuse a language that no answer could be told to be in.
+
+    Raises: TaskError naming the languages that can be told.
+    """
+    known = {SAME.get(code, code) for code in _identifier().labels}
+    if language not in known:
+        raise TaskError(
+            f"answer_language cannot tell {LANGUAGES[language].name} ({language}): the identifier does not know it",
+            where="evaluation.languages",
+            allowed=", ".join(code for code in LANGUAGES if code in known),
+            fix="drop the language, or the task answer_language",
+        )
+
+
+def answer_metrics(language: str) -> tuple[TextMetric, ...]:
+    """Share of answers in `language`, and share of those whose language cannot be told (they count as missed)."""
+    from py3langid import __version__ as version
+
+    signature = f"py3langid:{version}|min bytes:{MIN_CHARACTERS}|min confidence:{MIN_CONFIDENCE}"
+
+    def metric(name: str, wanted: str) -> TextMetric:
+        def example(text: str, reference: str) -> float:
+            return float(language_of(text) == wanted)
+
+        def corpus(texts: Sequence[str], references: Sequence[str]) -> float:
+            return fmean(example(text, "") for text in texts)
+
+        return TextMetric(name, signature, example, corpus)
+
+    return metric("target_language_rate", language), metric("unknown_language_rate", UNKNOWN)

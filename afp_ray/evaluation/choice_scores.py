@@ -1,0 +1,156 @@
+"""Choice tasks: what the model finds likeliest, and how often it is right."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from afp_ray.config import EvaluationConfig
+from afp_ray.evaluation.predictions import Prediction
+from afp_ray.evaluation.questions import Cell, render_cells
+from afp_ray.evaluation.score_cache import CachedScorer, ScoreCache
+from afp_ray.evaluation.task import Question, Split
+from afp_ray.records import Score
+from afp_ray.statistics import clustered_standard_error
+
+
+class ChoiceScoring:
+    """Scores the choice tasks of one evaluation.
+
+    Args:
+        model, tokenizer: what is scored.
+        config: shots, demonstration seeds, prompt language, limit.
+        pivot: language of the prompts when `prompt_language` is `pivot`.
+        split: rows to score.
+        warnings: cut contexts are told there.
+        cache: what the model answered before; None scores everything anew.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: EvaluationConfig,
+        *,
+        pivot: str,
+        split: Split,
+        warnings: list[str],
+        cache: ScoreCache | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.pivot, self.split, self.warnings, self.cache = pivot, split, warnings, cache
+
+    @cached_property
+    def _scorer(self) -> Any:
+        return self._new_scorer() if self.cache is None else CachedScorer(self.cache, self._new_scorer)
+
+    def _new_scorer(self) -> Any:
+        from afp_ray.evaluation.scoring import ContinuationScorer  # checks of an evaluation must not load torch
+
+        return ContinuationScorer(self.model, self.tokenizer)
+
+    def cells(self, task: str, language: str) -> Iterator[Cell]:
+        """The cells of one task and language."""
+        return render_cells(task, self.config, language=language, pivot=self.pivot, split=self.split)
+
+    def score_cell(self, cell: Cell, place: str) -> list[Prediction]:
+        """The choice of every example; `place` names the cell in warnings."""
+        truncated = self._scorer.num_truncated
+        questions = [example.question for example in cell.examples]
+        values = self._scorer.score([question.choices for question in questions])
+        neutral = [()] * len(questions)
+        if self.config.scoring == "pmi":
+            neutral = self._scorer.score([question.neutral for question in questions])
+        if cut := self._scorer.num_truncated - truncated:
+            self.warnings.append(
+                f"{place}: {cut} contexts were longer than the model's {self._scorer.max_positions} positions and were "
+                "cut on the left"
+            )
+        predictions = []
+        for example, likelihoods, unasked in zip(cell.examples, values, neutral, strict=True):
+            worth = choice_values(example.question, likelihoods, unasked, scoring=self.config.scoring)
+            predicted = max(range(len(worth)), key=worth.__getitem__)
+            gold = example.question.gold
+            predictions.append(
+                Prediction(
+                    task=cell.task,
+                    language=cell.language,
+                    shots=cell.shots,
+                    demo_seed=cell.demo_seed,
+                    example_id=example.id,
+                    content_id=example.content_id,
+                    gold=gold,
+                    predicted=predicted,
+                    correct=predicted == gold,
+                    log_likelihoods=likelihoods,
+                )
+            )
+        return predictions
+
+    def scores(self, predictions: Sequence[Prediction]) -> list[Score]:
+        """Accuracy of one task, language and number of shots; seeds are averaged per example first."""
+        correct: dict[str, list[bool]] = {}
+        contents: dict[str, str] = {}
+        golds: dict[str, int | None] = {}
+        by_seed: dict[int, list[bool]] = {}
+        for prediction in predictions:
+            correct.setdefault(prediction.example_id, []).append(bool(prediction.correct))
+            by_seed.setdefault(prediction.demo_seed, []).append(bool(prediction.correct))
+            contents[prediction.example_id] = prediction.content_id
+            golds[prediction.example_id] = prediction.gold
+        values = np.array([np.mean(seeds) for seeds in correct.values()])
+        return [
+            Score(
+                task=predictions[0].task,
+                language=predictions[0].language,
+                shots=predictions[0].shots,
+                split=self.split,
+                metric="accuracy",
+                value=float(values.mean()),
+                n=len(values),
+                standard_error=clustered_standard_error(values, list(contents.values())),
+                demo_deviation=deviation([float(np.mean(seed)) for seed in by_seed.values()]),
+                majority=majority_accuracy(list(golds.values())),
+            )
+        ]
+
+
+def choice_values(
+    question: Question, likelihoods: Sequence[float], neutral: Sequence[float], *, scoring: str
+) -> list[float]:
+    """What each choice is worth; the model answers with the one that is worth most, the first of equals.
+
+    Args:
+        question: its choices give the lengths; one space before a continuation is none of its characters.
+        likelihoods: of the continuations after their contexts, in nats.
+        neutral: of the continuations after their neutral contexts, in nats; read for `pmi` alone.
+        scoring: as `evaluation.scoring`.
+
+    Returns: one number per choice: nats, or nats per character or UTF-8 byte.
+    Source: `pmi` is the domain conditional PMI of arXiv:2104.08315.
+    """
+    if scoring == "pmi":
+        return [value - prior for value, prior in zip(likelihoods, neutral, strict=True)]
+    if scoring == "sum":
+        return list(likelihoods)
+    texts = [continuation.removeprefix(" ") for _, continuation in question.choices]
+    lengths = [len(text) if scoring == "length" else len(text.encode()) for text in texts]
+    return [value / length for value, length in zip(likelihoods, lengths, strict=True)]
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Sample standard deviation of the values of several demonstration seeds; None where there is one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def majority_accuracy(golds: Sequence[int | None]) -> float:
+    """Accuracy of the answer that is right most often.
+
+    Args:
+        golds: index of the right choice of every example, at least one.
+
+    Returns: in (0, 1].
+    """
+    return max(Counter(golds).values()) / len(golds)

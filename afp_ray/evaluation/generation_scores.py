@@ -1,0 +1,152 @@
+"""Generation tasks: what the model writes, and how good it is."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from afp_ray.config import EvaluationConfig
+from afp_ray.evaluation.choice_scores import deviation
+from afp_ray.evaluation.generation_task import GenerationCell
+from afp_ray.evaluation.predictions import Prediction
+from afp_ray.evaluation.prompts import generation_cells, sides, task_of
+from afp_ray.evaluation.score_cache import CachedGenerator, ScoreCache
+from afp_ray.evaluation.task import Split
+from afp_ray.evaluation.text_metrics import TextMetric
+from afp_ray.records import Score
+from afp_ray.statistics import clustered_standard_error
+
+
+class GenerationScoring:
+    """Scores the generation tasks of one evaluation.
+
+    Args:
+        model, tokenizer: what is scored.
+        config: shots, demonstration seeds, limit and decoding.
+        pivot: one side of every direction.
+        split: rows to score.
+        warnings: cut prompts and unfinished texts are told there.
+        cache: what the model answered before; None writes every text anew.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: EvaluationConfig,
+        *,
+        pivot: str,
+        split: Split,
+        warnings: list[str],
+        cache: ScoreCache | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.pivot, self.split, self.warnings, self.cache = pivot, split, warnings, cache
+
+    @cached_property
+    def _generator(self) -> Any:
+        settings = self.config.generation
+        drawn = {"top_p": settings.top_p, "seed": settings.seed} if settings.temperature > 0 else {}
+        asked = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, **drawn}
+        make = partial(self._new_generator, asked)
+        return make() if self.cache is None else CachedGenerator(self.cache, make, asked)
+
+    def _new_generator(self, asked: Mapping[str, Any]) -> Any:
+        from afp_ray.evaluation.generation import TextGenerator  # checks of an evaluation must not load torch
+
+        return TextGenerator(self.model, self.tokenizer, **asked)
+
+    def _metrics(self, direction: str, language: str) -> tuple[TextMetric, ...]:
+        target = sides(direction, language=language, pivot=self.pivot)[1]
+        return task_of(direction).metrics(target, self.config.generation)
+
+    def cells(self, direction: str, language: str) -> Iterator[GenerationCell]:
+        """The cells of one direction and language."""
+        return generation_cells(direction, self.config, language=language, pivot=self.pivot, split=self.split)
+
+    def score_cell(self, cell: GenerationCell, place: str) -> list[Prediction]:
+        """The text of every example; `place` names the cell in warnings."""
+        from afp_ray.evaluation.generation import Prompt
+
+        generator = self._generator
+        before = (generator.num_without_demonstrations, generator.num_truncated, generator.num_capped)
+        prompts = [Prompt(example.demonstrations, example.prompt) for example in cell.examples]
+        texts = generator.generate(prompts, stop=task_of(cell.task).stop(self.config.generation))
+        after = (generator.num_without_demonstrations, generator.num_truncated, generator.num_capped)
+        told = (
+            "prompts were too long for the model and lost demonstrations",
+            "prompts were too long for the model and were cut on the left",
+            f"texts were not finished after {generator.max_new_tokens} tokens",
+        )
+        for start, end, what in zip(before, after, told, strict=True):
+            if end > start:
+                self.warnings.append(f"{place}: {end - start} of {len(texts)} {what}")
+        return to_predictions(cell, texts, self._metrics(cell.task, cell.language)[0])
+
+    def scores(self, predictions: Sequence[Prediction]) -> list[Score]:
+        """Every metric of one direction, language and number of shots."""
+        return to_scores(predictions, self._metrics(predictions[0].task, predictions[0].language), self.split)
+
+
+def to_predictions(cell: GenerationCell, texts: Sequence[str], metric: TextMetric) -> list[Prediction]:
+    """One prediction per example, with its value of the main metric and what corpus values are computed from."""
+    return [
+        Prediction(
+            task=cell.task,
+            language=cell.language,
+            shots=cell.shots,
+            demo_seed=cell.demo_seed,
+            example_id=example.id,
+            content_id=example.content_id,
+            metric=metric.name,
+            text=text,
+            reference=example.reference,
+            value=metric.example(text, example.reference),
+            totals=metric.totals(text, example.reference) if metric.totals else (),
+        )
+        for example, text in zip(cell.examples, texts, strict=True)
+    ]
+
+
+def to_scores(predictions: Sequence[Prediction], metrics: Sequence[TextMetric], split: Split) -> list[Score]:
+    """Scores of one direction, language and number of shots; the texts of all demonstration seeds count together."""
+    first = predictions[0]
+    by_seed: dict[int, list[Prediction]] = {}
+    for prediction in predictions:
+        by_seed.setdefault(prediction.demo_seed, []).append(prediction)
+    return [
+        Score(
+            task=first.task,
+            language=first.language,
+            shots=first.shots,
+            split=split,
+            metric=metric.name,
+            value=_value(predictions, metric),
+            n=len({prediction.example_id for prediction in predictions}),
+            standard_error=_standard_error(predictions, metric),
+            demo_deviation=deviation([_value(own, metric) for own in by_seed.values()]),
+            signature=metric.signature,
+        )
+        for metric in metrics
+    ]
+
+
+def _value(predictions: Sequence[Prediction], metric: TextMetric) -> float:
+    return metric.corpus([p.text for p in predictions], [p.reference for p in predictions])
+
+
+def _standard_error(predictions: Sequence[Prediction], metric: TextMetric) -> float | None:
+    """Over contents: of the mean where the metric is one, by leaving contents out where it is computed from totals."""
+    contents = [prediction.content_id for prediction in predictions]
+    if metric.totals is None or metric.of_totals is None:
+        return clustered_standard_error([metric.example(p.text, p.reference) for p in predictions], contents)
+    by_content: dict[str, list[tuple[float, ...]]] = {}
+    for prediction in predictions:
+        by_content.setdefault(prediction.content_id, []).append(metric.totals(prediction.text, prediction.reference))
+    if len(by_content) < 2:
+        return None
+    totals = np.array([np.sum(rows, axis=0) for rows in by_content.values()])
+    without = metric.of_totals(totals.sum(axis=0) - totals)
+    return math.sqrt((len(without) - 1) / len(without) * float(((without - without.mean()) ** 2).sum()))

@@ -1,0 +1,134 @@
+"""Sentence states in two dimensions: axes that are fixed on one model and drawn for others, and their file.
+
+Trials know nothing of each other, so each leaves what the others may need: its own axes at every layer, and its states
+at the layer that it is reported at. A report then draws any of them in the axes of base.
+
+Shapes: N sentences, D width.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afp_ray.store import write_atomic
+
+FORMAT = 1
+_HEAD = "afp_ray"
+Place = tuple[int, str]
+"""Layer and pooling."""
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The two directions in which a cloud of states is widest.
+
+    Attributes:
+        mean: (D,) middle of the cloud, the origin of the axes.
+        directions: (2, D) orthonormal rows; zeros where the cloud has no second direction.
+        shares: shares of the cloud's variance along each, in [0, 1].
+    """
+
+    mean: Floats
+    directions: Floats
+    shares: tuple[float, float]
+
+    def project(self, states: Floats) -> Floats:
+        """(N, 2) coordinates of (N, D) states."""
+        return np.asarray((states.astype(np.float64) - self.mean) @ self.directions.T)
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceStates:
+    """What one trial leaves for drawings.
+
+    Attributes:
+        languages: of the N sentences.
+        place: layer and pooling that the trial is reported at.
+        states: (N, D) float16 there.
+        axes: by layer and pooling.
+    """
+
+    languages: tuple[str, ...]
+    place: Place
+    states: Floats
+    axes: Mapping[Place, Axes]
+    points: Mapping[Place, Floats]
+    """(N, 2) the trial's own sentences in its own axes, by layer and pooling."""
+
+
+def fit_axes(states: Floats) -> Axes:
+    """Principal axes of (N, D) states, N >= 2; each points to where its largest component is positive."""
+    wide = states.astype(np.float64)
+    mean = wide.mean(axis=0)
+    centred = wide - mean
+    total = float(np.square(centred).sum())
+    directions = np.zeros((2, wide.shape[1]))
+    is_tall = wide.shape[0] >= wide.shape[1]
+    values, vectors = np.linalg.eigh(centred.T @ centred if is_tall else centred @ centred.T)
+    shares = [0.0, 0.0]
+    for number in range(min(2, len(values))):
+        value = float(values[-1 - number])
+        if total == 0 or value <= 1e-10 * total:
+            continue
+        direction = vectors[:, -1 - number] if is_tall else vectors[:, -1 - number] @ centred / np.sqrt(value)
+        directions[number] = direction * np.sign(direction[np.abs(direction).argmax()])
+        shares[number] = value / total
+    return Axes(mean, directions, (shares[0], shares[1]))
+
+
+def gather_states(states: Mapping[Place, Floats], languages: Sequence[str], place: Place) -> SentenceStates:
+    """What a trial leaves, from its (N, D) states at every layer and pooling."""
+    axes = {key: fit_axes(values) for key, values in states.items()}
+    points = {key: axes[key].project(values) for key, values in states.items()}
+    return SentenceStates(tuple(languages), place, states[place].astype(np.float16), axes, points)
+
+
+def write_states(found: SentenceStates, path: Path) -> None:
+    """Write to a safetensors file, whole or not at all; equal states give equal bytes.
+
+    Raises: UnavailableError when the disk refuses.
+    """
+    from safetensors.numpy import save
+
+    tensors: dict[str, Any] = {"states": np.ascontiguousarray(found.states)}
+    for (layer, pooling), axes in found.axes.items():
+        name = f"{layer}.{pooling}"
+        tensors[f"mean.{name}"] = axes.mean.astype(np.float32)
+        tensors[f"directions.{name}"] = axes.directions.astype(np.float32)
+        tensors[f"points.{name}"] = found.points[layer, pooling].astype(np.float32)
+    head = {
+        "format": FORMAT,
+        "languages": list(found.languages),
+        "place": list(found.place),
+        "shares": [[*place, *axes.shares] for place, axes in found.axes.items()],
+    }
+    # One entry: several would be written in any order.
+    write_atomic(path, save(tensors, metadata={_HEAD: json.dumps(head)}))
+
+
+def read_states(path: Path) -> SentenceStates | None:
+    """What `write_states` wrote; None when there is no such file, or one that is broken or of another format."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            head = json.loads((file.metadata() or {})[_HEAD])
+            if head["format"] != FORMAT:
+                return None
+            axes, points = {}, {}
+            for layer, pooling, first, second in head["shares"]:
+                name = f"{layer}.{pooling}"
+                mean, directions = file.get_tensor(f"mean.{name}"), file.get_tensor(f"directions.{name}")
+                axes[int(layer), str(pooling)] = Axes(mean, directions, (float(first), float(second)))
+                points[int(layer), str(pooling)] = file.get_tensor(f"points.{name}")
+            states = file.get_tensor("states")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    layer, pooling = head["place"]
+    return SentenceStates(tuple(head["languages"]), (int(layer), str(pooling)), states, axes, points)

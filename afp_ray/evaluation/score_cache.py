@@ -1,0 +1,236 @@
+"""Keeps what a model answered, for whoever asks the same model the same again: log-likelihoods and generated texts.
+
+`$AFP_CACHE/scores`, or `~/.cache/afp_ray/scores`, one file for each cell. A file is named by the content of everything
+that decides the answers: weights, configuration and device of the model, tokenizer, every prompt and choice as it is
+rendered, version of the task, decoding, and the code that scores. No name and no path enters, so that two checkpoints
+cannot share an answer, whatever they are called and wherever they lie. What was used longest ago is removed beyond
+`$AFP_CACHE_GB` (20); `AFP_CACHE_SCORES=0` turns all of it off. Any file can be removed at any time.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from afp_ray.config.trial import SCORE_VERSION, canonical_json
+from afp_ray.data.eviction import evict, max_cache_bytes
+from afp_ray.errors import ConfigError
+from afp_ray.store import cache_folder
+
+FORMAT = 1
+"""Raised when the columns or their meaning change: files of another format are never read."""
+_KEY, _NOTE, _CHECKSUM = b"afp_key", b"afp_note", b"afp_checksum"
+_EVICT_EVERY = 256
+Answers = list[Any]
+"""Log-likelihoods of the choices of each question, or a text for each prompt."""
+
+
+def is_caching_wanted() -> bool:
+    """Whether `$AFP_CACHE_SCORES` leaves the cache on, as it is without it.
+
+    Raises: ConfigError for a value other than 0 and 1.
+    """
+    value = os.environ.get("AFP_CACHE_SCORES", "").strip()
+    if value not in ("", "0", "1"):
+        raise ConfigError(
+            f"AFP_CACHE_SCORES is {value!r}",
+            where="environment",
+            allowed="0 (score everything anew) or 1",
+            fix="unset it to keep scores",
+        )
+    return value != "0"
+
+
+class ScoreCache:
+    """Answers of one model, from the disk where they are there.
+
+    The weights are read when the first answer is asked for, and must not change while this lives.
+
+    Args:
+        model, tokenizer: what is scored.
+    Raises: ConfigError for a bad `$AFP_CACHE_GB`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._folder, self._max_bytes = cache_folder("scores"), max_cache_bytes()
+        self._num_kept = self.num_found = self.num_made = 0
+        self._may_keep = True
+        self._task: tuple[str, int] = ("", 0)
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        """What decides every answer of this model."""
+        from afp_ray.evaluation.weights import code_digest, model_fingerprint, tokenizer_digest
+
+        return {
+            "format": FORMAT,
+            "score_version": SCORE_VERSION,
+            "model": model_fingerprint(self._model),
+            "tokenizer": tokenizer_digest(self._tokenizer),
+            "code": code_digest(),
+        }
+
+    def of_task(self, name: str, version: int) -> None:
+        """What is asked from here on belongs to that version of that task."""
+        self._task = (name, version)
+
+    def answers(
+        self,
+        asked: Mapping[str, Any],
+        prompts: Sequence[Any],
+        make: Callable[[], tuple[Answers, Mapping[str, int]]],
+    ) -> tuple[Answers, Mapping[str, int]]:
+        """What `make` gives, from the disk when the same was asked of the same model before.
+
+        Args:
+            asked: everything beside prompts and task that decides the answers: their kind and settings.
+            prompts: what is asked, as JSON, one entry per answer.
+            make: gives one answer per prompt, and counts of what was cut.
+        Raises: whatever `make` raises; nothing is kept then.
+        """
+        digest = hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
+        key = canonical_json({**self._common, "task": self._task, "asked": dict(asked), "prompts": digest})
+        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.parquet"
+        found = _read(path, key, len(prompts))
+        if found is not None:
+            with suppress(OSError):  # a folder that cannot be written serves all the same
+                os.utime(path)
+            self.num_found += 1
+            return found
+        made, note = make()
+        self.num_made += 1
+        self._keep(path, key, made, note)
+        return made, note
+
+    def _keep(self, path: Path, key: str, answers: Answers, note: Mapping[str, int]) -> None:
+        if not self._may_keep:
+            return
+        partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Not brought to the disk at once: what a power cut leaves is told by its checksum and made again.
+            pq.write_table(_table(key, answers, note), partial, compression="zstd")
+            partial.replace(path)
+            if self._num_kept % _EVICT_EVERY == 0:
+                with suppress(FileNotFoundError):  # another process may make room at the same time
+                    evict(path, self._max_bytes)
+            self._num_kept += 1
+        except OSError as error:
+            self._may_keep = False
+            warnings.warn(
+                f"scores cannot be kept in {self._folder} ({error}). Set AFP_CACHE to a folder that can be written and "
+                "has space, or AFP_CACHE_SCORES=0.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+class CachedScorer:
+    """A `ContinuationScorer` that asks the cache first, and is made only when something is not there.
+
+    Args:
+        cache: answers of the model.
+        make: gives the scorer.
+    """
+
+    def __init__(self, cache: ScoreCache, make: Callable[[], Any]) -> None:
+        self._cache, self._make = cache, make
+        self.num_truncated = 0
+
+    @cached_property
+    def _scorer(self) -> Any:
+        return self._make()
+
+    @property
+    def max_positions(self) -> int:
+        """As the scorer has it."""
+        return int(self._scorer.max_positions)
+
+    def score(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[float, ...]]:
+        """As the scorer gives them."""
+
+        def make() -> tuple[Answers, Mapping[str, int]]:
+            before = self._scorer.num_truncated
+            values = self._scorer.score(questions)
+            return values, {"num_truncated": self._scorer.num_truncated - before}
+
+        prompts = [[list(choice) for choice in question] for question in questions]
+        values, note = self._cache.answers({"kind": "log-likelihoods"}, prompts, make)
+        self.num_truncated += note["num_truncated"]
+        return values
+
+
+class CachedGenerator:
+    """A `TextGenerator` that asks the cache first, and is made only when something is not there.
+
+    Args:
+        cache: answers of the model.
+        make: gives the generator.
+        asked: how it was set.
+    """
+
+    def __init__(self, cache: ScoreCache, make: Callable[[], Any], asked: Mapping[str, Any]) -> None:
+        self._cache, self._make, self._asked = cache, make, {"kind": "texts", **asked}
+        self.max_new_tokens = int(asked["max_new_tokens"])
+        self.num_without_demonstrations = self.num_truncated = self.num_capped = 0
+
+    @cached_property
+    def _generator(self) -> Any:
+        return self._make()
+
+    def generate(self, prompts: Sequence[Any], *, stop: Sequence[str] = ()) -> list[str]:
+        """As the generator writes them."""
+        names = ("num_without_demonstrations", "num_truncated", "num_capped")
+
+        def make() -> tuple[Answers, Mapping[str, int]]:
+            before = {name: getattr(self._generator, name) for name in names}
+            texts = self._generator.generate(prompts, stop=stop)
+            return texts, {name: getattr(self._generator, name) - count for name, count in before.items()}
+
+        asked = {**self._asked, "stop": list(stop)}
+        rendered = [[list(prompt.demonstrations), prompt.question] for prompt in prompts]
+        texts, note = self._cache.answers(asked, rendered, make)
+        for name in names:
+            setattr(self, name, getattr(self, name) + note[name])
+        return texts
+
+
+def _table(key: str, answers: Answers, note: Mapping[str, int]) -> pa.Table:
+    """One row per answer; the key, the counts and a checksum of all of it stand in the head."""
+    kind = pa.string() if answers and isinstance(answers[0], str) else pa.list_(pa.float64())
+    told = canonical_json(dict(note))
+    head = {_KEY: key.encode(), _NOTE: told.encode(), _CHECKSUM: _checksum(key, answers, told).encode()}
+    return pa.table({"answer": pa.array(answers, type=kind)}, metadata=head)
+
+
+def _read(path: Path, key: str, count: int) -> tuple[Answers, Mapping[str, int]] | None:
+    """The answers of a file; None when there is none, it is not whole, or it answers something else."""
+    try:
+        table = pq.read_table(path, memory_map=False)
+        head = table.schema.metadata or {}
+        answers = [value if isinstance(value, str) else tuple(value) for value in table["answer"].to_pylist()]
+        told = head[_NOTE].decode()
+        if head[_KEY].decode() != key or head[_CHECKSUM].decode() != _checksum(key, answers, told):
+            return None
+        return (answers, json.loads(told)) if len(answers) == count else None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def _checksum(key: str, answers: Sequence[Any], note: str) -> str:
+    """SHA-256 of everything that a file holds; floats by their shortest exact form."""
+    held = canonical_json([key, note, [list(answer) if isinstance(answer, tuple) else answer for answer in answers]])
+    return hashlib.sha256(held.encode()).hexdigest()
