@@ -6,6 +6,58 @@ from typing import Any, Literal
 from pydantic import Field
 
 from afp_ray.config.base import StrictModel
+from afp_ray.findings import (
+    ArmRow,
+    Best,
+    Cheapest,
+    Comparison,
+    ComponentEffect,
+    ConstraintCheck,
+    Difference,
+    FieldImportance,
+    Interval,
+    LanguageSummary,
+    MajorityRow,
+    ParetoPoint,
+    RepresentationRow,
+    Requirement,
+    RunnerUp,
+    ScoreSummary,
+    TableCell,
+)
+
+__all__ = [
+    "MAIN_METRICS",
+    "ArmRow",
+    "Best",
+    "Cheapest",
+    "Comparison",
+    "ComponentEffect",
+    "ConstraintCheck",
+    "Difference",
+    "Failure",
+    "FailureClass",
+    "FieldImportance",
+    "Interval",
+    "Job",
+    "LanguageSummary",
+    "LayerMetrics",
+    "LedgerEvent",
+    "MajorityRow",
+    "ParetoPoint",
+    "RepresentationRow",
+    "Requirement",
+    "Role",
+    "RunnerUp",
+    "Score",
+    "ScoreSummary",
+    "StudyState",
+    "TableCell",
+    "TrainingSummary",
+    "TrialRecord",
+    "TrialResult",
+    "TrialStatus",
+]
 
 
 class TrialStatus(StrEnum):
@@ -37,6 +89,9 @@ class FailureClass(StrEnum):
 
 Role = Literal["search", "confirm", "test"]
 
+MAIN_METRICS = ("accuracy", "bleu", "rouge1", "target_language_rate", "exact_match", "f1")
+"""The metric of each kind of task that means, objectives and comparisons read; a task has one of them."""
+
 
 class Score(StrictModel):
     """One number: a task (or representation metric) in one language at one number of shots on one split."""
@@ -47,13 +102,25 @@ class Score(StrictModel):
     shots: int = 0
     split: Literal["validation", "test"]
     metric: str
-    """`accuracy`, `retrieval@1`, `alignment` or `uniformity`."""
+    """`accuracy`; of generated text `bleu`, `chrf++`, `spbleu`, `rouge1`, `rouge2`, `rougeL`, `target_language_rate`,
+    `unknown_language_rate`, `exact_match`, `f1`, `em`; of representations `retrieval@1`, `alignment`, `uniformity`."""
     value: float
-    """Accuracy and retrieval in [0, 1]; alignment and uniformity as arXiv:2005.10242 defines them."""
+    """In [0, 1], BLEU and chrF++ too; alignment and uniformity as arXiv:2005.10242 defines them."""
     n: int
     """Examples behind the value."""
     standard_error: float | None = None
     """Of the value over examples; null where none is defined."""
+    demo_deviation: float | None = None
+    """Sample standard deviation of the values of single demonstration seeds; null where there is one seed."""
+    majority: float | None = None
+    """Accuracy of always giving the most frequent right answer of these examples; null but for choice tasks."""
+    signature: str = ""
+    """How a metric of generated text was computed: sacreBLEU's signature, or tokenizer and limits; "" elsewhere."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether means, objectives and comparisons read it."""
+        return self.metric in MAIN_METRICS
 
 
 class LayerMetrics(StrictModel):
@@ -71,6 +138,17 @@ class LayerMetrics(StrictModel):
     uniformity: float
     """Log of the mean Gaussian potential over both sides; lower is better."""
     n: int
+    retrieval_from_pivot: float | None = None
+    """Share of the pivot's sentences whose translation is the nearest one; null in results of before it was kept, as
+    the fields below."""
+    retrieval_to_pivot: float | None = None
+    """Likewise, from the language to the pivot."""
+    anisotropy: float | None = None
+    """Mean cosine of two sentences of a side, mean of both sides; 1 where all states point the same way."""
+    language_probe: float | None = None
+    """Share of the language's sentences whose language a linear probe tells, among the pivot and all languages."""
+    language_probe_chance: float | None = None
+    """What a probe that knows nothing reaches: one in the number of languages."""
 
 
 class TrainingSummary(StrictModel):
@@ -92,6 +170,20 @@ class TrainingSummary(StrictModel):
     """Likewise, in nats per supervised token."""
     gradient_cosine: float | None = None
     """Mean cosine between the gradients of the two terms; null when it was not measured."""
+    gradient_ratio: float | None = None
+    """Mean norm of the instruction term's gradient over that of the contrastive term's, weights included; likewise."""
+    trainable_parameters: int | None = None
+    """Weights that were trained, tied ones counted once; null in results of before it was counted."""
+    micro_batch_size: int | None = None
+    """Instructions of one forward pass of a worker at the end; null where nothing was trained."""
+    pair_chunk_size: int | None = None
+    """Likewise pairs."""
+    num_halvings: int = 0
+    """How often memory ran out and both were halved."""
+    resumed_from_step: int | None = None
+    """Steps that the last attempt found done; null when it began at the first one."""
+    notes: tuple[str, ...] = ()
+    """What went wrong on the way and was survived, in sentences."""
 
 
 class TrialResult(StrictModel):
@@ -179,6 +271,8 @@ class LedgerEvent(StrictModel):
     """`adopted` when the result was found on disk, the study that it came from, or why a study was closed."""
     study_hash: str | None = None
     """With OPENED: hash of the study without its runtime."""
+    driver: str | None = None
+    """Token of the driver that wrote it; null in ledgers of before there were tokens."""
 
 
 class TrialRecord(StrictModel):
@@ -220,158 +314,3 @@ class StudyState(StrictModel):
     def trial(self, trial_id: str) -> TrialRecord | None:
         """The trial of that id, or None."""
         return next((trial for trial in self.trials if trial.trial_id == trial_id), None)
-
-
-Interval = tuple[float, float]
-
-
-class ScoreSummary(StrictModel):
-    """A mean over seeds with its 95 % interval over examples (and seeds, where there are several)."""
-
-    mean: float
-    ci95: Interval | None = None
-    """Null where the metric has no per-example values."""
-    n_seeds: int
-
-
-class Difference(StrictModel):
-    """One arm minus another over the same examples."""
-
-    delta: float
-    """Positive is better, whatever the direction of the metric."""
-    ci95: Interval | None = None
-    """Paired bootstrap over contents, 95 %."""
-    p: float | None = None
-    """Paired permutation test over contents, two-sided, unadjusted."""
-    p_holm: float | None = None
-    """`p` after Holm over the arms of the table; null where nothing was tested."""
-    test: str = "paired bootstrap and permutation, clustered by content"
-    n: int = 0
-    """Examples that both arms answered."""
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the adjusted (else the plain) p-value is below 0.05."""
-        p = self.p if self.p_holm is None else self.p_holm
-        return p is not None and p < 0.05
-
-
-class LanguageSummary(StrictModel):
-    """One language of a configuration, mean over its tasks."""
-
-    score: float
-    delta: float | None = None
-    ci95: Interval | None = None
-    """Of the difference to base."""
-    significant: bool = False
-
-
-class ConstraintCheck(StrictModel):
-    """A limit that the best configuration had to keep, or a guard that it is reported against."""
-
-    value: float
-    limit: float
-    ok: bool
-
-
-class RunnerUp(StrictModel):
-    """The second best arm, and how far behind it is."""
-
-    arm: str
-    score: float
-    behind: Difference | None = None
-    """Best minus runner-up."""
-    verdict: str
-
-
-class Best(StrictModel):
-    """The best confirmed configuration of a study."""
-
-    study: str
-    objective: str
-    """The metric that chose, with its direction."""
-    split: Literal["validation", "test"]
-    """Split of every number here; the choice itself was made on validation."""
-    arm: str
-    config: dict[str, Any]
-    """The resolved `TrialConfig` of the first seed."""
-    score: ScoreSummary
-    vs_base: Difference | None = None
-    """Null where the study has no base, or the best arm is base itself."""
-    per_language: dict[str, LanguageSummary] = {}
-    constraints: dict[str, ConstraintCheck] = {}
-    p_best: float | None = None
-    """Share of resamples in which this arm stays ahead of every other."""
-    runner_up: RunnerUp | None = None
-    gpu_hours: float
-    """Of one trial of this configuration, mean over seeds."""
-    checkpoint: str | None = None
-    """Folder of the saved model of the first seed."""
-    mlflow_run_id: str | None = None
-    trials: tuple[str, ...]
-    reproduce: str
-    """Command that runs the same study again, or continues it."""
-    warnings: tuple[str, ...] = ()
-
-
-class TableCell(StrictModel):
-    """One arm on one (task, language, shots), or on a mean of such cells."""
-
-    task: str
-    """`mean` and `pivot_mean` are the means over tasks, languages and shots."""
-    language: str
-    """Empty for a mean over languages."""
-    shots: int | None = None
-    mean: float
-    """Mean over seeds."""
-    vs_base: Difference | None = None
-    """Null for base itself and where there is no base."""
-
-
-class ArmRow(StrictModel):
-    """One row of the ablation table: an arm's confirmed configuration."""
-
-    arm: str
-    method: str
-    is_base: bool
-    n_seeds: int
-    trials: tuple[str, ...]
-    validation: float | None
-    """The study's objective on validation, mean over seeds: what chose."""
-    cells: tuple[TableCell, ...]
-    mean: TableCell | None
-    """Over every task, shots and non-pivot language; null where there are none."""
-    pivot_mean: TableCell | None
-    gpu_hours: float
-    verdict: str
-    """The difference to base in words."""
-    config: dict[str, Any]
-
-
-class RepresentationRow(StrictModel):
-    """Sentence representations of one arm on one split, mean over languages and seeds."""
-
-    arm: str
-    language: str
-    """Empty for the mean over languages."""
-    layer: int
-    pooling: str
-    retrieval_at_1: float
-    alignment: float
-    uniformity: float
-    before: tuple[float, float, float] | None = None
-    """The same three of base, at the same layer and pooling."""
-
-
-class Comparison(StrictModel):
-    """The ablation table of one or more studies."""
-
-    studies: tuple[str, ...]
-    split: Literal["validation", "test"]
-    objective: str
-    base: str | None
-    arms: tuple[ArmRow, ...]
-    representation: tuple[RepresentationRow, ...] = ()
-    verdicts: tuple[str, ...] = ()
-    """The table in sentences."""
-    warnings: tuple[str, ...] = ()

@@ -1,12 +1,16 @@
 """A finished study on disk without any training: ledger, results and predictions with planted accuracies."""
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from afp_ray.config import StudyConfig, TrialConfig, nest, trial_id
 from afp_ray.evaluation.predictions import Prediction, write_predictions
+from afp_ray.evaluation.projection import gather_states, write_states
 from afp_ray.ledger import Ledger
 from afp_ray.methods import METHODS
 from afp_ray.records import (
@@ -178,4 +182,28 @@ def leave_running(paths: StudyPaths) -> str:
     return "a" * 16
 
 
-__all__ = ["fabricate", "leave_running", "make_config", "make_study"]
+def make_states(offset: float, languages: list[str]) -> dict[tuple[int, str], np.ndarray]:
+    """Each language at a place of its own, `offset` further along the direction in which base is widest."""
+    draws = np.random.default_rng(0)
+    states = draws.normal(size=(len(languages), 6)) * 0.01
+    states[:, 2] += [3.0 * (language == "zh") + offset for language in languages]
+    return {(layer, "mean"): states + layer for layer in (0, 1)}
+
+
+def add_representation(paths: StudyPaths) -> None:
+    """Give the results of a fabricated study what the newest ones hold."""
+    languages = ["en", "zh", "sw"] * 8
+    for file in paths.trials.glob("*/result.json"):
+        content = json.loads(file.read_text())
+        method = content["config"]["method"]
+        step = {"base": 0.0, "mcl": 0.1, "afp": 0.2}[method]
+        for row in content["layers"]:
+            row |= {"retrieval_from_pivot": 0.4 + step, "retrieval_to_pivot": 0.2 + step, "anisotropy": 0.9 - step}
+            row |= {"language_probe": 1 - step - 0.1 * row["layer"], "language_probe_chance": 1 / 3}
+        file.write_text(json.dumps(content))
+        for split in ("validation", "test"):
+            kept = gather_states(make_states(10 * step, languages), languages, (0, "mean"))
+            write_states(kept, file.parent / "representation" / f"{split}.safetensors")
+
+
+__all__ = ["add_representation", "fabricate", "leave_running", "make_config", "make_states", "make_study"]

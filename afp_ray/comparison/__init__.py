@@ -1,6 +1,7 @@
 """Answers from finished studies: the ablation table and the best configuration; reads, never runs anything."""
 
 from afp_ray.comparison.choice import best
+from afp_ray.comparison.gate import check_requirements
 from afp_ray.comparison.table import compare
 
-__all__ = ["best", "compare"]
+__all__ = ["best", "check_requirements", "compare"]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
+from afp_ray.comparison.cost import cheapest_not_worse, pareto_points
 from afp_ray.comparison.metric import (
     Metric,
     difference,
@@ -13,7 +14,8 @@ from afp_ray.comparison.metric import (
     summarize,
     values_by_seed,
 )
-from afp_ray.comparison.table import Split, adjust, base_of, in_words, nothing_confirmed
+from afp_ray.comparison.table import Split, base_of, forgetting_warnings, nothing_confirmed
+from afp_ray.comparison.words import adjust, in_words, p_of
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.records import Best, ConstraintCheck, Difference, LanguageSummary, RunnerUp
 from afp_ray.store import StudyPaths
@@ -29,6 +31,7 @@ def best(
     metric: str | None = None,
     language: str | None = None,
     under: Mapping[str, float] | None = None,
+    max_forgetting: float | None = None,
     split: Split = "test",
 ) -> Best:
     """The configuration that validation chose, with its numbers on `split`.
@@ -38,6 +41,8 @@ def best(
         metric: what to choose by; null takes the study's objective.
         language: choose by this language alone.
         under: upper limits by name, `gpu_hours` or `seconds` of one trial.
+        max_forgetting: leaves out arms that lose more than this on validation in the pivot language, against base; a
+            fraction, 0.01 is one point.
         split: split of the reported numbers.
     Raises: ConfigError for an unknown metric, language or limit; DataError when nothing is confirmed or in the limits.
     """
@@ -49,11 +54,12 @@ def best(
     chosen_by = parse_metric(
         metric or objective.metric, language=language, direction=objective.direction if metric is None else None
     )
-    ranked = _ranked(chosen_by, study.arms, _checked_limits(under or {}))
+    bases = [arm for arm in study.arms if arm.method == "base"]
+    kept = study.arms if max_forgetting is None else _remembering(study.arms, bases, max_forgetting)
+    ranked = _ranked(chosen_by, kept, _checked_limits(under or {}))
     winner = ranked[0]
     score = summarize(chosen_by, winner, split)
     assert score is not None
-    bases = [arm for arm in study.arms if arm.method == "base"]
     base, warnings = base_of(winner, bases), list(study.warnings)
     if not bases:
         warnings.append("no base arm: differences to base are null; add base to compare.method")
@@ -67,6 +73,9 @@ def best(
     runner_up = _runner_up(chosen_by, ranked, split)
     if runner_up is not None and runner_up.verdict.startswith("not distinguishable"):
         warnings.append(f"the runner-up {runner_up.arm} is {runner_up.verdict}")
+    of_pivot = _pivot_difference(winner, base, split)
+    warnings += forgetting_warnings([winner], [of_pivot])
+    validation = study.arms if split == "validation" else read_study(paths, split="validation").arms
     shares = shares_of_best(chosen_by, ranked)
     checkpoint = winner.folder / winner.results[0].checkpoint if winner.results[0].checkpoint else None
     return Best(
@@ -78,9 +87,11 @@ def best(
         score=score,
         vs_base=vs_base,
         per_language=_per_language(chosen_by, winner, base, split),
-        constraints=_constraints(winner, base, under or {}, split),
+        constraints=_constraints(winner, of_pivot, under or {}, max_forgetting),
         p_best=shares[0] if shares else None,
         runner_up=runner_up,
+        cheapest=cheapest_not_worse(chosen_by, winner, ranked, validation, split=split),
+        pareto=pareto_points(chosen_by, kept, split),
         gpu_hours=winner.gpu_hours,
         checkpoint=str(checkpoint) if checkpoint and checkpoint.is_dir() else None,
         trials=tuple(record.trial_id for record in winner.records),
@@ -157,14 +168,38 @@ def _per_language(
     }
 
 
+def _remembering(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], limit: float) -> list[ConfirmedArm]:
+    """The arms that lose at most `limit` in the pivot language, on validation."""
+    drops = {arm.name: _pivot_change(arm, base_of(arm, bases)) for arm in arms}
+    if not bases or all(drops[arm.name] is None for arm in arms if arm.method != "base"):
+        raise ConfigError(
+            "forgetting cannot be limited: it is measured against base in the pivot language",
+            where="--max-forgetting",
+            fix="add base to compare.method and the pivot to evaluation.languages",
+        )
+    # What was not measured is not known to have been kept; base itself has forgotten nothing.
+    kept = [arm for arm in arms if arm.method == "base"]
+    kept += [arm for arm in arms if (change := drops[arm.name]) is not None and change >= -limit - 1e-12]
+    return kept
+
+
+def _pivot_change(arm: ConfirmedArm, base: ConfirmedArm | None) -> float | None:
+    values = [values_by_seed(Metric("pivot_mean"), side, "validation") for side in (arm, base) if side is not None]
+    return float(np.mean(values[0]) - np.mean(values[1])) if len(values) == 2 and all(values) else None
+
+
+def _pivot_difference(winner: ConfirmedArm, base: ConfirmedArm | None, split: Split) -> Difference | None:
+    return difference(Metric("pivot_mean"), winner, base, split) if base else None
+
+
 def _constraints(
-    winner: ConfirmedArm, base: ConfirmedArm | None, under: Mapping[str, float], split: Split
+    winner: ConfirmedArm, of_pivot: Difference | None, under: Mapping[str, float], max_forgetting: float | None
 ) -> dict[str, ConstraintCheck]:
     """The limits that were asked for, and whether the pivot language was forgotten."""
     found = {name: ConstraintCheck(value=_cost(winner, name), limit=limit, ok=True) for name, limit in under.items()}
-    if base is not None:
-        ours, theirs = (values_by_seed(Metric("pivot_mean"), arm, split) for arm in (winner, base))
-        if ours and theirs:
-            drop = float(np.mean(ours) - np.mean(theirs))
-            found["pivot_drop"] = ConstraintCheck(value=drop, limit=PIVOT_DROP_LIMIT, ok=drop >= PIVOT_DROP_LIMIT)
+    if of_pivot is not None:
+        limit = PIVOT_DROP_LIMIT if max_forgetting is None else -max_forgetting
+        found["pivot_drop"] = ConstraintCheck(
+            value=of_pivot.delta, limit=limit, ok=of_pivot.delta >= limit, ci95=of_pivot.ci95, p=p_of(of_pivot)
+        )
     return found

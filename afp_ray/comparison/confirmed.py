@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -22,6 +23,8 @@ from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
 
 _KEYS = ("task", "language", "shots", "example_id", "content_id")
+_GENERATED = ("metric", "value", "totals", "gold")
+"""Columns of predictions that a file may lack."""
 Column = NDArray[Any]
 
 
@@ -32,6 +35,8 @@ class Examples:
     Attributes:
         task, language, example_id, content_id: (N,) text.
         shots: (N,) number of demonstrations.
+        metric: (N,) main metric of the task.
+        gold: (N,) index of the right choice, -1 where there is none; null where it is not known.
     """
 
     task: Column
@@ -39,6 +44,8 @@ class Examples:
     shots: Column
     example_id: Column
     content_id: Column
+    metric: Column
+    gold: Column | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -57,18 +64,21 @@ class ConfirmedArm:
         study: name of its study.
         name: name in tables; with its study where several are compared.
         records, results: one per seed, in the order of the study's seeds.
-        correct: (S, N) share of demonstration seeds with the right answer.
+        values: (S, N) of the main metric, mean over demonstration seeds; of choices, the share that is right.
         examples: what the N columns are.
         folder: folder of the first seed's trial.
+        totals: (S, N, D) numbers whose sums give the metric where it is no mean of values (BLEU), summed over
+            demonstration seeds; zeros in the rows of other metrics. Null where every metric is a mean.
     """
 
     study: str
     name: str
     records: tuple[TrialRecord, ...]
     results: tuple[TrialResult, ...]
-    correct: NDArray[np.float64]
+    values: NDArray[np.float64]
     examples: Examples
     folder: Path
+    totals: NDArray[np.float64] | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -155,6 +165,29 @@ def read_config(paths: StudyPaths) -> StudyConfig:
         raise DataError(f"the kept study cannot be read: {error.errors()[0]['msg']}", where=str(paths.study)) from error
 
 
+def arm_of_result(paths: StudyPaths, result: TrialResult, *, split: str, name: str) -> ConfirmedArm:
+    """A single finished trial as an arm, with its per-example answers on one split.
+
+    Args:
+        paths: the folder that holds its `trials/`.
+        result: what the trial gave.
+        split: whose answers are read.
+        name: its name in tables.
+    Raises: DataError when its predictions cannot be read.
+    """
+    record = TrialRecord(
+        trial_id=result.trial_id,
+        arm=name,
+        seed=int(result.config["seed"]),
+        role="test",
+        status=TrialStatus.DONE,
+        attempt=1,
+        config=result.config,
+        planned_at=0.0,
+    )
+    return _read_arm(paths, [record], split=split, name=name)
+
+
 def _confirmed(records: Sequence[TrialRecord], split: str) -> list[TrialRecord]:
     """The trials of the arm's confirmed configuration, by seed: most seeds, then the best validation objective."""
     groups: dict[str, dict[int, TrialRecord]] = {}
@@ -172,16 +205,18 @@ def _read_arm(paths: StudyPaths, records: Sequence[TrialRecord], *, split: str, 
     results = tuple(_read_result(paths, record) for record in records)
     tables = [_read_answers(paths, record, split) for record in records]
     examples = tables[0][0]
-    for record, (other, _) in zip(records[1:], tables[1:], strict=True):
+    for record, (other, *_) in zip(records[1:], tables[1:], strict=True):
         if not examples.same_as(other):
             raise DataError(
                 f"trials {records[0].trial_id} and {record.trial_id} of arm {name} answered different examples",
                 where=str(paths.folder),
                 fix="score both again on the same evaluation data",
             )
-    correct = np.stack([values for _, values in tables])
+    values = np.stack([values for _, values, _ in tables])
+    totals = [totals for *_, totals in tables if totals is not None]
     folder = paths.trial(records[0].trial_id).folder
-    return ConfirmedArm(paths.name, name, tuple(records), results, correct, examples, folder)
+    stacked = np.stack(totals) if totals else None
+    return ConfirmedArm(paths.name, name, tuple(records), results, values, examples, folder, stacked)
 
 
 def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
@@ -193,18 +228,45 @@ def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
         raise DataError(f"the result of a finished trial {reason}", where=str(file), fix=_again(paths)) from error
 
 
-def _read_answers(paths: StudyPaths, record: TrialRecord, split: str) -> tuple[Examples, NDArray[np.float64]]:
-    """Examples in a fixed order, and the share of demonstration seeds that got each right."""
+def _read_answers(
+    paths: StudyPaths, record: TrialRecord, split: str
+) -> tuple[Examples, NDArray[np.float64], NDArray[np.float64] | None]:
+    """Examples in a fixed order, each one's value over demonstration seeds, and totals where a metric has them."""
     file = paths.trial(record.trial_id).predictions_of(split)
     try:
-        table = pq.read_table(file, columns=[*_KEYS, "correct"])
+        table = pq.read_table(file)
+        table = table.select([*_KEYS, "correct", *(name for name in _GENERATED if name in table.column_names)])
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError("the predictions cannot be read", where=str(file), fix=_again(paths)) from error
-    table = table.set_column(len(_KEYS), "correct", table["correct"].cast("float64"))
-    grouped = table.group_by(list(_KEYS)).aggregate([("correct", "mean")])
+    correct = table["correct"].cast("float64")
+    has_texts = "metric" in table.column_names
+    values = pc.coalesce(table["value"], correct) if has_texts else correct
+    metrics = table["metric"] if has_texts else pa.array(["accuracy"] * len(table))
+    gold = pc.fill_null(table["gold"], -1) if "gold" in table.column_names else pa.array([-1] * len(table))
+    plain = table.select(list(_KEYS)).append_column("value", values).append_column("metric", metrics)
+    plain = plain.append_column("gold", gold)
+    grouped = plain.group_by(list(_KEYS)).aggregate([("value", "mean"), ("metric", "min"), ("gold", "min")])
     grouped = grouped.sort_by([(name, "ascending") for name in _KEYS])
-    columns = [grouped[name].to_numpy(zero_copy_only=False) for name in _KEYS]
-    return Examples(*columns), np.asarray(grouped["correct_mean"].to_numpy(), dtype=np.float64)
+    columns = [grouped[name].to_numpy(zero_copy_only=False) for name in (*_KEYS, "metric_min", "gold_min")]
+    examples = Examples(*columns)
+    totals = _sum_totals(table, grouped) if has_texts else None
+    return examples, np.asarray(grouped["value_mean"].to_numpy(), dtype=np.float64), totals
+
+
+def _sum_totals(table: pa.Table, grouped: pa.Table) -> NDArray[np.float64] | None:
+    """(N, D) totals of each example, over its rows; null where no row has any."""
+    lengths = pc.list_value_length(table["totals"]).to_numpy(zero_copy_only=False)
+    width = int(max(lengths, default=0))
+    if width == 0:
+        return None
+    keys = [grouped[name].to_pylist() for name in _KEYS]
+    places = {key: place for place, key in enumerate(zip(*keys, strict=True))}
+    found = np.zeros((len(places), width))
+    rows = zip(*(table[name].to_pylist() for name in (*_KEYS, "totals")), strict=True)
+    for *key, totals in rows:
+        if totals:
+            found[places[tuple(key)], : len(totals)] += totals
+    return found
 
 
 def _again(paths: StudyPaths) -> str:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from afp_ray.comparison import totals
 from afp_ray.comparison.confirmed import ConfirmedArm, Examples
-from afp_ray.config import CHOICE_TASKS
+from afp_ray.config import CHOICE_TASKS, GENERATED_SCORES
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.objective import REPRESENTATION_METRICS, objective_value
 from afp_ray.records import Difference, ScoreSummary
-from afp_ray.statistics import mean_interval, paired_bootstrap, permutation_test, probability_best
+from afp_ray.statistics import mean_interval, paired_bootstrap, paired_difference, probability_best
 
 RESAMPLES = 10_000
 _MEANS = ("mean", "pivot_mean")
@@ -33,7 +34,7 @@ class Metric:
 
     @property
     def has_examples(self) -> bool:
-        """Whether it is a mean over examples."""
+        """Whether it is computed from examples."""
         return self.name not in REPRESENTATION_METRICS
 
     def __str__(self) -> str:
@@ -47,8 +48,8 @@ def parse_metric(name: str, *, language: str | None = None, direction: str | Non
     Raises: ConfigError for a name that is none.
     """
     task, _, own = name.partition("/")
-    if task not in (*_MEANS, *REPRESENTATION_METRICS, *CHOICE_TASKS):
-        allowed = ", ".join((*_MEANS, *CHOICE_TASKS, *REPRESENTATION_METRICS))
+    if task not in (*_MEANS, *REPRESENTATION_METRICS, *CHOICE_TASKS, *GENERATED_SCORES):
+        allowed = ", ".join((*_MEANS, *CHOICE_TASKS, *GENERATED_SCORES, *REPRESENTATION_METRICS))
         raise ConfigError(f"metric {name!r} is not known", where="--metric", allowed=f"{allowed}, or TASK/LANGUAGE")
     if own and language and own != language:
         raise ConfigError(f"metric {name!r} is not about language {language!r}", fix="give one of the two")
@@ -99,7 +100,7 @@ def choose(arm: ConfirmedArm, where: NDArray[np.bool_]) -> Chosen:
     parts = np.unique(np.stack([column[where].astype(str) for column in columns]), axis=1, return_inverse=True)
     index = np.asarray(parts[1]).reshape(-1)
     count = np.bincount(index)
-    values = np.stack([np.bincount(index, weights=row[where]) / count for row in arm.correct])
+    values = np.stack([np.bincount(index, weights=row[where]) / count for row in arm.values])
     first = np.zeros(len(count), dtype=np.intp)
     first[index[::-1]] = np.arange(len(index))[::-1]
     content = examples.content_id[where][first]
@@ -118,7 +119,11 @@ def summarize(metric: Metric, arm: ConfirmedArm, split: str) -> ScoreSummary | N
             return ScoreSummary(mean=mean, n_seeds=count)
         over_seeds = mean_interval(by_seed)
         return ScoreSummary(mean=mean, ci95=(over_seeds.low, over_seeds.high), n_seeds=count)
-    chosen = choose(arm, mask(metric, arm.examples, arm.pivot))
+    where = mask(metric, arm.examples, arm.pivot)
+    if totals.has_totals(arm, where):
+        found = totals.interval([arm], where, resamples=RESAMPLES)
+        return ScoreSummary(mean=mean, ci95=found and (found.low, found.high), n_seeds=count)
+    chosen = choose(arm, where)
     if len(set(chosen.content)) < 2:
         return ScoreSummary(mean=mean, n_seeds=count)
     zeros = np.zeros((1, chosen.values.shape[1]))
@@ -139,21 +144,28 @@ def difference(metric: Metric, arm: ConfirmedArm, base: ConfirmedArm, split: str
     return difference_under(mask(metric, arm.examples, arm.pivot), arm, base, sign=metric.sign)
 
 
+def mean_under(where: NDArray[np.bool_], arm: ConfirmedArm) -> float:
+    """The main metric over the examples under a mask, which share one task, language and shots; mean over seeds."""
+    return totals.value(arm, where) if totals.has_totals(arm, where) else float(arm.values[:, where].mean())
+
+
 def difference_under(
     where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm, *, sign: int = 1
 ) -> Difference | None:
     """Paired difference over the examples under a mask; None where there are none."""
     if not where.any():
         return None
+    if totals.has_totals(arm, where):
+        return totals.difference(arm, base, where, sign=sign, resamples=RESAMPLES)
     ours, theirs = choose(arm, where), choose(base, where)
     cells = {"tasks": ours.task, "languages": ours.language}
     left, right = sign * ours.values, sign * theirs.values
     n = left.shape[1]
     if len(set(ours.content)) < 2:
         return Difference(delta=float(left.mean() - right.mean()), n=n, test="none: fewer than two contents")
-    interval = paired_bootstrap(left, right, ours.content, **cells, resamples=RESAMPLES)  # type: ignore[arg-type]
-    p = permutation_test(left, right, ours.content, **cells, resamples=RESAMPLES)  # type: ignore[arg-type]
-    return Difference(delta=interval.mean, ci95=(interval.low, interval.high), p=p, n=n)
+    found = paired_difference(left, right, ours.content, **cells, resamples=RESAMPLES)  # type: ignore[arg-type]
+    interval = found.interval
+    return Difference(delta=interval.mean, ci95=(interval.low, interval.high), p=found.p, n=n)
 
 
 def shares_of_best(metric: Metric, arms: Sequence[ConfirmedArm]) -> list[float] | None:
@@ -163,6 +175,8 @@ def shares_of_best(metric: Metric, arms: Sequence[ConfirmedArm]) -> list[float] 
     where = mask(metric, arms[0].examples, arms[0].pivot)
     if not where.any():
         return None
+    if totals.has_totals(arms[0], where):
+        return totals.shares_of_best(arms, where, sign=metric.sign, resamples=RESAMPLES)
     chosen = [choose(arm, where) for arm in arms]
     first = chosen[0]
     if len(set(first.content)) < 2:

@@ -5,17 +5,28 @@ from typing import Literal
 
 import numpy as np
 
+from afp_ray.comparison.components import component_effects, field_importances
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
-from afp_ray.comparison.metric import Metric, difference, difference_under, parse_metric, values_by_seed
+from afp_ray.comparison.cost import pareto_points
+from afp_ray.comparison.majority import majority
+from afp_ray.comparison.metric import (
+    Metric,
+    difference,
+    difference_under,
+    mean_under,
+    parse_metric,
+    values_by_seed,
+)
+from afp_ray.comparison.published import set_beside
+from afp_ray.comparison.representation import representation_rows
+from afp_ray.comparison.words import adjust, in_words
 from afp_ray.config import flatten
 from afp_ray.errors import DataError
 from afp_ray.methods import METHODS
-from afp_ray.records import ArmRow, Comparison, Difference, LayerMetrics, RepresentationRow, TableCell
-from afp_ray.statistics import holm
+from afp_ray.records import ArmRow, Comparison, Difference, TableCell
 from afp_ray.store import StudyPaths
 
 Split = Literal["validation", "test"]
-ALPHA = 0.05
 
 
 def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
@@ -37,16 +48,40 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
     if not bases:
         warnings.append("no base arm: differences to base are left out; add base to compare.method")
     objective = studies[0].config.objective
-    differences = adjust([_to_base(arm, bases, split) for arm in arms])
-    rows = [_row(arm, bases, delta, split) for arm, delta in zip(arms, differences, strict=True)]
+    differences = adjust([_to_base(Metric("mean"), arm, bases, split) for arm in arms])
+    of_pivot = adjust([_to_base(Metric("pivot_mean"), arm, bases, split) for arm in arms])
+    cells = _cells(arms, bases, split)
+    rows = [
+        _row(*parts, split=split, has_base=bool(bases))
+        for parts in zip(arms, cells, differences, of_pivot, strict=True)
+    ]
+    warnings += forgetting_warnings(arms, of_pivot)
+    beside = set_beside(
+        [name for study in studies for name in study.config.published],
+        arms,
+        rows,
+        [base_of(arm, bases) for arm in arms],
+        direction=objective.direction,
+    )
+    effects = component_effects(arms, split=split)
+    searched = [found for study in studies for found in field_importances(study)]
     return Comparison(
         studies=tuple(place.name for place in paths),
         split=split,
         objective=f"{objective.direction} {objective.metric} on {objective.split}",
         base=bases[0].name if bases else None,
         arms=tuple(rows),
-        representation=tuple(_representation(arms, bases, split)),
-        verdicts=tuple(f"{row.arm}: {row.verdict}" for row in rows if not row.is_base),
+        representation=tuple(representation_rows(arms, [base_of(arm, bases) for arm in arms], split)),
+        majority=majority(arms),
+        effects=effects,
+        importances=tuple(searched),
+        pareto=pareto_points(Metric("mean"), arms, split),
+        published=tuple(beside),
+        verdicts=(
+            *(f"{row.arm}: {row.verdict}" for row in rows if not row.is_base),
+            *(effect.verdict for effect in effects),
+            *(one.verdict for one in searched),
+        ),
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -72,25 +107,29 @@ def base_of(arm: ConfirmedArm, bases: Sequence[ConfirmedArm]) -> ConfirmedArm | 
     return min(bases, key=distance)
 
 
-def _to_base(arm: ConfirmedArm, bases: Sequence[ConfirmedArm], split: Split) -> Difference | None:
+def _to_base(metric: Metric, arm: ConfirmedArm, bases: Sequence[ConfirmedArm], split: Split) -> Difference | None:
     base = base_of(arm, bases)
-    return difference(Metric("mean"), arm, base, split) if base else None
+    return difference(metric, arm, base, split) if base else None
 
 
-def adjust(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The same differences with their p-values adjusted (Holm) over those that were tested."""
-    tested = [index for index, item in enumerate(differences) if item is not None and item.p is not None]
-    adjusted = holm([differences[index].p for index in tested])  # type: ignore[union-attr, misc]
-    found: list[Difference | None] = list(differences)
-    for index, p in zip(tested, adjusted, strict=True):
-        found[index] = differences[index].model_copy(update={"p_holm": p})  # type: ignore[union-attr]
-    return found
+def forgetting_warnings(arms: Sequence[ConfirmedArm], of_pivot: Sequence[Difference | None]) -> list[str]:
+    """One sentence for each arm that is significantly worse than base in the pivot language."""
+    return [
+        f"{arm.name} forgot: in the pivot language {arm.pivot} it is {in_words(delta)}"
+        for arm, delta in zip(arms, of_pivot, strict=True)
+        if delta is not None and delta.is_significant and delta.delta < 0
+    ]
 
 
-def _row(arm: ConfirmedArm, bases: Sequence[ConfirmedArm], delta: Difference | None, split: Split) -> ArmRow:
-    base = base_of(arm, bases)
-    mean = _mean_cell("mean", arm, delta, split)
-    pivot_delta = difference(Metric("pivot_mean"), arm, base, split) if base else None
+def _row(
+    arm: ConfirmedArm,
+    cells: tuple[TableCell, ...],
+    delta: Difference | None,
+    pivot_delta: Difference | None,
+    *,
+    split: Split,
+    has_base: bool,
+) -> ArmRow:
     return ArmRow(
         arm=arm.name,
         method=arm.method,
@@ -98,11 +137,11 @@ def _row(arm: ConfirmedArm, bases: Sequence[ConfirmedArm], delta: Difference | N
         n_seeds=len(arm.records),
         trials=tuple(record.trial_id for record in arm.records),
         validation=arm.objective,
-        cells=tuple(_cells(arm, base, split)),
-        mean=mean,
+        cells=cells,
+        mean=_mean_cell("mean", arm, delta, split),
         pivot_mean=_mean_cell("pivot_mean", arm, pivot_delta, split),
         gpu_hours=arm.gpu_hours,
-        verdict=in_words(delta, has_base=bool(bases), is_base=arm.method == "base"),
+        verdict=in_words(delta, has_base=has_base, is_base=arm.method == "base"),
         config=dict(arm.config),
     )
 
@@ -111,93 +150,33 @@ def _mean_cell(name: str, arm: ConfirmedArm, delta: Difference | None, split: Sp
     values = values_by_seed(parse_metric(name), arm, split)
     if not values:
         return None
-    return TableCell(task=name, language="", mean=float(np.mean(values)), vs_base=delta)
+    metrics = sorted({str(metric) for metric in arm.examples.metric})
+    metric = metrics[0] if len(metrics) == 1 else "mean"
+    return TableCell(task=name, language="", mean=float(np.mean(values)), vs_base=delta, metric=metric)
 
 
-def _cells(arm: ConfirmedArm, base: ConfirmedArm | None, split: Split) -> list[TableCell]:
-    """One cell per task, language and number of shots; p-values adjusted over the row."""
-    examples = arm.examples
+def _cells(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: Split) -> list[tuple[TableCell, ...]]:
+    """One cell per arm, task, language and number of shots; p-values adjusted over all cells of the table."""
+    examples = arms[0].examples
     keys = sorted({(str(t), str(c), int(s)) for t, c, s in zip(examples.task, examples.language, examples.shots)})  # noqa: B905
-    cells, differences = [], []
-    for task, language, shots in keys:
-        where = (examples.task == task) & (examples.language == language) & (examples.shots == shots)
-        cells.append((task, language, shots, float(arm.correct[:, where].mean())))
-        differences.append(difference_under(where, arm, base) if base else None)
+    masks = [
+        (examples.task == task) & (examples.language == language) & (examples.shots == shots)
+        for task, language, shots in keys
+    ]
+    pairs = [(arm, base_of(arm, bases)) for arm in arms]
+    differences = [difference_under(where, arm, base) if base else None for arm, base in pairs for where in masks]
+    adjusted = iter(adjust(differences))
     return [
-        TableCell(task=task, language=language, shots=shots, mean=mean, vs_base=delta)
-        for (task, language, shots, mean), delta in zip(cells, adjust(differences), strict=True)
+        tuple(
+            TableCell(
+                task=task,
+                language=language,
+                shots=shots,
+                metric=str(examples.metric[where][0]),
+                mean=mean_under(where, arm),
+                vs_base=next(adjusted),
+            )
+            for (task, language, shots), where in zip(keys, masks, strict=True)
+        )
+        for arm in arms
     ]
-
-
-def in_words(delta: Difference | None, *, has_base: bool = True, is_base: bool = False) -> str:
-    """A difference to base as a sentence, in points (hundredths)."""
-    if is_base:
-        return "the model as it is"
-    if delta is None:
-        return "no difference was measured" if has_base else "no base to compare with"
-    size = f"{100 * delta.delta:+.1f} points"
-    if delta.ci95 is not None:
-        size += f" [{100 * delta.ci95[0]:+.1f}, {100 * delta.ci95[1]:+.1f}]"
-    p = delta.p if delta.p_holm is None else delta.p_holm
-    if p is None:
-        return f"{size} to base, not tested"
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    if p >= ALPHA:
-        return f"not distinguishable from base ({size}, {shown})"
-    return f"{'better' if delta.delta > 0 else 'worse'} than base ({size}, {shown})"
-
-
-def _representation(
-    arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: Split
-) -> list[RepresentationRow]:
-    """Per arm: the mean over languages, then each language, at the layer that validation chose; base beside it."""
-    rows = []
-    for arm in arms:
-        layers = [row for result in arm.results for row in result.layers]
-        place = _best_place(layers)
-        if place is None:
-            continue
-        base = base_of(arm, bases)
-        before = [row for result in base.results for row in result.layers] if base else []
-        languages = sorted({row.language for row in layers})
-        for language in ("", *languages):
-            after = _three(layers, place, language, split)
-            if after is not None:
-                rows.append(
-                    RepresentationRow(
-                        arm=arm.name,
-                        language=language,
-                        layer=place[0],
-                        pooling=place[1],
-                        retrieval_at_1=after[0],
-                        alignment=after[1],
-                        uniformity=after[2],
-                        before=_three(before, place, language, split),
-                    )
-                )
-    return rows
-
-
-def _best_place(layers: Sequence[LayerMetrics]) -> tuple[int, str] | None:
-    """Layer and pooling with the best retrieval on validation; the lower layer wins a tie."""
-    groups: dict[tuple[int, str], list[float]] = {}
-    for row in layers:
-        if row.split == "validation":
-            groups.setdefault((row.layer, row.pooling), []).append(row.retrieval_at_1)
-    return min(groups, key=lambda key: (-float(np.mean(groups[key])), key)) if groups else None
-
-
-def _three(
-    layers: Sequence[LayerMetrics], place: tuple[int, str], language: str, split: Split
-) -> tuple[float, float, float] | None:
-    rows = [
-        row
-        for row in layers
-        if (row.layer, row.pooling) == place and row.split == split and language in ("", row.language)
-    ]
-    if not rows:
-        return None
-    retrieval, alignment, uniformity = np.mean(
-        [(row.retrieval_at_1, row.alignment, row.uniformity) for row in rows], axis=0
-    ).tolist()
-    return retrieval, alignment, uniformity

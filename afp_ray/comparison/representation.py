@@ -1,0 +1,188 @@
+"""What became of sentence representations: an arm beside base, at the layer that is reported, by layer, and drawn.
+
+Shapes: N sentences.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from afp_ray.comparison.confirmed import ConfirmedArm
+from afp_ray.evaluation.projection import SentenceStates, read_states
+from afp_ray.findings import ArmRow, Comparison, RepresentationRow
+from afp_ray.records import LayerMetrics, TrialResult
+from afp_ray.store import StudyPaths
+
+Points = Mapping[str, NDArray[np.floating[Any]]]
+"""(N, 2) by language."""
+BaseOf = Callable[[Any, Sequence[Any]], Any]
+MEASURES = (
+    "retrieval_from_pivot",
+    "retrieval_to_pivot",
+    "alignment",
+    "uniformity",
+    "anisotropy",
+    "language_probe",
+)
+_TRIPLE = ("retrieval_at_1", "alignment", "uniformity")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Sentences of base and of an arm in two dimensions, both in the axes of base.
+
+    Attributes:
+        shares: share of base's variance along each axis, in [0, 1].
+        before, after: where the sentences lie.
+    """
+
+    shares: tuple[float, float]
+    before: Points
+    after: Points
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one arm did to the representations of its base.
+
+    Attributes:
+        arm, base: names.
+        layer, pooling: what is reported, and drawn.
+        by_layer: measure -> layer -> (before, after), mean over languages and seeds at `pooling`; None where a result
+            lacks it.
+        chance: of the language probe.
+        drawing: of the first seed; None where its states, or those of base, were not kept.
+    """
+
+    arm: str
+    base: str
+    layer: int
+    pooling: str
+    by_layer: Mapping[str, Mapping[int, tuple[float | None, float | None]]]
+    chance: float | None
+    drawing: Drawing | None
+
+
+def representation_rows(
+    arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm | None], split: str
+) -> list[RepresentationRow]:
+    """Per arm: the mean over languages, then each language, at the layer that validation chose; its base beside it."""
+    rows = []
+    for arm, base in zip(arms, bases, strict=True):
+        layers = [row for result in arm.results for row in result.layers]
+        place = _best_place(layers)
+        if place is None:
+            continue
+        before = [row for result in base.results for row in result.layers] if base else []
+        for language in ("", *sorted({row.language for row in layers})):
+            ours, theirs = (_at(held, place, split, language) for held in (layers, before))
+            if ours:
+                rows.append(_row(arm.name, place, language, ours, theirs))
+    return rows
+
+
+def _row(
+    arm: str, place: tuple[int, str], language: str, ours: Sequence[LayerMetrics], theirs: Sequence[LayerMetrics]
+) -> RepresentationRow:
+    after, before = ([_mean(rows, name) for name in _TRIPLE] for rows in (ours, theirs))
+    names = ("retrieval_from_pivot", "retrieval_to_pivot", "anisotropy", "language_probe", "language_probe_chance")
+    return RepresentationRow(
+        arm=arm,
+        language=language,
+        layer=place[0],
+        pooling=place[1],
+        **dict(zip(_TRIPLE, after, strict=True)),
+        before=cast(tuple[float, float, float], tuple(before)) if theirs else None,
+        **{name: _mean(ours, name) for name in names},
+        anisotropy_before=_mean(theirs, "anisotropy"),
+        language_probe_before=_mean(theirs, "language_probe"),
+    )
+
+
+def _best_place(layers: Sequence[LayerMetrics]) -> tuple[int, str] | None:
+    """Layer and pooling with the best retrieval on validation; the lower layer, then mean pooling, wins a tie."""
+    groups: dict[tuple[int, str], list[float]] = {}
+    for row in layers:
+        if row.split == "validation":
+            groups.setdefault((row.layer, row.pooling), []).append(row.retrieval_at_1)
+    return min(groups, key=lambda key: (-float(np.mean(groups[key])), key[0], key[1] != "mean")) if groups else None
+
+
+def _at(layers: Sequence[LayerMetrics], place: tuple[int, str], split: str, language: str = "") -> list[LayerMetrics]:
+    return [
+        row
+        for row in layers
+        if (row.layer, row.pooling) == place and row.split == split and language in ("", row.language)
+    ]
+
+
+def _mean(rows: Sequence[LayerMetrics], name: str) -> float | None:
+    """Over rows; None where there are none, or one lacks it."""
+    values = [getattr(row, name) for row in rows]
+    return float(np.mean(values)) if values and None not in values else None
+
+
+def changes(paths: StudyPaths, comparison: Comparison, base_of: BaseOf) -> list[Change]:
+    """What each arm of a study did to the representations of its base; arms without either are left out.
+
+    Args:
+        paths: the study.
+        comparison: its table.
+        base_of: (arm, bases) -> the base of an arm, as the table has it.
+    """
+    bases = [arm for arm in comparison.arms if arm.is_base]
+    places = {row.arm: row for row in comparison.representation if not row.language}
+    found = []
+    for arm in comparison.arms:
+        base: ArmRow | None = base_of(arm, bases)
+        row = places.get(arm.arm)
+        if base is None or row is None:
+            continue
+        layers, before = (_layers(paths, side.trials, comparison.split) for side in (arm, base))
+        numbers = sorted({metrics.layer for metrics in layers})
+        by_layer = {
+            name: {
+                layer: (
+                    _mean(_at(before, (layer, row.pooling), comparison.split), name),
+                    _mean(_at(layers, (layer, row.pooling), comparison.split), name),
+                )
+                for layer in numbers
+            }
+            for name in MEASURES
+        }
+        drawing = _drawing(
+            *(read_states(paths.trial(side.trials[0]).representation_of(comparison.split)) for side in (arm, base))
+        )
+        found.append(Change(arm.arm, base.arm, row.layer, row.pooling, by_layer, row.language_probe_chance, drawing))
+    return found
+
+
+def _layers(paths: StudyPaths, trials: Sequence[str], split: str) -> list[LayerMetrics]:
+    found: list[LayerMetrics] = []
+    for trial in trials:
+        try:
+            result = TrialResult.model_validate_json(paths.trial(trial).result.read_bytes())
+        except (OSError, ValidationError):
+            continue
+        found += [row for row in result.layers if row.split == split]
+    return found
+
+
+def _drawing(arm: SentenceStates | None, base: SentenceStates | None) -> Drawing | None:
+    """The sentences of both in the axes of base at the place of the arm."""
+    if arm is None or base is None or arm.place not in base.axes:
+        return None
+    axes = base.axes[arm.place]
+    if axes.mean.shape[0] != arm.states.shape[1]:
+        return None
+    before, after = base.points[arm.place], axes.project(arm.states)
+    return Drawing(axes.shares, _by_language(before, base.languages), _by_language(after, arm.languages))
+
+
+def _by_language(points: NDArray[np.floating[Any]], languages: Sequence[str]) -> Points:
+    names = np.array(languages)
+    return {language: points[names == language] for language in dict.fromkeys(languages)}

@@ -1,0 +1,258 @@
+"""What finished studies say: scores with intervals, differences, the ablation table, the best configuration."""
+
+from typing import Any, Literal
+
+from afp_ray.config.base import StrictModel
+from afp_ray.paper import PaperTable
+
+Interval = tuple[float, float]
+
+
+class ScoreSummary(StrictModel):
+    """A mean over seeds with its 95 % interval over examples (and seeds, where there are several)."""
+
+    mean: float
+    ci95: Interval | None = None
+    """Null where the metric has no per-example values."""
+    n_seeds: int
+
+
+class Difference(StrictModel):
+    """One arm minus another over the same examples."""
+
+    delta: float
+    """Positive is better, whatever the direction of the metric."""
+    ci95: Interval | None = None
+    """Paired bootstrap over contents, widened by the spread over seeds, 95 %."""
+    p: float | None = None
+    """Paired permutation test over contents, two-sided, unadjusted; where there are several seeds, the larger of it and
+    the p-value of the interval, which knows of them."""
+    p_holm: float | None = None
+    """`p` after Holm over the family that is shown; null where nothing was tested."""
+    test: str = "paired bootstrap and permutation, clustered by content"
+    n: int = 0
+    """Examples that both arms answered."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the adjusted (else the plain) p-value is below 0.05."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p < 0.05
+
+
+class ComponentEffect(StrictModel):
+    """What one component adds: two arms of the study that differ in it, paired."""
+
+    component: str
+    with_arm: str
+    without_arm: str
+    difference: Difference
+    """With it minus without it; `p_holm` is over the effects shown."""
+    also_differ: tuple[str, ...] = ()
+    """Fields outside both methods' rows in which the two confirmed configurations differ, for instance where each was
+    searched by itself."""
+    verdict: str
+
+
+class FieldImportance(StrictModel):
+    """How much a searched field told the best trials of an arm from all its trials."""
+
+    arm: str
+    field: str
+    share: float
+    """Of the importance of all searched fields of the arm, in [0, 1]."""
+    ci95: Interval
+    """Bootstrap over trials."""
+    p: float
+    """Of so large an importance by chance: values shuffled over trials, Holm over every field shown."""
+    n_trials: int
+    verdict: str
+
+
+class ParetoPoint(StrictModel):
+    """Quality and cost of one arm."""
+
+    arm: str
+    score: float
+    gpu_hours: float
+    """Of one trial, mean over seeds."""
+    is_on_front: bool
+    """Whether no other arm is as good and as cheap, and better in one of the two."""
+
+
+class Cheapest(StrictModel):
+    """The cheapest arm that is not significantly worse than the best one, by validation."""
+
+    arm: str
+    gpu_hours: float
+    behind: Difference | None = None
+    """Best minus this arm on the reported split; null where it is the best arm itself."""
+    verdict: str
+
+
+class MajorityRow(StrictModel):
+    """What answering the most frequent right choice scores, for each task and language of choices."""
+
+    cells: "tuple[TableCell, ...]"
+    mean: float | None = None
+    """Over tasks and non-pivot languages; null where some task has no choices."""
+    pivot_mean: float | None = None
+
+
+class Requirement(StrictModel):
+    """A statement about two arms that a caller asked for."""
+
+    text: str
+    ok: bool
+    difference: Difference | None = None
+    verdict: str
+
+
+class LanguageSummary(StrictModel):
+    """One language of a configuration, mean over its tasks."""
+
+    score: float
+    delta: float | None = None
+    ci95: Interval | None = None
+    """Of the difference to base."""
+    significant: bool = False
+
+
+class ConstraintCheck(StrictModel):
+    """A limit that the best configuration had to keep, or a guard that it is reported against."""
+
+    value: float
+    limit: float
+    ok: bool
+    ci95: Interval | None = None
+    """Of the value, where it has one."""
+    p: float | None = None
+    """Of the value being zero."""
+
+
+class RunnerUp(StrictModel):
+    """The second best arm, and how far behind it is."""
+
+    arm: str
+    score: float
+    behind: Difference | None = None
+    """Best minus runner-up."""
+    verdict: str
+
+
+class Best(StrictModel):
+    """The best confirmed configuration of a study."""
+
+    study: str
+    objective: str
+    """The metric that chose, with its direction."""
+    split: Literal["validation", "test"]
+    """Split of every number here; the choice itself was made on validation."""
+    arm: str
+    config: dict[str, Any]
+    """The resolved `TrialConfig` of the first seed."""
+    score: ScoreSummary
+    vs_base: Difference | None = None
+    """Null where the study has no base, or the best arm is base itself."""
+    per_language: dict[str, LanguageSummary] = {}
+    constraints: dict[str, ConstraintCheck] = {}
+    p_best: float | None = None
+    """Share of resamples in which this arm stays ahead of every other."""
+    runner_up: RunnerUp | None = None
+    cheapest: Cheapest | None = None
+    """Null where arms are not compared example by example."""
+    pareto: tuple[ParetoPoint, ...] = ()
+    """Every arm, cheapest first."""
+    gpu_hours: float
+    """Of one trial of this configuration, mean over seeds."""
+    checkpoint: str | None = None
+    """Folder of the saved model of the first seed."""
+    mlflow_run_id: str | None = None
+    trials: tuple[str, ...]
+    reproduce: str
+    """Command that runs the same study again, or continues it."""
+    warnings: tuple[str, ...] = ()
+
+
+class TableCell(StrictModel):
+    """One arm on one (task, language, shots), or on a mean of such cells."""
+
+    task: str
+    """`mean` and `pivot_mean` are the means over tasks, languages and shots."""
+    language: str
+    """Empty for a mean over languages."""
+    shots: int | None = None
+    mean: float
+    """Mean over seeds."""
+    vs_base: Difference | None = None
+    """Null for base itself and where there is no base."""
+    metric: str = "accuracy"
+    """One of `MAIN_METRICS`; `mean` where tasks of several kinds are averaged."""
+
+
+class ArmRow(StrictModel):
+    """One row of the ablation table: an arm's confirmed configuration."""
+
+    arm: str
+    method: str
+    is_base: bool
+    n_seeds: int
+    trials: tuple[str, ...]
+    validation: float | None
+    """The study's objective on validation, mean over seeds: what chose."""
+    cells: tuple[TableCell, ...]
+    mean: TableCell | None
+    """Over every task, shots and non-pivot language; null where there are none."""
+    pivot_mean: TableCell | None
+    gpu_hours: float
+    verdict: str
+    """The difference to base in words."""
+    config: dict[str, Any]
+
+
+class RepresentationRow(StrictModel):
+    """Sentence representations of one arm on one split, mean over languages and seeds."""
+
+    arm: str
+    language: str
+    """Empty for the mean over languages."""
+    layer: int
+    pooling: str
+    retrieval_at_1: float
+    alignment: float
+    uniformity: float
+    before: tuple[float, float, float] | None = None
+    """The same three of base, at the same layer and pooling."""
+    retrieval_from_pivot: float | None = None
+    """Null where a result lacks it, as all below."""
+    retrieval_to_pivot: float | None = None
+    anisotropy: float | None = None
+    anisotropy_before: float | None = None
+    """Of base, at the same layer and pooling."""
+    language_probe: float | None = None
+    language_probe_before: float | None = None
+    language_probe_chance: float | None = None
+
+
+class Comparison(StrictModel):
+    """The ablation table of one or more studies."""
+
+    studies: tuple[str, ...]
+    split: Literal["validation", "test"]
+    objective: str
+    base: str | None
+    arms: tuple[ArmRow, ...]
+    representation: tuple[RepresentationRow, ...] = ()
+    majority: MajorityRow | None = None
+    """Null where no task has choices."""
+    effects: tuple[ComponentEffect, ...] = ()
+    """Components, each by the arms that have all but it."""
+    importances: tuple[FieldImportance, ...] = ()
+    """Searched fields, by arm."""
+    pareto: tuple[ParetoPoint, ...] = ()
+    """Mean score and cost of every arm, cheapest first."""
+    published: tuple[PaperTable, ...] = ()
+    """The published tables that the studies name, beside the same cells of ours."""
+    verdicts: tuple[str, ...] = ()
+    """The table in sentences."""
+    warnings: tuple[str, ...] = ()
