@@ -242,7 +242,7 @@ class Driver:
     def _append(self, state: TrialStatus, trial_id: str, attempt: int, **fields: Any) -> None:
         event = LedgerEvent(time=time(), trial_id=trial_id, state=state, attempt=attempt, **fields)
         self._ledger.append(event)
-        self.tell(event)
+        self.tell(self._ledger.last_event)
 
     def tell(self, event: LedgerEvent) -> None:
         """Call everybody who listens; one that raises gives a warning, and stops nothing."""

@@ -70,7 +70,7 @@ def _read(trial: TrialPaths, trial_id: str) -> TrialResult | None:
 def _bring(source: TrialPaths, target: TrialPaths) -> None:
     """Link a finished trial's files into `target`, its result last, so that a kill leaves a trial without a result."""
     files = [source.config]
-    for folder in (source.checkpoint, source.predictions):
+    for folder in (source.checkpoint, source.predictions, source.representation):
         files += sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         if path.is_file():

@@ -4,7 +4,15 @@ import traceback
 from typing import Final
 
 from afp_ray.config.base import StrictModel
-from afp_ray.errors import AfpError, ConfigError, DivergedError, ModelError, UnavailableError, UserError
+from afp_ray.errors import (
+    AfpError,
+    ConfigError,
+    DivergedError,
+    ModelError,
+    TrainingInterruptedError,
+    UnavailableError,
+    UserError,
+)
 from afp_ray.records import Failure, FailureClass, TrialResult
 
 _OUT_OF_MEMORY: Final = frozenset({"OutOfMemoryError", "MemoryError"})
@@ -67,7 +75,7 @@ def _class_of(error: BaseException) -> FailureClass:
         return FailureClass.CONFIG
     if isinstance(error, UserError):
         return FailureClass.DATA
-    if isinstance(error, UnavailableError) or names & _LOST:
+    if isinstance(error, UnavailableError | TrainingInterruptedError) or names & _LOST:
         return FailureClass.INFRA
     return FailureClass.BUG
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from afp_ray.training.reporter import Pace
+
 INTERVAL_S = 0.25
 
 
@@ -23,14 +25,22 @@ class ProgressReporter:
     def __init__(self, path: Path, *, attempt: int) -> None:
         self._path, self._attempt = path, attempt
         self._written_at, self._stage = float("-inf"), ""
+        self._pace = Pace()
 
     def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
         """Write the progress, unless the last one of this stage is younger than `INTERVAL_S`."""
-        now = time.monotonic()
+        now, left_s = time.monotonic(), self._pace.left_s(stage, done, total)
         if stage == self._stage and now - self._written_at < INTERVAL_S:
             return
         self._written_at, self._stage = now, stage
-        content = {"time": time.time(), "attempt": self._attempt, "stage": stage, "done": done, "total": total}
+        content: dict[str, Any] = {
+            "time": time.time(),
+            "attempt": self._attempt,
+            "stage": stage,
+            "done": done,
+            "total": total,
+        }
+        content["left_s"] = left_s
         content["metrics"] = {name: float(value) for name, value in metrics.items()}
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:

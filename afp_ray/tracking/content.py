@@ -127,6 +127,9 @@ def _metrics(result: TrialResult) -> dict[str, float]:
         if score.task == "retrieval":
             groups[f"{metric}/{score.split}"].append(score.value)
             continue
+        if not score.is_main:
+            groups[f"task/{score.task}/{metric}/{score.split}"].append(score.value)
+            continue
         name = "pivot_mean" if score.language == pivot else "mean"
         groups[f"{name}/{score.split}"].append(score.value)
         groups[f"language/{score.language}/{score.split}"].append(score.value)
@@ -135,7 +138,7 @@ def _metrics(result: TrialResult) -> dict[str, float]:
     names = sorted(groups, key=lambda name: (order.index(name.split("/")[0]), name))
     metrics = {_NOT_ALLOWED.sub("_", name): math.fsum(groups[name]) / len(groups[name]) for name in names}
     training = result.training.model_dump(exclude_none=True)
-    costs = {f"training/{name}": float(value) for name, value in training.items()}
+    costs = {f"training/{name}": float(value) for name, value in training.items() if isinstance(value, int | float)}
     return {**costs, "seconds": result.seconds, **metrics}
 
 

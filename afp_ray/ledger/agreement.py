@@ -1,0 +1,55 @@
+"""What a study asks, as a hash and as differences, so that a ledger never mixes the trials of two studies."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from afp_ray.config import StudyConfig, canonical_json, flatten
+from afp_ray.errors import DataError, StudyChangedError
+from afp_ray.store import StudyPaths, write_json
+
+
+def study_hash(config: StudyConfig) -> str:
+    """Content address of what a study asks, 16 hex digits; how it is run and shown does not count."""
+    return hashlib.sha256(canonical_json(_content(config)).encode()).hexdigest()[:16]
+
+
+def _content(config: StudyConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"runtime", "description", "published", "small"})
+
+
+def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> str:
+    """Keep `study` as study.json, or compare it with what is kept; returns a note on a drift that was allowed."""
+    if not paths.study.exists():
+        write_json(paths.study, study.model_dump(mode="json"))
+        return ""
+    try:
+        kept = StudyConfig.model_validate_json(paths.study.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"the kept study cannot be read: {error}", where=str(paths.study)) from error
+    if study_hash(kept) == study_hash(study):
+        return ""
+    changes = list(_differences(kept, study))
+    if not allow_drift:
+        raise StudyChangedError(
+            "the study differs from the one that was run:\n  " + "\n  ".join(changes),
+            where=str(paths.study),
+            fix=f"rename the new study, undo the change, or allow the drift (was {study_hash(kept)})",
+        )
+    write_json(paths.study, study.model_dump(mode="json"))
+    return "drift: " + "; ".join(changes)
+
+
+def _differences(kept: StudyConfig, study: StudyConfig) -> Iterator[str]:
+    """Lines like `tune.loss.layer.high: 6 -> 8`, one per field that differs."""
+    old, new = (
+        {field: json.dumps(value, ensure_ascii=False) for field, value in flatten(_content(config)).items()}
+        for config in (kept, study)
+    )
+    for field in sorted(old.keys() | new.keys()):
+        before, after = old.get(field, "(not there)"), new.get(field, "(not there)")
+        if before != after:
+            yield f"{field}: {before} -> {after}"

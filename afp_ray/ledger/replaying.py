@@ -1,0 +1,259 @@
+"""Folds the events of a ledger into the state of its study, whole or onward from a snapshot.
+
+A line counts once its newline is on disk, and once its writer still held the lease: events of a driver that another
+one had replaced by then are passed over, however late they reached the file.
+"""
+
+import gc
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from afp_ray.errors import DataError
+from afp_ray.ledger import snapshot
+from afp_ray.records import Failure, LedgerEvent, StudyState, TrialRecord, TrialStatus
+
+logger = logging.getLogger(__name__)
+
+OPENED, CLOSED = "OPENED", "CLOSED"
+SETTLED_S = 2.0
+"""A file that was changed within so many seconds may change again without its time showing it."""
+_STATUS = {str(status): status for status in TrialStatus}
+_EMPTY = TrialRecord(
+    trial_id="", arm="", seed=0, role="search", status=TrialStatus.PLANNED, attempt=1, config={}, planned_at=0.0
+)
+
+
+def replay(path: Path) -> StudyState:
+    """Read a ledger into the state of its study; takes no lock and passes over a torn tail.
+
+    Args:
+        path: `ledger.jsonl`; a missing file is a study without events.
+    Raises: DataError when a line before the last cannot be read.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return read(path).state()
+    if abs(time.time() - found.st_mtime) < SETTLED_S:
+        return read(path).state()
+    return _settled(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _settled(path: Path, _identity: tuple[int, ...]) -> StudyState:
+    """The state of a ledger that nobody has written for a while; questions that follow each other read it once."""
+    return read(path).state()
+
+
+class Replayer:
+    """Folds events into records one at a time; unchanged records are shared between states.
+
+    Attributes:
+        name: the study's.
+        study: fields of `StudyState` but for name and trials.
+        trials: fields of every `TrialRecord` by id, in the order in which they were planned.
+        driver: token of the driver that opened the study last; null before there were tokens.
+        offset: bytes of the ledger that were applied.
+        num_events, num_stale: lines in them, and those among them that came from a replaced driver.
+        digest: SHA-256 of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.study: dict[str, Any] = {}
+        self.trials: dict[str, dict[str, Any]] = {}
+        self.driver: str | None = None
+        self.offset, self.num_events, self.num_stale = 0, 0, 0
+        self.digest = hashlib.sha256()
+        self._places: dict[str, int] = {}
+        self._records: list[TrialRecord] = []
+        self._changed: dict[str, None] = {}  # in the order of planning, where new
+
+    def state(self) -> StudyState:
+        """Everything applied so far."""
+        self._refresh()
+        return StudyState.model_construct(name=self.name, **self.study, trials=tuple(self._records))
+
+    def trial(self, trial_id: str) -> TrialRecord | None:
+        """One trial, or None."""
+        if trial_id not in self.trials:
+            return None
+        self._refresh()
+        return self._records[self._places[trial_id]]
+
+    def _refresh(self) -> None:
+        """Make the records of trials that have changed; a driver that asks after every event makes one each time."""
+        if not self._records:
+            self._places = {trial_id: place for place, trial_id in enumerate(self.trials)}
+            self._records = [_EMPTY.model_copy(update=trial) for trial in self.trials.values()]
+            self._changed.clear()
+        for trial_id in self._changed:
+            record = _EMPTY.model_copy(update=self.trials[trial_id])
+            place = self._places.setdefault(trial_id, len(self._records))
+            self._records[place : place + 1] = [record]
+        self._changed.clear()
+
+    def count(self, line: bytes) -> None:
+        """Note that `line` of the ledger, its newline included, has been applied."""
+        self.offset += len(line)
+        self.num_events += 1
+        self.digest.update(line)
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Fold one event, given as the JSON of a `LedgerEvent`.
+
+        Raises: ValueError, KeyError or TypeError for what is no event.
+        """
+        if event["state"] == OPENED and event.get("trial_id") is None:
+            self.driver = event.get("driver")
+        elif (writer := event.get("driver")) is not None and writer != self.driver:
+            self.num_stale += 1
+            return
+        trial_id = event.get("trial_id")
+        if trial_id is None:
+            self._apply_to_study(event)
+            return
+        status = _STATUS.get(event["state"])
+        if status is None:
+            raise ValueError(f"{event['state']!r} is no state of a trial")
+        if status is TrialStatus.PLANNED:
+            self._plan(trial_id, event)
+        elif trial_id in self.trials:
+            _advance(self.trials[trial_id], status, event)
+        else:
+            raise ValueError(f"trial {trial_id} is {status} but was never planned")
+        self._changed[trial_id] = None
+
+    def _apply_to_study(self, event: dict[str, Any]) -> None:
+        if event["state"] == OPENED:
+            self.study.setdefault("opened_at", event["time"])
+            self.study |= {"driver_attempt": event["attempt"], "closed": None}
+            self.study["study_hash"] = event.get("study_hash") or self.study.get("study_hash")
+        elif event["state"] == CLOSED:
+            self.study["closed"] = event.get("note", "")
+        else:
+            raise ValueError(f"{event['state']!r} is no state of a study")
+
+    def _plan(self, trial_id: str, event: dict[str, Any]) -> None:
+        trial = self.trials.get(trial_id)
+        if trial is not None and trial["status"] is TrialStatus.DONE:
+            trial["test_pending"] = True
+            return
+        first = trial or {"role": event["role"], "planned_at": event["time"]}
+        self.trials[trial_id] = {
+            "trial_id": trial_id,
+            "arm": event["arm"],
+            "seed": event["seed"],
+            "role": first["role"],
+            "status": TrialStatus.PLANNED,
+            "attempt": event["attempt"],
+            "config": event["config"],
+            "params": event.get("params") or {},
+            "planned_at": first["planned_at"],
+        }
+
+
+def _advance(trial: dict[str, Any], status: TrialStatus, event: dict[str, Any]) -> None:
+    """Move a planned trial on; a scored trial stays DONE whatever becomes of its test job."""
+    is_scored = trial["status"] is TrialStatus.DONE
+    if status is TrialStatus.RUNNING:
+        if not is_scored:
+            trial["status"], trial["attempt"], trial["started_at"] = status, event["attempt"], event["time"]
+        return
+    failure = event.get("failure")
+    trial["test_pending"] = False
+    trial["failure"] = Failure.model_validate(failure) if failure else None
+    if event.get("note"):
+        trial["note"] = event["note"]
+    if status is TrialStatus.DONE:
+        splits = dict.fromkeys((*trial.get("splits", ()), *(event.get("splits") or ())))
+        trial["status"], trial["splits"], trial["ended_at"] = status, tuple(splits), event["time"]
+        trial |= {key: event[key] for key in ("objective", "gpu_hours") if key in event}
+    elif not is_scored:
+        trial["status"], trial["attempt"], trial["ended_at"] = status, event["attempt"], event["time"]
+
+
+def read(path: Path, *, quiet: bool = False) -> Replayer:
+    """Fold a ledger, onward from its snapshot where that is of this ledger.
+
+    Args:
+        path: `ledger.jsonl`.
+        quiet: say nothing of events that were passed over.
+    Raises: DataError when a line before the last cannot be read.
+    """
+    replayer = Replayer(path.parent.name)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return replayer
+    with _without_collection():
+        snapshot.restore(replayer, snapshot.path_of(path), content)
+        _apply_lines(replayer, path, content)
+        replayer._refresh()
+    if replayer.num_stale and not quiet:
+        logger.warning("passed over %d events of a driver that had lost its lease, in %s", replayer.num_stale, path)
+    return replayer
+
+
+def _apply_lines(replayer: Replayer, path: Path, content: bytes) -> None:
+    start = replayer.offset
+    lines = content[start:].split(b"\n")[:-1]  # what follows the last newline is torn, or nothing
+    end = start
+    for number, line in enumerate(lines, start=1):
+        try:
+            replayer.apply(from_json(line, cache_strings="keys"))
+        except (ValueError, KeyError, TypeError) as error:
+            if not any(_is_event(later) for later in lines[number:]):
+                break  # a tail that a power cut garbled
+            where = f"{path}:{replayer.num_events + number}"
+            raise DataError(f"line is no ledger event: {error}", where=where) from error
+        end += len(line) + 1
+    else:
+        number = len(lines) + 1
+    replayer.offset, replayer.num_events = end, replayer.num_events + number - 1
+    replayer.digest.update(memoryview(content)[start:end])
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Hold the cyclic collector: it would search the growing records again and again, and they have no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        LedgerEvent.model_validate_json(line)
+    except ValidationError:
+        return False
+    return True
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Truncate `path` after its last whole event."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    while end and not _is_event(content[content.rfind(b"\n", 0, end - 1) + 1 : end - 1]):
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    if end != len(content):
+        logger.warning("cut %d bytes of a torn last line from %s", len(content) - end, path)
+        with path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())

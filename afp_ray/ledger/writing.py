@@ -1,0 +1,189 @@
+"""The one writer of a study's ledger: every event is on disk before anybody acts on it."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic_core import from_json
+
+from afp_ray.config import StudyConfig
+from afp_ray.errors import UnavailableError
+from afp_ray.ledger import snapshot
+from afp_ray.ledger.agreement import adopt_study, study_hash
+from afp_ray.ledger.lease import Lease
+from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, cut_torn_tail, read
+from afp_ray.records import LedgerEvent, StudyState, TrialRecord
+from afp_ray.store import StudyPaths, sync_folder
+
+SNAPSHOT_EVENTS = 4_000
+"""A ledger of fewer events is read at once, and gets no snapshot."""
+
+
+class CloseReason(StrEnum):
+    """First word of the note of a CLOSED event; a colon and a detail may follow."""
+
+    COMPLETE = "complete"
+    BUDGET = "budget"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+
+class Ledger:
+    """The one writer of a study's ledger; use `Ledger.open` in a `with` statement."""
+
+    def __init__(self, paths: StudyPaths, lease: Lease) -> None:
+        self.paths = paths
+        self._lease = lease
+        self._is_open = True
+        self._sections = snapshot.Sections()
+        self._num_kept = 0
+        self._file = os.open(paths.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        sync_folder(paths.folder)
+        self._replayer: Replayer = read(paths.ledger)
+        self.last_event: LedgerEvent = _event(OPENED, attempt=1)
+
+    @classmethod
+    def open(cls, paths: StudyPaths, study: StudyConfig | None = None, *, allow_drift: bool = False) -> Self:
+        """Take the study's lease, mend a torn tail and write OPENED.
+
+        Args:
+            paths: where the study lives; its folder is made when it is new.
+            study: what is about to run; kept as `study.json` and compared with what ran before. None skips both.
+            allow_drift: go on with a study that differs from the one that ran before, and note the difference.
+        Raises:
+            StudyLockedError: a live driver holds the study; its pid and host are in the text.
+            StudyChangedError: `study` differs from what ran before; the fields are in the text.
+            UnavailableError: the folder cannot be written.
+        """
+        try:
+            paths.trials.mkdir(parents=True, exist_ok=True)
+            lease = Lease.take(paths)
+            try:
+                cut_torn_tail(paths.ledger)
+                note = adopt_study(paths, study, allow_drift=allow_drift) if study else ""
+                ledger = cls(paths, lease)
+            except BaseException:
+                lease.release()
+                raise
+        except OSError as error:
+            raise UnavailableError(f"cannot open the study folder {paths.folder}: {error}") from error
+        try:
+            attempt = ledger.state.driver_attempt + 1
+            digest = study_hash(study) if study else ledger.state.study_hash
+            ledger.append(_event(OPENED, attempt=attempt, study_hash=digest, note=note))
+        except BaseException:
+            ledger.release()
+            raise
+        return ledger
+
+    @property
+    def state(self) -> StudyState:
+        """The study as of the last event; a snapshot."""
+        return self._replayer.state()
+
+    def trial(self, trial_id: str) -> TrialRecord | None:
+        """The trial of that id as of the last event, or None."""
+        return self._replayer.trial(trial_id)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this driver may still write: it has not lost its lease."""
+        return self._is_open and self._lease.is_ours
+
+    def append(self, event: LedgerEvent) -> None:
+        """Make one event durable, signed with the token of this driver; `last_event` is what was written.
+
+        Raises:
+            StudyLockedError: another driver took the study while this one was away; nothing was written.
+            UnavailableError: the disk refuses; a torn line is then cut at the next opening.
+        """
+        event = event.model_copy(update={"driver": self._lease.token})
+        content = {"time": event.time, "trial_id": event.trial_id, **event.model_dump(mode="json", exclude_none=True)}
+        if event.config is not None:
+            content["config"] = self._sections.share(content["config"])
+        line = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        self._lease.check()
+        try:
+            self._catch_up()
+            self._write(line)
+        except OSError as error:
+            raise UnavailableError(f"cannot append to {self.paths.ledger}: {error}") from error
+        self._replayer.apply(content)
+        self._replayer.count(line)
+        self.last_event = event
+        # A fixed share of the whole, so that a long study pays the same for every event.
+        if self._replayer.num_events - self._num_kept >= max(SNAPSHOT_EVENTS, self._replayer.num_events // 4):
+            self._keep_snapshot()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes fitted")
+            os.fsync(self._file)
+        except OSError:
+            with suppress(OSError):  # what fitted must not stand before the next event
+                os.ftruncate(self._file, self._replayer.offset)
+            raise
+
+    def _catch_up(self) -> None:
+        """Pass what others wrote since our last event, as a driver does that was replaced in the midst of a write.
+
+        Raises: StudyLockedError when another driver has opened the study; OSError when the file is gone.
+        """
+        found = os.fstat(self._file)
+        if found.st_nlink == 0:
+            raise OSError("it was removed")
+        if found.st_size == self._replayer.offset:
+            return
+        with self.paths.ledger.open("rb") as file:
+            file.seek(self._replayer.offset)
+            lines = file.read().splitlines(keepends=True)
+        try:
+            events = [from_json(line) for line in lines]
+            if not lines or not lines[-1].endswith(b"\n") or any(event["state"] == OPENED for event in events):
+                raise self._lease.lost()
+            for event, line in zip(events, lines, strict=True):
+                self._replayer.apply(event)
+                self._replayer.count(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._lease.lost() from error
+
+    def _keep_snapshot(self) -> None:
+        snapshot.save(self._replayer, snapshot.path_of(self.paths.ledger), self._sections)
+        self._num_kept = self._replayer.num_events
+
+    def close(self, note: str) -> None:
+        """Write CLOSED with the reason and give the lease back.
+
+        Args:
+            note: a `CloseReason`, with a detail after a colon where there is one.
+        """
+        try:
+            self.append(_event(CLOSED, attempt=max(1, self.state.driver_attempt), note=note))
+            if self._replayer.num_events >= SNAPSHOT_EVENTS:
+                self._keep_snapshot()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the lease back without a CLOSED event, as a kill would."""
+        if self._is_open:
+            self._is_open = False
+            os.close(self._file)
+            self._lease.release()
+
+    def __enter__(self) -> Self:
+        """The ledger itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lease back, if `close` did not."""
+        self.release()
+
+
+def _event(state: str, **fields: Any) -> LedgerEvent:
+    return LedgerEvent(time=time.time(), trial_id=None, state=state, **fields)
