@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afp_ray.config.loss import LossConfig
-from afp_ray.data.batches import PairBatch, TrainBatch
+from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
 from afp_ray.models.hidden_states import CausalModel, decoder_of
 
 
@@ -24,10 +24,11 @@ def untie(model: CausalModel) -> CausalModel:
 def losses(model: CausalModel, batch: TrainBatch, loss: LossConfig) -> tuple[Tensor, Tensor]:
     """Contrastive and instruction loss of a batch with right padding, `last` pooling, one direction."""
     device = model.device
-    assert batch.pairs is not None
+    assert isinstance(batch.pairs, PairBatch)
     contrastive = contrastive_loss(model, batch.pairs, loss)
     instruction = torch.zeros((), device=device)
     for rows in batch.instructions:
+        assert isinstance(rows, InstructionBatch)
         logits = model(input_ids=rows.input_ids.to(device), attention_mask=rows.attention_mask.to(device)).logits
         labels = rows.labels.to(device)[:, 1:].reshape(-1)
         total = F.cross_entropy(logits[:, :-1].reshape(len(labels), -1), labels, reduction="sum")
@@ -50,10 +51,14 @@ def contrastive_loss(model: CausalModel, pairs: PairBatch, loss: LossConfig) -> 
     return F.cross_entropy(cosine / loss.temperature, torch.arange(len(cosine), device=device))
 
 
-def backward(model: CausalModel, batch: TrainBatch, loss: LossConfig) -> tuple[Tensor, Tensor]:
-    """One backward of the weighted sum."""
-    contrastive, instruction = losses(model, batch, loss)
-    (loss.contrastive_weight * contrastive + loss.instruction_weight * instruction).backward()  # type: ignore[no-untyped-call]
+def backward(
+    model: CausalModel, batch: TrainBatch, loss: LossConfig, *, is_bf16: bool = False
+) -> tuple[Tensor, Tensor]:
+    """One backward of the weighted sum; in bf16 the losses as well are under autocast."""
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+        contrastive, instruction = losses(model, batch, loss)
+        total = loss.contrastive_weight * contrastive + loss.instruction_weight * instruction
+    total.backward()  # type: ignore[no-untyped-call]
     return contrastive.detach(), instruction.detach()
 
 

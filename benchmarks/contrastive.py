@@ -1,70 +1,169 @@
-"""A large contrastive batch at layer 1: the truncated forward against the whole one, time and memory.
+"""A large contrastive batch at layer 1: ours against the published computation, whole and in chunks.
+
+In chunks the gradient is still that of the whole batch (arXiv:2101.06983): memory is that of a chunk, and every pair is
+run twice. Times are CPU seconds of one thread.
 
 Usage: PYTHONPATH=. python benchmarks/contrastive.py [--tiny] [--rounds N]
 """
 
-import argparse
 import functools
 import sys
-from collections.abc import Callable
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import PairBatch
-from afp_ray.training.step import TrainingStep
-from benchmarks import authors, memory, workload
-from benchmarks.figures import Figure, interleave, show
+from afp_ray.models.hidden_states import CausalModel
+from afp_ray.training.contrastive import ContrastiveTerm
+from afp_ray.training.gather import sum_gradients
+from benchmarks import authors, equality, memory, workload
+from benchmarks.figures import Figure, Scale, interleave, run
 
-LOSS = LossConfig(instruction_weight=0.0)
+LOSS = LossConfig(instruction_weight=0.0, layer=1)
 CPU = torch.device("cpu")
+NUM_WORKERS = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; 7 when a floor is missed or the results differ."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="a toy size, to test the benchmark itself")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    ours, theirs = _work(True, options.tiny), _work(False, options.tiny)
-    first, second = ours(), theirs()
-    equal = abs(first[0] - second[0]) <= 1e-5 * second[0] and abs(first[1] - second[1]) <= 1e-5 * second[1]
-    our_s, their_s, ratio = interleave(ours, theirs, rounds=options.rounds)
-    peaks = [memory.peak_above(functools.partial(_work, is_ours, options.tiny)) for is_ours in (True, False)]
-    less = peaks[1] / peaks[0] if peaks[0] and peaks[1] else None
-    size = 8 if options.tiny else 128
-    return show(
-        [
-            Figure(f"contrastive.{size}_pairs_s", our_s, their_s, ratio, equal=equal),
-            Figure(f"contrastive.{size}_pairs_peak_memory_bytes", peaks[0], peaks[1], less, equal=equal),
-        ]
-    )
+    return run(measure, __doc__, arguments)
 
 
-def _work(is_ours: bool, is_tiny: bool) -> Callable[[], tuple[float, float]]:
-    """One forward and backward; gives the loss and the norm of the gradient."""
+def measure(scale: Scale) -> list[Figure]:
+    """All figures of the contrastive term."""
     torch.set_num_threads(1)
-    shape = workload.TINY if is_tiny else workload.SMALL
+    shape, size, chunk = (workload.TINY, 8, 4) if scale.is_tiny else (workload.SMALL, 128, 64)
+    return [*_times(shape, size, chunk, scale.rounds), *_memory(scale.is_tiny, size, chunk), _workers(shape, size)]
+
+
+def _times(shape: dict[str, int], size: int, chunk: int, rounds: int) -> list[Figure]:
+    """Seconds of a forward and backward, whole and in chunks."""
+    pairs = _pairs(shape, size)
+    ours, theirs = workload.build_model(shape), workload.build_model(shape)
+    term = ContrastiveTerm(ours, LOSS, device=CPU)
+
+    def whole() -> torch.Tensor:
+        ours.zero_grad(set_to_none=True)
+        return term.backward(pairs)
+
+    def in_chunks() -> torch.Tensor:
+        ours.zero_grad(set_to_none=True)
+        return term.backward(pairs, chunk_size=chunk)
+
+    def published() -> torch.Tensor:
+        theirs.zero_grad(set_to_none=True)
+        return _published(theirs, pairs)
+
+    expected = published()
+    are_equal = [
+        equality.are_equal(ours, theirs, losses=([found()], [expected]))  # the gradient is that of the last call
+        for found in (whole, in_chunks)
+    ]
+    times = functools.partial(interleave, rounds=rounds)
+    return [
+        Figure(f"contrastive.{size}_pairs_s", *times(whole, published), floor=4.5, equal=are_equal[0]),
+        Figure(f"contrastive.{size}_pairs_in_chunks_s", *times(in_chunks, published), floor=4.5, equal=are_equal[1]),
+        Figure("contrastive.whole_over_in_chunks_s", *times(whole, in_chunks), equal=are_equal[1]),
+    ]
+
+
+def _memory(is_tiny: bool, size: int, chunk: int) -> list[Figure]:
+    """Peaks at the batch of the promise; and that in chunks the peak does not grow with the batch."""
+    peak = functools.partial(_peak, is_tiny)
+    theirs, whole = peak(size, None, is_ours=False), peak(size, None)
+    in_chunks = peak(size, chunk)
+
+    def figure(name: str, own: memory.Measured, floor: float | None = None) -> Figure:
+        is_known = bool(own.peak and theirs.peak)
+        equal = equality.are_marks_equal(own.marks, theirs.marks, num_losses=1) if is_known else None
+        return Figure(name, own.peak, theirs.peak, memory.ratio(own, theirs), floor=floor, equal=equal)
+
+    few, many = size // 4, 4 * size
+    smallest, largest = (peak(count, few // 2) for count in (few, many))
+    return [
+        figure(f"contrastive.{size}_pairs_peak_memory_bytes", whole),
+        figure(f"contrastive.{size}_pairs_in_chunks_peak_memory_bytes", in_chunks, 15.0),
+        Figure(
+            f"contrastive.in_chunks_peak_memory_bytes_{many}_against_{few}_pairs",
+            largest.peak,
+            smallest.peak,
+            memory.ratio(largest, smallest),
+            floor=0.8,
+        ),
+    ]
+
+
+def _peak(is_tiny: bool, size: int, chunk: int | None, *, is_ours: bool = True) -> memory.Measured:
+    return memory.peak_above(functools.partial(_prepare, is_tiny, size, chunk, is_ours))
+
+
+def _prepare(is_tiny: bool, size: int, chunk: int | None, is_ours: bool) -> memory.Work:
+    """The work of one computation for the measurement of its memory."""
+    torch.set_num_threads(1)
+    _work(workload.TINY, 8, 2 if chunk else None, is_ours).run()
+    return _work(workload.TINY if is_tiny else workload.SMALL, size, chunk, is_ours)
+
+
+def _work(shape: dict[str, int], size: int, chunk: int | None, is_ours: bool) -> memory.Work:
+    model, pairs = workload.build_model(shape), _pairs(shape, size)
+    found: list[torch.Tensor] = []
+
+    def once() -> None:
+        if is_ours:
+            found.append(ContrastiveTerm(model, LOSS, device=CPU).backward(pairs, chunk_size=chunk))
+        else:
+            found.append(_published(model, pairs))
+
+    return memory.Work(once, lambda: equality.marks(model, found))
+
+
+def _published(model: CausalModel, pairs: PairBatch) -> torch.Tensor:
+    loss = authors.contrastive_loss(model, pairs, LOSS)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def _pairs(shape: dict[str, int], size: int) -> PairBatch:
+    pairs = workload.build_batch(shape, num_pairs=size, num_blocks=1, length=8).pairs
+    assert isinstance(pairs, PairBatch)
+    return pairs
+
+
+def _workers(shape: dict[str, int], size: int) -> Figure:
+    """Relative difference between the gradients of two processes with half of the pairs each and of one with all."""
     model = workload.build_model(shape)
-    batch = workload.build_batch(shape, num_pairs=8 if is_tiny else 128, num_blocks=1, length=8)
-    pairs: PairBatch | None = batch.pairs
-    assert pairs is not None
-    step = TrainingStep(model, LOSS, device=CPU)
+    ContrastiveTerm(model, LOSS, device=CPU).backward(_pairs(shape, size))
+    expected = equality.gradients(model)
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_worker, (Path(folder), shape, size), nprocs=NUM_WORKERS)  # type: ignore[no-untyped-call]
+        found = torch.load(Path(folder) / "gradients.pt", weights_only=True)
+    difference = sum(float((found[name] - value).double().square().sum()) for name, value in expected.items())
+    total = sum(float(value.double().square().sum()) for value in expected.values())
+    error = (difference / total) ** 0.5
+    limit = equality.GRADIENT_LIMIT
+    name = f"contrastive.gradient_error_of_{NUM_WORKERS}_workers"
+    return Figure(name, error, limit, limit / error if error else None, equal=error <= limit)
 
-    def work() -> tuple[float, float]:
-        model.zero_grad(set_to_none=True)
-        loss = step.contrastive_share(pairs) if is_ours else authors.contrastive_loss(model, pairs, LOSS)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), _norm(model)
 
-    return work
-
-
-def _norm(model: Any) -> float:
-    squares = [value.grad.double().square().sum() for value in model.parameters() if value.grad is not None]
-    return float(torch.stack(squares).sum().sqrt())
+def _worker(rank: int, folder: Path, shape: dict[str, int], size: int) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=NUM_WORKERS)
+    model: Any = workload.build_model(shape)
+    pairs = _pairs(shape, size)
+    share = size // NUM_WORKERS
+    own = slice(rank * share, (rank + 1) * share)
+    part = PairBatch(pairs.source_ids[own], pairs.source_mask[own], pairs.target_ids[own], pairs.target_mask[own])
+    ContrastiveTerm(model, LOSS, device=CPU).backward(part)
+    sum_gradients(model.parameters())
+    if rank == 0:
+        torch.save(equality.gradients(model), folder / "gradients.pt")
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Figures of a benchmark: one JSON line each, a table at the end, exit code 7 when a floor is missed."""
 
+import argparse
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 FLOOR_MISSED = 7
 
@@ -33,6 +34,29 @@ class Figure:
     def is_missed(self) -> bool:
         """Whether a promise is broken: a ratio below its floor, or results that differ."""
         return self.equal is False or (self.floor is not None and (self.ratio is None or self.ratio < self.floor))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a benchmark is run.
+
+    Attributes:
+        is_tiny: a toy size, to test the benchmark itself; floors do not count.
+        rounds: timed rounds.
+    """
+
+    is_tiny: bool
+    rounds: int
+
+
+def run(measure: Callable[[Scale], Sequence[Figure]], description: str | None, arguments: list[str] | None) -> int:
+    """Command line of a benchmark: measure on one thread, print, and give the exit code."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a toy size, to test the benchmark itself")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(arguments)
+    found = measure(Scale(options.tiny, options.rounds))
+    return show([replace(figure, floor=None) for figure in found] if options.tiny else found)
 
 
 def interleave(

@@ -21,13 +21,15 @@ from torch import Tensor
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.training import TrainingConfig
-from afp_ray.data.batches import TrainBatch
-from afp_ray.training.loop import make_optimizer, num_tokens
-from afp_ray.training.step import TrainingStep
-from benchmarks import authors, workload
+from afp_ray.data.batches import InstructionBatch, TrainBatch
+from afp_ray.training.loop import num_tokens
+from afp_ray.training.optimizer import Optimizer, make_optimizer
+from afp_ray.training.step import TrainingStep, pack_instructions, pack_pairs
+from benchmarks import authors, equality, workload
 from benchmarks.figures import Figure, show
 
-LOSS = LossConfig()
+LAYER = 1
+LOSS = LossConfig(layer=LAYER)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A800": 312e12}
 """Dense bf16 rate by datasheet."""
 
@@ -96,18 +98,14 @@ def _make_theirs(shape: dict[str, int], device: torch.device) -> Variant:
     optimizer = authors.make_optimizer(model, training.learning_rate)
 
     def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        with torch.autocast(device_type=device.type, dtype=torch.bfloat16):
-            contrastive, instruction = authors.losses(model, batch, LOSS)
-            total = LOSS.contrastive_weight * contrastive + LOSS.instruction_weight * instruction
-        total.backward()  # type: ignore[no-untyped-call]
-        return contrastive.detach(), instruction.detach()
+        return authors.backward(model, batch, LOSS, is_bf16=True)
 
     return Variant(model, backward, _whole_step(model, optimizer, backward, training), [])
 
 
 def _whole_step(
     model: Any,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     backward: Callable[[TrainBatch], tuple[Tensor, Tensor]],
     training: TrainingConfig,
 ) -> Callable[[TrainBatch], None]:
@@ -153,23 +151,15 @@ def _seconds_per_step(variant: Variant, batches: list[TrainBatch], device: torch
 def _compare(shape: dict[str, int], device: torch.device, batch: TrainBatch) -> tuple[bool, str]:
     """Losses and gradients in float32 without dropout, on a batch of one block: 1e-4 relative (tf32 off)."""
     rows = batch.instructions[0]
+    assert isinstance(rows, InstructionBatch)
     small = replace(rows, input_ids=rows.input_ids[:1], attention_mask=rows.attention_mask[:1], labels=rows.labels[:1])
     part = TrainBatch(batch.pairs, (small,), int((small.labels[:, 1:] != -100).sum()))
     with _exact_products():
-        model = workload.build_model(shape, device=str(device))
-        losses = TrainingStep(model, LOSS, device=device).backward(part)
-        ours = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-        model.zero_grad(set_to_none=True)
-        # The tied head makes the peer's gradient comparable as it is.
-        contrastive, instruction = authors.backward(model, part, LOSS)
-    pairs = [(losses.contrastive, contrastive), (losses.instruction, instruction)]
-    of_loss = max(abs(float(own) - float(other)) / abs(float(other)) for own, other in pairs if own is not None)
-    difference = total = 0.0
-    for name, value in model.named_parameters():
-        if value.grad is not None:
-            difference += float((ours[name] - value.grad).double().square().sum())
-            total += float(value.grad.double().square().sum())
-    of_gradient = (difference / total) ** 0.5
+        ours, theirs = (workload.build_model(shape, device=str(device)) for _ in range(2))
+        losses = TrainingStep(ours, LOSS, device=device).backward(part)
+        expected = authors.backward(theirs, part, LOSS)
+    of_loss = equality.loss_error((losses.contrastive, losses.instruction), expected)
+    of_gradient = equality.gradient_error(ours, theirs)
     return max(of_loss, of_gradient) <= 1e-4, f"loss {of_loss:.1e}, gradient {of_gradient:.1e} (float32, relative)"
 
 
@@ -213,10 +203,9 @@ def _useful_flops(model: Any, batches: list[TrainBatch]) -> float:
     a_block = body / model.config.get_text_config().num_hidden_layers
     flops = 0.0
     for batch in batches:
-        assert batch.pairs is not None
-        in_blocks = sum(int(rows.attention_mask.sum()) for rows in batch.instructions)
-        in_pairs = int(batch.pairs.source_mask.sum() + batch.pairs.target_mask.sum())
-        flops += 6 * (body * in_blocks + head * batch.num_supervised + LOSS.layer * a_block * in_pairs)
+        in_blocks = sum(pack_instructions(rows).num_tokens for rows in batch.instructions)
+        in_pairs = pack_pairs(batch.pairs).num_tokens if batch.pairs is not None else 0
+        flops += 6 * (body * in_blocks + head * batch.num_supervised + LAYER * a_block * in_pairs)
     return flops / len(batches)
 
 

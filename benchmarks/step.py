@@ -1,98 +1,157 @@
-"""One training step: ours against the published computation, on the same tokens and weights.
+"""One training step against the published computation and against padded rows, on the same tokens and weights.
+
+A block of 512 tokens is one sample to both: across samples the published computation would attend, and what differs
+cannot be compared. Rows hold one sample each. Times are CPU seconds of one thread.
 
 Usage: PYTHONPATH=. python benchmarks/step.py [--tiny] [--rounds N]
 """
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.training import TrainingConfig
-from afp_ray.training.loop import make_optimizer
+from afp_ray.data.batches import TrainBatch
+from afp_ray.models.hidden_states import CausalModel
+from afp_ray.training.optimizer import clip_gradients, make_optimizer
 from afp_ray.training.step import TrainingStep
-from benchmarks import authors, memory, workload
-from benchmarks.figures import Figure, interleave, show
+from benchmarks import authors, equality, memory, padded, workload
+from benchmarks.figures import Figure, Scale, interleave, run
 
-LOSS = LossConfig()
+LOSS = LossConfig(layer=1)
 CPU = torch.device("cpu")
+MAX_NORM = 1.0
+BF16_LIMIT = 2e-2
+"""Relative difference of a loss in bf16 from the same in float32."""
+Backward: TypeAlias = Callable[[TrainBatch], tuple[Tensor | None, Tensor | None]]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; 7 when a floor is missed or the results differ."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="a toy size, to test the benchmark itself")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args(arguments)
+    return run(measure, __doc__, arguments)
+
+
+def measure(scale: Scale) -> list[Figure]:
+    """All figures of the step."""
     torch.set_num_threads(1)
-    shape, length = (workload.TINY, 32) if options.tiny else (workload.SMALL, 512)
-    ours, theirs = workload.build_model(shape), authors.untie(workload.build_model(shape))
-    batch = workload.build_batch(shape, num_pairs=4, num_blocks=4, length=length)
-    equal = _is_equal(ours, theirs, batch)
-    step = TrainingStep(ours, LOSS, device=CPU)
-
-    def our_backward() -> float:
-        ours.zero_grad(set_to_none=True)
-        return float(step.backward(batch).instruction or 0.0)
-
-    def their_backward() -> float:
-        theirs.zero_grad(set_to_none=True)
-        return float(authors.backward(theirs, batch, LOSS)[1])
-
-    figures = [_timed("step.forward_backward_s", our_backward, their_backward, options.rounds, equal)]
-    our_optimizer = make_optimizer(ours, TrainingConfig(), CPU)
-    their_optimizer = authors.make_optimizer(theirs, 1e-5)
-    figures.append(
-        _timed(
-            "step.with_optimizer_s",
-            lambda: our_optimizer.step(our_backward),
-            lambda: their_optimizer.step(their_backward),
-            options.rounds,
-            equal,
+    shape, length = (workload.TINY, 32) if scale.is_tiny else (workload.SMALL, 512)
+    ours, tied = workload.build_model(shape), workload.build_model(shape)
+    theirs = authors.untie(workload.build_model(shape))
+    blocks = workload.build_batch(shape, num_pairs=4, num_blocks=4, length=length)
+    rows = workload.build_rows(shape, num_pairs=8, num_rows=8, longest=length)
+    own, other, other_padded = _ours(ours), _theirs(theirs), functools.partial(padded.backward, tied, loss=LOSS)
+    is_equal = _are_equal((ours, own), (theirs, other), blocks)
+    is_padded_equal = _are_equal((ours, own), (tied, other_padded), rows)
+    in_bf16, their_bf16 = _ours(ours, is_bf16=True), _theirs(theirs, is_bf16=True)
+    is_bf16_near = is_equal and _are_near(in_bf16, own, blocks)
+    sys.stdout.write(f"padded rows: {padded.wasted(rows):.0%} of their places is padding\n")
+    timed: list[tuple[str, float, TrainBatch, bool, Backward, Backward]] = [
+        ("forward_backward_s", 1.5, blocks, is_equal, own, other),
+        ("against_padded_rows_s", 2.2, rows, is_padded_equal, own, other_padded),
+        ("bf16_s", 1.3, blocks, is_bf16_near, in_bf16, their_bf16),
+        ("with_optimizer_s", 1.6, blocks, is_equal, _with_our_optimizer(ours, own), _with_theirs(theirs, other)),
+    ]
+    figures = []
+    for name, floor, batch, equal, mine, peer in timed:  # the last one moves the weights of both
+        times = interleave(
+            functools.partial(_afresh, ours, mine, batch),
+            functools.partial(_afresh, tied if peer is other_padded else theirs, peer, batch),
+            rounds=scale.rounds,
         )
+        figures.append(Figure(f"step.{name}", *times, floor=floor, equal=equal))
+    floors = {"32k": 2.3} if scale.is_tiny else {"32k": 2.3, "256k": 3.2}
+    return [*figures, *(_memory(vocabulary, floor, scale) for vocabulary, floor in floors.items())]
+
+
+def _memory(vocabulary: str, floor: float, scale: Scale) -> Figure:
+    own, other = (
+        memory.peak_above(functools.partial(_prepare, is_ours, vocabulary, scale.is_tiny)) for is_ours in (True, False)
     )
-    peaks = [memory.peak_above(functools.partial(_prepare, is_ours, options.tiny)) for is_ours in (True, False)]
-    ratio = peaks[1] / peaks[0] if peaks[0] and peaks[1] else None
-    figures.append(Figure("step.peak_memory_above_weights_bytes", peaks[0], peaks[1], ratio, equal=equal))
-    return show(figures)
+    return Figure(
+        f"step.peak_memory_above_weights_bytes_{vocabulary}",
+        own.peak,
+        other.peak,
+        memory.ratio(own, other),
+        floor=floor,
+        equal=equality.are_marks_equal(own.marks, other.marks, num_losses=2) if own.peak and other.peak else None,
+    )
 
 
-def _timed(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, equal: bool) -> Figure:
-    our_s, their_s, ratio = interleave(ours, theirs, rounds=rounds)
-    return Figure(name, our_s, their_s, ratio, equal=equal)
-
-
-def _is_equal(ours: Any, theirs: Any, batch: Any) -> bool:
-    """Loss within 1e-5 and gradient within 1e-6, relative; the peer's two copies of the embedding count together."""
-    found = TrainingStep(ours, LOSS, device=CPU).backward(batch)
-    contrastive, instruction = authors.backward(theirs, batch, LOSS)
-    gradients = {name: value.grad for name, value in theirs.named_parameters() if value.grad is not None}
-    gradients["model.embed_tokens.weight"] += gradients.pop("lm_head.weight")
-    difference = total = 0.0
-    for name, value in ours.named_parameters():
-        difference += float((value.grad - gradients[name]).double().square().sum())
-        total += float(gradients[name].double().square().sum())
-    is_loss_equal = True
-    for own, other in ((found.contrastive, contrastive), (found.instruction, instruction)):
-        is_loss_equal = is_loss_equal and own is not None and abs(float(own - other)) <= 1e-5 * abs(float(other))
-    return is_loss_equal and (difference / total) ** 0.5 <= 1e-6
-
-
-def _prepare(is_ours: bool, is_tiny: bool) -> Callable[[], object]:
-    """The work of one variant for the measurement of its memory."""
+def _prepare(is_ours: bool, vocabulary: str, is_tiny: bool) -> memory.Work:
+    """The work of one computation for the measurement of its memory."""
     torch.set_num_threads(1)
-    shape, length = (workload.TINY, 32) if is_tiny else (workload.SMALL, 512)
+    _work(is_ours, workload.TINY, 32).run()
+    if is_tiny:
+        return _work(is_ours, workload.TINY, 32)
+    return _work(is_ours, workload.SMALL if vocabulary == "32k" else workload.LARGE_VOCABULARY, 512)
+
+
+def _work(is_ours: bool, shape: dict[str, int], length: int) -> memory.Work:
     model = workload.build_model(shape)
+    backward = _ours(model) if is_ours else _theirs(authors.untie(model))
     batch = workload.build_batch(shape, num_pairs=4, num_blocks=4, length=length)
-    if not is_ours:
-        model = authors.untie(model)
-        return lambda: authors.backward(model, batch, LOSS)
-    step = TrainingStep(model, LOSS, device=CPU)
-    return lambda: step.backward(batch)
+    found: list[tuple[Tensor | None, Tensor | None]] = []
+    return memory.Work(lambda: found.append(backward(batch)), lambda: equality.marks(model, found[-1]))
+
+
+def _ours(model: CausalModel, *, is_bf16: bool = False) -> Backward:
+    step = TrainingStep(model, LOSS, device=CPU, is_bf16=is_bf16)
+
+    def backward(batch: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
+        losses = step.backward(batch)
+        return losses.contrastive, losses.instruction
+
+    return backward
+
+
+def _theirs(model: CausalModel, *, is_bf16: bool = False) -> Backward:
+    return functools.partial(authors.backward, model, loss=LOSS, is_bf16=is_bf16)
+
+
+def _with_our_optimizer(model: CausalModel, backward: Backward) -> Backward:
+    optimizer = make_optimizer(model, TrainingConfig(), CPU)
+
+    def step(batch: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
+        losses = backward(batch)
+        clip_gradients(model.parameters(), MAX_NORM)
+        optimizer.step()
+        return losses
+
+    return step
+
+
+def _with_theirs(model: CausalModel, backward: Backward) -> Backward:
+    optimizer = authors.make_optimizer(model, 1e-5)
+
+    def step(batch: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
+        losses = backward(batch)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        return losses
+
+    return step
+
+
+def _afresh(model: CausalModel, backward: Backward, batch: TrainBatch) -> tuple[Tensor | None, Tensor | None]:
+    model.zero_grad(set_to_none=True)
+    return backward(batch)
+
+
+def _are_equal(ours: tuple[CausalModel, Backward], theirs: tuple[CausalModel, Backward], batch: TrainBatch) -> bool:
+    own, other = _afresh(*ours, batch), _afresh(*theirs, batch)
+    assert other[0] is not None
+    assert other[1] is not None
+    return equality.are_equal(ours[0], theirs[0], losses=(own, (other[0], other[1])))
+
+
+def _are_near(in_bf16: Backward, in_float32: Backward, batch: TrainBatch) -> bool:
+    found, expected = in_bf16(batch), in_float32(batch)
+    return equality.loss_error(found, [loss for loss in expected if loss is not None]) <= BF16_LIMIT
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Models with random weights and batches of random tokens in the shape of the published runs.
 
 Blocks are whole (no padding): samples of about 150 tokens are strung together and cut at the block's end, so both
-computations see the same tokens and the same supervised positions. Pairs have about 23 tokens a side.
+computations see the same tokens and the same supervised positions. Rows hold one sample each, padded to the longest, as
+trainers for instructions make them; about half of their places is padding. Pairs have about 23 tokens a side.
 """
 
 from typing import Any
@@ -15,7 +16,10 @@ from afp_ray.models.hidden_states import CausalModel
 SMALL = {"vocab_size": 32_000, "d_model": 256, "num_layers": 12, "attention_heads": 4, "ffn_dim": 1024}
 XGLM_564M = {"vocab_size": 256_008, "d_model": 1024, "num_layers": 24, "attention_heads": 16, "ffn_dim": 4096}
 TINY = {"vocab_size": 512, "d_model": 32, "num_layers": 3, "attention_heads": 4, "ffn_dim": 64}
+LARGE_VOCABULARY = {**SMALL, "vocab_size": 256_008}
 FIRST_TOKEN = 8
+_SPREAD = 0.6
+"""Standard deviation of the logarithm of a sample's length."""
 
 
 def build_model(shape: dict[str, int], *, dropout: float = 0.0, device: str = "cpu") -> CausalModel:
@@ -44,6 +48,21 @@ def build_batch(shape: dict[str, int], *, num_pairs: int, num_blocks: int, lengt
             labels[row, answer : at + size] = ids[row, answer : at + size]
             at += size
     rows = InstructionBatch(ids, torch.ones_like(ids), labels)
+    return TrainBatch(pairs, (rows,), int((labels[:, 1:] != -100).sum()))
+
+
+def build_rows(shape: dict[str, int], *, num_pairs: int, num_rows: int, longest: int, seed: int = 0) -> TrainBatch:
+    """One step's rows with one sample each; lengths have a median of 0.3 of `longest`, as instructions have in 512."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = shape["vocab_size"]
+    pairs = PairBatch(*_sentences(num_pairs, vocabulary, generator), *_sentences(num_pairs, vocabulary, generator))
+    spread = torch.exp(_SPREAD * torch.randn(num_rows, 1, generator=generator))
+    lengths = (0.3 * longest * spread).long().clamp(longest // 32 + 3, longest)
+    ids = torch.randint(FIRST_TOKEN, vocabulary, (num_rows, int(lengths.max())), generator=generator)
+    place = torch.arange(ids.shape[1])
+    mask = (place < lengths).long()
+    labels = ids.masked_fill((place < (lengths * 2 // 5).clamp(min=1)) | (mask == 0), -100)  # two fifths are prompt
+    rows = InstructionBatch(ids * mask, mask, labels)
     return TrainBatch(pairs, (rows,), int((labels[:, 1:] != -100).sum()))
 
 

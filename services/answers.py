@@ -1,18 +1,24 @@
 """The answers that the command line and the API share, so that both give the same object."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from afp_ray.errors import UserError
 from afp_ray.ledger import holder, replay
-from afp_ray.records import Best, Comparison, StudyState, TrialRecord, TrialResult, TrialStatus
+from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
 from afp_ray.tracking.location import find_run
+from services.kept import kept
 from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrialDetail, TrialPage
 from services.studies import kept_study, paths_of
+
+if TYPE_CHECKING:  # the command line must not wait for numpy
+    from afp_ray.comparison.representation import Change
 
 SORTS = ("planned_at", "objective", "gpu_hours", "arm", "seed", "status")
 
@@ -24,12 +30,18 @@ def best_answer(
     metric: str | None = None,
     language: str | None = None,
     under: Mapping[str, float] | None = None,
+    max_forgetting: float | None = None,
 ) -> Best:
     """The best configuration of a study, with the MLflow run that shows its first seed."""
-    from afp_ray.comparison import best
-
     paths = paths_of(storage, name)
-    found = best(paths, metric=metric, language=language, under=under)
+    limits = {"metric": metric, "language": language, "under": dict(under or {}), "max_forgetting": max_forgetting}
+
+    def compute() -> Best:
+        from afp_ray.comparison import best
+
+        return best(paths, metric=metric, language=language, under=under, max_forgetting=max_forgetting)
+
+    found = kept(paths, {"best": limits}, compute, Best)
     return found.model_copy(update={"mlflow_run_id": find_run(paths, found.trials[0])})
 
 
@@ -38,6 +50,21 @@ def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
     from afp_ray.comparison import compare
 
     return compare(*(paths_of(storage, name) for name in names))
+
+
+def changes_answer(paths: StudyPaths, comparison: Comparison) -> "list[Change]":
+    """What the arms of a study did to sentence representations, by layer and drawn."""
+    from afp_ray.comparison.representation import changes
+    from afp_ray.comparison.table import base_of
+
+    return changes(paths, comparison, base_of)
+
+
+def requirement_answer(storage: Path, names: Sequence[str], texts: Sequence[str]) -> list[Requirement]:
+    """Whether each statement about two arms holds: `afp > base`."""
+    from afp_ray.comparison import check_requirements
+
+    return check_requirements([paths_of(storage, name) for name in names], texts)
 
 
 def status_answer(storage: Path, name: str) -> StudyStatus:
@@ -63,9 +90,8 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
         key=lambda trial: sign * (trial.objective or 0.0),
         default=None,
     )
-    counts = {str(status): 0 for status in TrialStatus}
-    for trial in state.trials:
-        counts[str(trial.status)] += 1
+    number_of = Counter(trial.status for trial in state.trials)
+    counts = {str(status): number_of[status] for status in TrialStatus}
     failed = [trial for trial in state.trials if trial.status is TrialStatus.FAILED]
     return StudyStatus(
         name=paths.name,
@@ -101,16 +127,16 @@ def failure_line(trial: TrialRecord) -> str:
 
 
 def _arms(state: StudyState, sign: int) -> list[ArmStatus]:
-    found: dict[str, ArmStatus] = {}
+    """One line per arm; counted before the lines are made, since a study may have thousands of trials."""
+    by_arm: dict[str, list[TrialRecord]] = {}
     for trial in state.trials:
-        arm = found.get(trial.arm, ArmStatus(arm=trial.arm))
-        key = str(trial.status).lower()
-        update: dict[str, object] = {key: getattr(arm, key) + 1}
-        if trial.objective is not None:
-            values = [value for value in (arm.best_objective, trial.objective) if value is not None]
-            update["best_objective"] = sign * max(sign * value for value in values)
-        found[trial.arm] = arm.model_copy(update=update)
-    return list(found.values())
+        by_arm.setdefault(trial.arm, []).append(trial)
+    found = []
+    for arm, trials in by_arm.items():
+        counts = {str(status).lower(): count for status, count in Counter(trial.status for trial in trials).items()}
+        values = [sign * trial.objective for trial in trials if trial.objective is not None]
+        found.append(ArmStatus(arm=arm, **counts, best_objective=sign * max(values) if values else None))
+    return found
 
 
 def _running(paths: StudyPaths, trial: TrialRecord) -> RunningTrial:
@@ -120,6 +146,7 @@ def _running(paths: StudyPaths, trial: TrialRecord) -> RunningTrial:
     try:
         content = from_json(paths.trial(trial.trial_id).progress.read_bytes())
         progress = {key: content[key] for key in ("stage", "done", "total", "metrics")}
+        progress["left_s"] = content.get("left_s")
     except (OSError, ValueError, KeyError, TypeError):
         progress = {}
     started = trial.started_at or trial.planned_at

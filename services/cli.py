@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from afp_ray.errors import AfpError, ConfigError, UserError
+from services.data_commands import data_app
+from services.options import (
+    EVAL_EXAMPLES,
+    Address,
+    Drift,
+    ExecutorName,
+    Json,
+    Sets,
+    Small,
+    Storage,
+    StudyFile,
+    StudyName,
+)
 from services.output import COMPLETE, GATE, SIGINT, USAGE, note, say, say_json, show_bug, show_error
+from services.trial_commands import evaluate, reproduce, trial
 
 app = typer.Typer(
     name="afp",
@@ -19,19 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="What a recipe yields, before training on it.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
-Storage = Annotated[str | None, typer.Option(help="Folder of the studies [default: $AFP_STORAGE or runs].")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="A field over the file: training.max_steps=50.")]
-ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local, over the file.")]
-Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster [default: $RAY_ADDRESS, else one is started].")
-]
-Drift = Annotated[bool, typer.Option(help="Continue although the study file differs from the one that ran.")]
-StudyFile = Annotated[str, typer.Argument(help="Study file, or the name of one that ships (demo).")]
-StudyName = Annotated[str, typer.Argument(help="Name of a study that was run.")]
 
 
 @app.command()
@@ -47,14 +49,26 @@ def demo(
 
 
 @app.command()
-def plan(study: StudyFile, storage: Storage = None, sets: Sets = None, as_json: Json = False) -> None:
-    """Show arms, trials, cost and checks of a study; starts nothing."""
+def plan(
+    study: StudyFile,
+    storage: Storage = None,
+    sets: Sets = None,
+    small: Small = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with 7 when training has whole evaluation rows, or long runs of them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show arms, trials, cost, checks and the overlap of training with evaluation; starts nothing."""
     from services.planning import plan_answer
     from services.showing import show_plan
-    from services.studies import storage_folder
+    from services.studies import load, storage_folder
 
-    answer = plan_answer(_load(study, sets), storage_folder(storage))
-    say_json(answer) if as_json else show_plan(answer, study)
+    answer = plan_answer(load(study, sets, small=small), storage_folder(storage))
+    say_json(answer) if as_json else show_plan(answer, f"{study} --small" if small else study)
+    if strict and any(report.suspect for report in answer.overlap):
+        note("error  training has text of evaluation rows, and --strict was asked")
+        raise typer.Exit(GATE)
 
 
 @app.command()
@@ -64,11 +78,21 @@ def run(
     sets: Sets = None,
     executor: ExecutorName = None,
     address: Address = None,
+    small: Small = False,
     allow_drift: Drift = False,
     as_json: Json = False,
 ) -> None:
     """Run a study, or continue it; finished trials are never trained again."""
-    _run(study, storage, sets, executor=executor, address=address, allow_drift=allow_drift, as_json=as_json)
+    _run(
+        study,
+        storage,
+        sets,
+        executor=executor,
+        address=address,
+        small=small,
+        allow_drift=allow_drift,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -78,12 +102,21 @@ def resume(
     sets: Sets = None,
     executor: ExecutorName = None,
     address: Address = None,
+    small: Small = False,
     allow_drift: Drift = False,
     as_json: Json = False,
 ) -> None:
     """Continue a study after any interruption."""
     _run(
-        study, storage, sets, executor=executor, address=address, allow_drift=allow_drift, as_json=as_json, is_kept=True
+        study,
+        storage,
+        sets,
+        executor=executor,
+        address=address,
+        small=small,
+        allow_drift=allow_drift,
+        as_json=as_json,
+        is_kept=True,
     )
 
 
@@ -129,39 +162,66 @@ def best(
     metric: Annotated[str | None, typer.Option(help="mean, pivot_mean, a task, TASK/LANGUAGE, retrieval@1 ...")] = None,
     language: Annotated[str | None, typer.Option(help="Choose by this language alone.")] = None,
     under: Annotated[list[str] | None, typer.Option(help="A limit: gpu_hours=2 or seconds=600, of one trial.")] = None,
+    max_forgetting: Annotated[
+        float | None, typer.Option(min=0, help="Leave out arms that lose more points than this in the pivot language.")
+    ] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Show every arm by score and GPU-hours too.")] = False,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Show the best configuration with its interval, its difference to base and how to reproduce it."""
     from services.answers import best_answer
-    from services.running import show_best
+    from services.running import show_best, show_pareto
     from services.studies import storage_folder
 
-    limits = dict(_limit(text) for text in under or [])
-    answer = best_answer(storage_folder(storage), study, metric=metric, language=language, under=limits)
-    say_json(answer) if as_json else show_best(answer)
+    answer = best_answer(
+        storage_folder(storage),
+        study,
+        metric=metric,
+        language=language,
+        under=dict(_limit(text) for text in under or []),
+        max_forgetting=None if max_forgetting is None else max_forgetting / 100,
+    )
+    if as_json:
+        say_json(answer)
+        return
+    show_best(answer)
+    if pareto:
+        show_pareto(answer)
 
 
 @app.command()
 def compare(
     studies: Annotated[list[str], typer.Argument(help="Names of studies that were run.")],
     form: Annotated[str | None, typer.Option("--format", help="md, tex, csv or json instead of a table.")] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="'afp > base' (better) or 'mcl >= afp' (not worse); end with 7 when it does not hold."),
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Show the ablation table: arms by language, differences to base, significance."""
-    from services.answers import comparison_answer
+    from services.answers import comparison_answer, requirement_answer
     from services.reports.tables import FORMATS
-    from services.running import show_comparison
+    from services.running import show_comparison, show_requirements
     from services.studies import storage_folder
 
     if form is not None and form not in FORMATS:
         raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS))
-    answer = comparison_answer(storage_folder(storage), studies)
+    folder = storage_folder(storage)
+    required = requirement_answer(folder, studies, require) if require else []
+    answer = comparison_answer(folder, studies)
     if as_json or form is not None:
         sys.stdout.write(FORMATS["json" if as_json or form is None else form](answer))
     else:
         show_comparison(answer)
+        show_requirements(required)
+    for one in required:
+        if not one.ok:
+            note(f"error  not met: {one.text}: {one.verdict}")
+    if not all(one.ok for one in required):
+        raise typer.Exit(GATE)
 
 
 @app.command()
@@ -178,73 +238,9 @@ def report(study: StudyName, storage: Storage = None, as_json: Json = False) -> 
             say(str(path))
 
 
-@app.command()
-def trial(
-    config: Annotated[str, typer.Argument(help="Trial file: YAML, or the config.json of a trial.")],
-    storage: Storage = None,
-    sets: Sets = None,
-    as_json: Json = False,
-) -> None:
-    """Train and score one configuration in this process, without Ray."""
-    from services.single import run_single
-    from services.studies import storage_folder
-
-    run_single(config, sets or [], storage_folder(storage), as_json=as_json)
-
-
-@app.command("eval")
-def evaluate(
-    model: Annotated[str, typer.Argument(help="embedded, smollm2, a local folder or a hub id.")],
-    tasks: Annotated[str, typer.Option(help="Tasks, with commas.")] = "xnli,pawsx,xcopa,xstorycloze,xwinograd",
-    languages: Annotated[str, typer.Option(help="Language codes, with commas.")] = "en",
-    pivot: Annotated[str, typer.Option(help="Pivot language.")] = "en",
-    shots: Annotated[str, typer.Option(help="Numbers of demonstrations, with commas.")] = "0",
-    data_dir: Annotated[str | None, typer.Option(help="Original files [default: the embedded rows].")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows a task, language and split.")] = None,
-    storage: Storage = None,
-    as_json: Json = False,
-) -> None:
-    """Score any causal language model as it is."""
-    from services.single import evaluate_model
-    from services.studies import storage_folder
-
-    evaluate_model(
-        model,
-        storage_folder(storage),
-        tasks=_words(tasks),
-        languages=_words(languages),
-        pivot=pivot,
-        shots=_numbers(shots),
-        data_dir=data_dir,
-        limit=limit,
-        as_json=as_json,
-    )
-
-
-@app.command()
-def reproduce(
-    trial_id: Annotated[str, typer.Argument(help="Id of a finished trial, or its first digits.")],
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that is still the same.")] = 1e-5,
-    storage: Storage = None,
-    as_json: Json = False,
-) -> None:
-    """Run a finished trial again and compare every score; 7 when one differs by more than the tolerance."""
-    from services.single import reproduce as run_again
-    from services.studies import storage_folder
-
-    if not run_again(trial_id, storage_folder(storage), tolerance=tolerance, as_json=as_json):
-        raise typer.Exit(GATE)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(word) for word in _words(text)]
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no list of numbers", where="--shots", allowed="for instance 0,5") from error
+app.command()(trial)
+app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
+app.command()(reproduce)
 
 
 @app.command()
@@ -293,26 +289,6 @@ def doctor(storage: Storage = None, address: Address = None, as_json: Json = Fal
         raise typer.Exit(USAGE)
 
 
-@data_app.command("inspect")
-def data_inspect(
-    study: Annotated[str, typer.Argument(help="Study or trial file.")], sets: Sets = None, as_json: Json = False
-) -> None:
-    """Show how many pairs and instructions a study's sources hold, per language, with an example of each."""
-    from services.showing import show_rows
-    from services.single import inspect_data
-
-    answer = inspect_data(_load(study, sets))
-    say_json(answer) if as_json else show_rows(answer)
-
-
-def _load(study: str, sets: list[str] | None, *, executor: str | None = None) -> Any:
-    from afp_ray.config.load import load_study
-    from services.studies import find
-
-    overrides = [*(sets or []), *([f"runtime.executor={executor}"] if executor else [])]
-    return load_study(find(study), overrides)
-
-
 def _run(
     study: str,
     storage: str | None,
@@ -321,16 +297,24 @@ def _run(
     executor: str | None,
     address: str | None,
     as_json: bool,
+    small: bool = False,
     allow_drift: bool = False,
     is_kept: bool = False,
 ) -> None:
     from services.running import run as run_study
-    from services.studies import is_file_name, paths_of, storage_folder
+    from services.studies import is_file_name, load, paths_of, storage_folder
 
     folder = storage_folder(storage)
     # A study that was run is continued from its own copy, which reads like any other study file.
-    source = str(paths_of(folder, study).study) if is_kept and not is_file_name(study) else study
-    config = _load(source, sets, executor=executor)
+    is_copy = is_kept and not is_file_name(study)
+    if is_copy and small:
+        raise ConfigError(
+            f"{study} is continued as it was run",
+            where="--small",
+            fix=f"afp resume {study.removesuffix('-small')}-small",
+        )
+    source = str(paths_of(folder, study).study) if is_copy else study
+    config = load(source, sets, executor=executor, small=small)
     raise typer.Exit(run_study(config, folder, address=address, allow_drift=allow_drift, as_json=as_json))
 
 

@@ -26,11 +26,14 @@ def check_study(study: StudyConfig) -> list[str]:
     Returns: what was checked, one line each.
     Raises: UserError for the first thing that would fail once it runs.
     """
+    from afp_ray.comparison.published import check_published
     from afp_ray.evaluation.objective import check_metric
     from afp_ray.search import make_arms, resolve
     from afp_ray.search.arms import corners
+    from afp_ray.training.together import check_together
     from afp_ray.trial import check_trial
 
+    check_published(study.published)
     arms = make_arms(study)
     seen: set[str] = set()
     for arm in arms:
@@ -46,6 +49,7 @@ def check_study(study: StudyConfig) -> list[str]:
             pivot = config.data.pivot
             check_metric(study.objective.metric, config.evaluation, languages=config.evaluated_languages, pivot=pivot)
             try:
+                check_together(config.loss, config.training, study.runtime, num_workers=study.runtime.workers_per_trial)
                 check_trial(config)
             except UserError as error:
                 raise type(error)(
@@ -64,7 +68,15 @@ def _what_is_checked(config: TrialConfig) -> str:
     content["data"].pop("seed")
     layer = config.loss.layer if has_contrast else 0
     return canonical_json(
-        [content["model"], content["data"], content["evaluation"], is_trained, layer, training["max_length"]]
+        [
+            content["model"],
+            content["data"],
+            content["evaluation"],
+            is_trained,
+            layer,
+            content["loss"]["negatives"],
+            training,
+        ]
     )
 
 

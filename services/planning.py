@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from afp_ray.config import StudyConfig, TrialConfig
+from afp_ray.config import StudyConfig, TrialConfig, canonical_json
+from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.ledger import replay, study_hash
 from afp_ray.records import TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
@@ -58,7 +59,39 @@ def plan_answer(study: StudyConfig, storage: Path) -> PlanAnswer:
         free_bytes=shutil.disk_usage(existing).free,
         notes=tuple(notes),
         checks=tuple(checks),
+        overlap=tuple(overlap_reports(study)),
     )
+
+
+def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
+    """Evaluation rows that training may see text of, once for each kind of data that trained arms read.
+
+    What an arm may draw from is compared, not what it draws: a larger amount or another seed draws other rows. Pairs
+    that share a sentence with a held-out pair are left out, as a trial leaves them out.
+    """
+    from afp_ray.evaluation.overlap import find_overlap
+    from services.recipe import read_unfiltered, trained_recipes, training_texts
+
+    groups: dict[str, list[TrialConfig]] = {}
+    for recipe in trained_recipes(study):
+        config = recipe.config
+        content = config.model_dump(
+            mode="json", include={"evaluation": True, "data": {"sources", "pivot", "languages"}}
+        )
+        groups.setdefault(canonical_json(content), []).append(config)
+    found = []
+    for configs in groups.values():
+        # Arms on the same sources differ in what they take: one reading serves them all.
+        largest = max(configs, key=lambda config: (config.data.num_pairs > 0) + (config.data.num_instructions > 0))
+        rows = read_unfiltered(largest)
+        report = find_overlap(
+            largest.evaluation,
+            training_texts(rows),
+            languages=largest.evaluated_languages,
+            pivot=largest.data.pivot,
+        )
+        found.append(report.model_copy(update={"heldout_removed": rows.num_heldout}))
+    return found
 
 
 def planned_trials(study: StudyConfig) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from afp_ray.records import LedgerEvent, StudyState, TrialStatus
 from afp_ray.store import StudyPaths
+from afp_ray.training.reporter import Pace
 from services.answers import status_of
 from services.output import console, note, say
 from services.schemas import RunningTrial, StudyStatus
@@ -43,6 +44,7 @@ class LineProgress:
 
     def __init__(self, num_expected: int, *, as_json: bool) -> None:
         self.num_expected, self.as_json = num_expected, as_json
+        self._pace = Pace()
 
     def __enter__(self) -> "LineProgress":
         """Itself."""
@@ -55,8 +57,11 @@ class LineProgress:
         """Print one event."""
         if self.as_json:
             say(event.model_dump_json(exclude_none=True, exclude={"config"}))
-        else:
-            say(event_line(event, state, self.num_expected))
+            return
+        done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
+        left_s = self._pace.left_s("study", done, max(self.num_expected, len(state.trials)))
+        eta = f"  eta {clock(left_s)}" if left_s else ""
+        say(event_line(event, state, self.num_expected) + eta)
 
 
 class LiveProgress:
@@ -66,7 +71,7 @@ class LiveProgress:
         from rich.live import Live
 
         self.paths, self.num_expected = paths, num_expected
-        self._done_before: int | None = None
+        self._pace = Pace()
         self._state: StudyState | None = None
         self._console = console()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -119,7 +124,7 @@ class LiveProgress:
                 Text(f"best so far  {status.best_arm}  {status.objective} {status.best_objective:.4f} on validation")
             )
         table = Table(box=None, pad_edge=False)
-        for name in ("trial", "arm", "seed", "stage", "progress", "loss", "time"):
+        for name in ("trial", "arm", "seed", "stage", "progress", "loss", "time", "eta"):
             table.add_column(name, style="dim" if name == "trial" else "")
         for trial in status.running[:20]:
             table.add_row(*_running_row(trial))
@@ -129,13 +134,9 @@ class LiveProgress:
 
     def _clocks(self, done: int, expected: int) -> str:
         """Time since the start, and what is left at the pace of the trials that ended since then."""
-        elapsed = time.monotonic() - self._started
-        if self._done_before is None:
-            self._done_before = done
-        ended = done - self._done_before
-        if ended == 0:
-            return _clock(elapsed)
-        return f"{_clock(elapsed)}   eta {_clock(elapsed / ended * (expected - done))}"
+        elapsed = clock(time.monotonic() - self._started)
+        left_s = self._pace.left_s("study", done, expected)
+        return elapsed if left_s is None else f"{elapsed}   eta {clock(left_s)}"
 
 
 def _running_row(trial: RunningTrial) -> list[str]:
@@ -150,11 +151,13 @@ def _running_row(trial: RunningTrial) -> list[str]:
         trial.stage or "starts",
         progress,
         " ".join(losses) or "-",
-        _clock(trial.seconds),
+        clock(trial.seconds),
+        clock(trial.left_s) if trial.left_s is not None else "",
     ]
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -2,21 +2,32 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import AfpError
 from afp_ray.ledger import replay
-from afp_ray.records import Best, Comparison, StudyState, TrialStatus
+from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
-from services.answers import best_answer, comparison_answer, status_of
+from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.driver import check_study, drive
 from services.output import SIGINT, SIGTERM, console, exit_code_of_study, note, say
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
-from services.reports.tables import FORMATS, MARKS, ablation_grid, representation_grid, to_terminal
+from services.reports.published import LEGEND, published_lines
+from services.reports.tables import (
+    FORMATS,
+    MARKS,
+    ablation_grid,
+    finding_grids,
+    measured,
+    pareto_grid,
+    representation_grid,
+    to_terminal,
+)
 from services.studies import kept_study
 
 
@@ -69,7 +80,8 @@ def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: 
 
     state = state or replay(paths.ledger)
     comparison, best, error = answers_of(paths)
-    page = render_report(kept_study(paths), status_of(paths, state), state, comparison, best)
+    found = changes_answer(paths, comparison) if comparison is not None else []
+    page = render_report(kept_study(paths), status_of(paths, state), state, comparison, best, found)
     write_atomic(paths.report, page)
     written = [paths.report]
     if comparison is not None:
@@ -109,12 +121,17 @@ def summarize(paths: StudyPaths, state: StudyState) -> None:
 def show_comparison(comparison: Comparison) -> None:
     """Ablation table, representation table and verdicts."""
     terminal = console()
-    title = f"{', '.join(comparison.studies)}: accuracy in % on {comparison.split}, differences in points"
+    title = f"{', '.join(comparison.studies)}: {measured(comparison)} in % on {comparison.split}, differences in points"
     terminal.print(to_terminal(ablation_grid(comparison), title))
     say(MARKS)
     if comparison.representation:
         title = "sentence representations on held-out pairs, before is base at the same layer"
         terminal.print(to_terminal(representation_grid(comparison.representation), title))
+    for title, grid in finding_grids(comparison):
+        terminal.print(to_terminal(grid, title))
+    for words, grid in published_lines(comparison, shared_only=True):
+        say(words)
+        terminal.print(to_terminal(grid, f"cells of both, in %; {LEGEND}"))
     say("verdict")
     for line in comparison.verdicts:
         say(f"  {line}")
@@ -144,12 +161,25 @@ def show_best(best: Best) -> None:
     score = f"{100 * best.score.mean:.1f}{interval} on {best.split}, {seeds}"
     say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
     if best.vs_base is not None:
-        from afp_ray.comparison.table import in_words
+        from afp_ray.comparison.words import in_words
 
         say(f"         {in_words(best.vs_base)}")
     say(f"         {_recipe(best.config)}")
     if best.runner_up is not None:
         say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
+    if best.cheapest is not None:
+        say(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
     for warning in best.warnings:
         say(f"         warning: {warning}")
     say(f"         reproduce: {best.reproduce}")
+
+
+def show_pareto(best: Best) -> None:
+    """Every arm by score and cost."""
+    console().print(to_terminal(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost"))
+
+
+def show_requirements(found: Sequence[Requirement]) -> None:
+    """Whether each required statement holds."""
+    for one in found:
+        say(f"{'ok' if one.ok else 'NOT MET':<8} {one.text}: {one.verdict}")

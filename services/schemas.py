@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from afp_ray.config import StrictModel, StudyConfig
+from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.records import Best, Comparison, LayerMetrics, Score, TrainingSummary, TrialRecord
 
 __all__ = [
@@ -62,6 +63,8 @@ class RunningTrial(StrictModel):
     total: int = 0
     metrics: dict[str, float] = {}
     seconds: float = 0.0
+    left_s: float | None = None
+    """Until the stage ends, at its pace so far; null before there is one."""
 
 
 class DoctorCheck(StrictModel):
@@ -155,3 +158,5 @@ class PlanAnswer(StrictModel):
     free_bytes: int
     notes: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    overlap: tuple[OverlapReport, ...] = ()
+    """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""

@@ -1,9 +1,9 @@
-"""Prints plans, statuses and rows of data as text."""
+"""Prints plans and statuses as text."""
 
 import time
 from pathlib import Path
-from typing import Any
 
+from afp_ray.evaluation.overlap_records import OverlapReport
 from services.output import say
 from services.schemas import PlanAnswer, StudyStatus
 
@@ -26,6 +26,8 @@ def show_plan(answer: PlanAnswer, file: str) -> None:
     say(f"  disk   {disk}free {_size(answer.free_bytes)}")
     for check in answer.checks:
         say(f"  ok     {check}")
+    for report in answer.overlap:
+        _show_overlap(report)
     for line in answer.notes:
         say(f"  note   {line}")
     say(f"nothing started. run: afp run {file}")
@@ -61,14 +63,30 @@ def show_studies(found: list[StudyStatus], folder: Path) -> None:
         say(f"{status.name:<32} {status.state:<12} {status.counts['DONE']}/{status.trials} done  since {since}")
 
 
-def show_rows(answer: dict[str, Any]) -> None:
-    """What the sources of a study hold."""
-    say(f"pairs {answer['num_pairs']}  instructions {answer['num_instructions']}  pivot {answer['pivot']}")
-    for code, row in answer["languages"].items():
-        say(f"  {code}  pairs {row['pairs']}  instructions {row['instructions']}")
-        if row["example"]:
-            say(f"      {row['example'][0][:100]}")
-            say(f"      {row['example'][1][:100]}")
+def _show_overlap(report: OverlapReport) -> None:
+    """One line on what must not be, one a language on short sentences that stand in both by chance."""
+    if report.heldout_removed:
+        say(f"  ok     {report.heldout_removed} training pairs removed that share a sentence with held-out pairs")
+    rows = sum(cell.rows for cell in report.cells)
+    compared = f"{rows} evaluation rows against {report.training_texts} training texts"
+    if not report.suspect:
+        say(f"  ok     overlap: {compared}; none is in training as a whole or by a run of 13 words")
+    for cell in report.cells:
+        if cell.suspect:
+            where = f"{cell.task}/{cell.language} {cell.split}"
+            say(f"  OVERLAP {where}: {cell.suspect} of {cell.rows} rows are in training")
+            if cell.example is not None:
+                say(f"          {cell.example.row}, {cell.example.field}: {cell.example.text[:100]}")
+                say(f"          training: {cell.example.training[:100]}")
+    for language in dict.fromkeys(cell.language for cell in report.cells):
+        own = [cell for cell in report.cells if cell.language == language]
+        shown = []
+        for task in dict.fromkeys(cell.task for cell in own):
+            cells = [cell for cell in own if cell.task == task]
+            if count := sum(cell.exact for cell in cells):
+                shown.append(f"{task} {count}/{sum(cell.rows for cell in cells)}")
+        if shown:
+            say(f"         {language}: rows with one sentence that training has too: {', '.join(shown)}")
 
 
 def _size(number: int) -> str:

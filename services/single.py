@@ -1,20 +1,23 @@
-"""The verbs about one trial or its data: `trial`, `eval`, `reproduce` and `data inspect`."""
+"""The verbs about one trial: `trial`, `eval` and `reproduce`."""
 
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from pydantic import ValidationError
-
-from afp_ray.config import StudyConfig, TrialConfig, flatten, nest, trial_id
+from afp_ray.config import TrialConfig, trial_id
 from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS
-from afp_ray.records import TrialResult
-from afp_ray.store import TrialPaths, write_json
+from afp_ray.records import Score, TrialResult
+from afp_ray.store import StudyPaths, TrialPaths, write_json
+from afp_ray.training.reporter import Pace
+from services.eval_schemas import EvalAnswer
+from services.evaluating import eval_answer
 from services.output import note, say, say_json
+from services.progress import clock
+from services.showing_eval import show_eval
 
 
 class LineReporter:
@@ -22,15 +25,17 @@ class LineReporter:
 
     def __init__(self, interval_s: float = 5.0) -> None:
         self._interval_s, self._said_at, self._stage = interval_s, 0.0, ""
+        self._pace = Pace()
 
     def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
         """Print the stage, unless it was printed within the interval."""
-        now = time.monotonic()
+        now, left_s = time.monotonic(), self._pace.left_s(stage, done, total)
         if stage == self._stage and now - self._said_at < self._interval_s:
             return
         self._stage, self._said_at = stage, now
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        note(f"{stage} {done}/{total}  {numbers}".rstrip())
+        eta = f"  eta {clock(left_s)}" if left_s else ""
+        note(f"{stage} {done}/{total}{eta}  {numbers}".rstrip())
 
 
 def run_single(file: str, sets: list[str], storage: Path, *, as_json: bool) -> TrialResult:
@@ -39,39 +44,35 @@ def run_single(file: str, sets: list[str], storage: Path, *, as_json: bool) -> T
 
 
 def evaluate_model(
-    model: str,
+    config: TrialConfig,
     storage: Path,
     *,
-    tasks: Sequence[str],
-    languages: Sequence[str],
-    pivot: str,
-    shots: Sequence[int],
-    data_dir: str | None,
-    limit: int | None,
-    as_json: bool,
-) -> TrialResult:
+    base: TrialConfig | None = None,
+    splits: Sequence[Literal["validation", "test"]] = ("validation", "test"),
+    all_published: bool = False,
+    as_json: bool = False,
+) -> EvalAnswer:
     """Score any causal LM as it is: a trial of the method `base`, kept and found again like every other.
 
+    Args:
+        config: what is scored, of `services.evaluating.eval_config`.
+        storage: its folder is `<storage>/trials/<trial id>`.
+        base: another model on the same rows.
+        splits: rows to score.
+        all_published: whether published values of other checkpoints are shown too.
+        as_json: answer as JSON.
     Raises: UserError for a model, task, language or file that cannot be scored.
     """
-    others = [code for code in languages if code != pivot]
-    evaluation = {
-        "tasks": list(tasks),
-        "languages": list(languages),
-        "shots": list(shots),
-        "data_dir": data_dir,
-        "limit": limit,
-        "representation": None,
-    }
-    fields = {"method": "base", "model": {"name": model}, "evaluation": evaluation}
-    fields |= {"data": {"pivot": pivot, "languages": others}} if others else {"data": {"pivot": pivot}}
-    try:
-        config = TrialConfig.model_validate(nest({**flatten(fields), **METHODS["base"]}))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])).removeprefix("evaluation.")
-        raise ConfigError(f"{first['input']!r}: {first['msg']}", where=f"--{place.split('.')[0]}") from error
-    return _run_and_show(config, storage, as_json=as_json)
+    from afp_ray.trial import check_trial
+
+    for one in (config, base) if base is not None else (config,):
+        check_trial(one)
+    result = _run(config, storage, splits=splits)
+    other = _run(base, storage, splits=splits) if base is not None else None
+    root = storage.resolve()
+    answer = eval_answer(result, StudyPaths(root.parent, root.name), base=other, all_published=all_published)
+    say_json(answer) if as_json else show_eval(answer)
+    return answer
 
 
 def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) -> bool:
@@ -98,6 +99,7 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) 
             splits=stored.splits,
             reporter=LineReporter(),
             num_threads=int(stored.environment.get("threads", "1")),  # sums round otherwise with another number
+            keep_scores=False,  # what was answered before proves nothing
         )
     assert again is not None
     differences = _differences(stored, again)
@@ -140,48 +142,35 @@ def _differences(stored: TrialResult, again: TrialResult) -> dict[str, float]:
 
 
 def _run_and_show(config: TrialConfig, storage: Path, *, as_json: bool) -> TrialResult:
-    from afp_ray.trial import check_trial, fingerprints, run_trial
+    from afp_ray.trial import check_trial
 
     check_trial(config)
-    identity = trial_id(config, fingerprints(config))
-    folder = storage / "trials" / identity
-    write_json(TrialPaths(folder).config, config.model_dump(mode="json"))
-    result = run_trial(config, trial_id=identity, folder=folder, splits=("validation", "test"), reporter=LineReporter())
-    assert result is not None
+    result = _run(config, storage, splits=("validation", "test"))
     if as_json:
         say_json(result)
         return result
     for score in result.scores:
-        name = f"{score.task}/{score.shots}" if score.task != "retrieval" else score.task
-        error = f" ±{score.standard_error:.4f}" if score.standard_error is not None else ""
-        say(
-            f"{score.split:<10} {name:<14} {score.language:<3} {score.metric:<12} {score.value:.4f}{error}  n {score.n}"
-        )
+        say(_score_line(score))
     for warning in result.warnings:
         say(f"warning: {warning}")
-    say(f"{identity}  {result.seconds:.1f} s   {folder}")
+    say(f"{result.trial_id}  {result.seconds:.1f} s   {storage / 'trials' / result.trial_id}")
     return result
 
 
-def inspect_data(study: StudyConfig) -> dict[str, Any]:
-    """How many rows the sources of a study hold per language, with a pair of each."""
-    from afp_ray.config import DataConfig, flatten, nest
-    from afp_ray.data.sources import load_instructions, load_pairs
+def _run(config: TrialConfig, storage: Path, *, splits: Sequence[Literal["validation", "test"]]) -> TrialResult:
+    from afp_ray.trial import fingerprints, run_trial
 
-    fields = nest({name: value for name, value in flatten(study.fixed).items() if name.startswith("data.")})
-    data = DataConfig.model_validate(fields.get("data", {}))
-    pairs, instructions = load_pairs(data), load_instructions(data)
-    languages: dict[str, dict[str, Any]] = {}
-    for code in data.languages:
-        own = [pair for pair in pairs if code in (pair.source_language, pair.target_language)]
-        languages[code] = {
-            "pairs": len(own),
-            "instructions": sum(code in row.prompts for row in instructions),
-            "example": [own[0].source, own[0].target] if own else [],
-        }
-    return {
-        "pivot": data.pivot,
-        "num_pairs": len(pairs),
-        "num_instructions": len(instructions),
-        "languages": languages,
-    }
+    identity = trial_id(config, fingerprints(config))
+    folder = storage / "trials" / identity
+    write_json(TrialPaths(folder).config, config.model_dump(mode="json"))
+    result = run_trial(config, trial_id=identity, folder=folder, splits=splits, reporter=LineReporter())
+    assert result is not None
+    return result
+
+
+def _score_line(score: Score) -> str:
+    name = f"{score.task}/{score.shots}" if score.task != "retrieval" else score.task
+    error = f" ±{score.standard_error:.4f}" if score.standard_error is not None else ""
+    signature = f"  {score.signature}" if score.signature else ""
+    value = f"{score.metric:<12} {score.value:.4f}{error}  n {score.n}"
+    return f"{score.split:<10} {name:<14} {score.language:<3} {value}{signature}"

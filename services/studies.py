@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from afp_ray.config import StudyConfig
@@ -26,21 +27,50 @@ def storage_folder(given: str | None) -> Path:
 
 
 def find(name: str) -> Path:
-    """A study file: the path itself, else `search_spaces/<name>.yaml` among those that ship.
+    """A study file: the path itself, else `search_spaces/<name>.yaml` among those that ship, `paper/...` included.
 
     Raises: ConfigError with the names that ship.
     """
     path = Path(name).expanduser()
-    if path.exists() or path.suffix in (".yaml", ".yml", ".json"):
+    if path.is_file() or path.suffix in (".yaml", ".yml", ".json"):
         return path
     for folder in _SHIPPED:
         shipped = folder / f"{name}.yaml"
         if shipped.is_file():
             return shipped
-    known = sorted({file.stem for folder in _SHIPPED for file in folder.glob("*.yaml")})
+    known = shipped_names()
     raise ConfigError(
         f"there is no study file {name!r}", allowed=f"a path, or one of: {', '.join(known)}", fix="check the path"
     )
+
+
+def shipped_names() -> list[str]:
+    """Names of the studies that ship; those in a folder have its name before theirs."""
+    return sorted(
+        {
+            file.relative_to(folder).with_suffix("").as_posix()
+            for folder in _SHIPPED
+            for file in folder.glob("**/*.yaml")
+        }
+    )
+
+
+def load(
+    study: str, sets: Sequence[str] | None = None, *, executor: str | None = None, small: bool = False
+) -> StudyConfig:
+    """The study of a file or of a shipped name, with what the command line sets over it.
+
+    Args:
+        study: path or name.
+        sets: `name=value` each.
+        executor: over the file's.
+        small: take its small form.
+    Raises: ConfigError for a study that is not there or not as it should be.
+    """
+    from afp_ray.config.load import load_study
+
+    overrides = [*(sets or []), *([f"runtime.executor={executor}"] if executor else [])]
+    return load_study(find(study), overrides, small=small)
 
 
 def is_file_name(name: str) -> bool:

@@ -7,9 +7,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from afp_ray import __version__
+from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
 from afp_ray.records import Best, Comparison, StudyState, TrialStatus
-from services.reports.tables import MARKS, ablation_grid, cell_grid, representation_grid
+from services.reports.published import LEGEND, published_lines
+from services.reports.representation import NUM_COLOURS, figures
+from services.reports.tables import MARKS, ablation_grid, cell_grid, finding_grids, representation_grid
 from services.schemas import StudyStatus
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -48,13 +51,19 @@ class Forest:
 
 
 def render_report(
-    study: StudyConfig, status: StudyStatus, state: StudyState, comparison: Comparison | None, best: Best | None
+    study: StudyConfig,
+    status: StudyStatus,
+    state: StudyState,
+    comparison: Comparison | None,
+    best: Best | None,
+    changes: Sequence[Change] = (),
 ) -> str:
     """The whole report.
 
     Args:
         study, status, state: what was asked and how far it is.
         comparison, best: the answers; None while no arm is confirmed.
+        changes: what the arms did to sentence representations.
     Returns: HTML that loads nothing and runs no script.
     """
     environment = Environment(
@@ -74,6 +83,12 @@ def render_report(
         ablation=ablation_grid(comparison) if comparison else None,
         cells=cell_grid(comparison) if comparison else None,
         representation=representation_grid(comparison.representation) if comparison else None,
+        figures=figures(changes, best.arm if best else None),
+        num_colours=NUM_COLOURS,
+        chance=_chance(comparison),
+        findings=finding_grids(comparison) if comparison else [],
+        published=published_lines(comparison) if comparison else [],
+        legend=LEGEND,
         forest=forest(best) if best else None,
         marks=MARKS,
         trials=trials,
@@ -81,6 +96,13 @@ def render_report(
         failures=[trial for trial in state.trials if trial.status is TrialStatus.FAILED],
         version=__version__,
     )
+
+
+def _chance(comparison: Comparison | None) -> str:
+    """What the language probe is to be read against, in words."""
+    found = {row.language_probe_chance for row in comparison.representation} if comparison else set()
+    known = sorted(f"{100 * value:.0f} %" for value in found if value is not None)
+    return f", and chance is {' or '.join(known)}" if known else ""
 
 
 def forest(best: Best) -> Forest | None:

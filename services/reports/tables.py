@@ -2,42 +2,39 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from afp_ray.records import ArmRow, Comparison, Difference, RepresentationRow, TableCell
+from afp_ray.records import ArmRow, Comparison, Difference, MajorityRow, ParetoPoint, RepresentationRow, TableCell
+from services.reports.grid import (
+    Grid,
+    escape_latex,
+    escape_markdown,
+    grid_latex,
+    grid_markdown,
+    mark,
+    percent,
+    plain_grid,
+    to_terminal,
+)
+from services.reports.published import LEGEND, published_csv, published_lines
 
-if TYPE_CHECKING:
-    from rich.table import Table
+__all__ = [
+    "FORMATS",
+    "MARKS",
+    "Grid",
+    "ablation_grid",
+    "cell_grid",
+    "escape_latex",
+    "finding_grids",
+    "pareto_grid",
+    "representation_grid",
+    "to_terminal",
+]
 
-MARKS = "† p < 0.05 after Holm, ‡ p < 0.01: paired permutation over contents, against base"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "†": r"\textdagger{}",
-    "‡": r"\textdaggerdbl{}",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of text: the column names, the rows, and the marks of the best value of each column."""
-
-    header: list[str]
-    rows: list[list[str]]
-    is_best: list[list[bool]]
+MARKS = "† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and seeds, against base"
+EFFECTS = "What each component adds: arms that differ in it, in points, Holm over this table"
+IMPORTANCES = "Which searched field told the best tenth of the trials from all (PED-ANOVA), Holm over this table"
+PARETO = "Mean score against cost; on the front nothing is as good and as cheap"
 
 
 def ablation_grid(comparison: Comparison) -> Grid:
@@ -50,10 +47,13 @@ def ablation_grid(comparison: Comparison) -> Grid:
     ]
     best = [_highest([row[column] for row in values]) for column in range(len(languages) + 2)]
     rows, marks = [], []
+    if comparison.majority is not None:
+        rows.append(_majority_line(comparison.majority, languages))
+        marks.append([False] * len(header))
     for arm, numbers in zip(comparison.arms, values, strict=True):
         delta = arm.mean.vs_base if arm.mean else None
-        shown = [_percent(value) for value in numbers]
-        shown[-2] += _mark(delta)
+        shown = [percent(value) for value in numbers]
+        shown[-2] += mark(delta)
         rows.append([arm.arm, str(arm.n_seeds), *shown, *_delta_columns(delta)])
         marks.append(
             [
@@ -68,6 +68,69 @@ def ablation_grid(comparison: Comparison) -> Grid:
     return Grid(header, rows, marks)
 
 
+def _majority_line(row: MajorityRow, languages: Sequence[str]) -> list[str]:
+    """The majority baseline as a line of the ablation table; - where a task of the language has no choices."""
+    shown = []
+    for code in languages:
+        own = [cell.mean for cell in row.cells if cell.language == code]
+        shown.append(percent(sum(own) / len(own)) if own and row.mean is not None else "-")
+    return ["majority", "-", *shown, percent(row.mean), percent(row.pivot_mean), "-", "-", "-"]
+
+
+def effect_grid(comparison: Comparison) -> Grid:
+    """What each component adds, with its interval and verdict."""
+    header = ["component", "with", "without", "points", "95 % interval", "p (Holm)", "in words"]
+    rows = []
+    for effect in comparison.effects:
+        p = effect.difference.p if effect.difference.p_holm is None else effect.difference.p_holm
+        gain = "adds" if effect.difference.delta > 0 else "takes"
+        words = "not tested" if p is None else "not distinguishable" if p >= 0.05 else gain
+        if effect.also_differ:
+            words += f"; also differ in {', '.join(effect.also_differ)}"
+        rows.append([effect.component, effect.with_arm, effect.without_arm, *_delta_columns(effect.difference), words])
+    return plain_grid(header, rows)
+
+
+def importance_grid(comparison: Comparison) -> Grid:
+    """How much each searched field mattered in each arm."""
+    header = ["arm", "field", "trials", "share, %", "95 % interval", "p (Holm)", "in words"]
+    rows = [
+        [
+            one.arm,
+            one.field,
+            str(one.n_trials),
+            percent(one.share),
+            f"[{100 * one.ci95[0]:.0f}, {100 * one.ci95[1]:.0f}]",
+            "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
+            "not distinguishable" if one.p >= 0.05 else "mattered",
+        ]
+        for one in comparison.importances
+    ]
+    return plain_grid(header, rows)
+
+
+def pareto_grid(points: Sequence[ParetoPoint]) -> Grid:
+    """Score and cost of every arm, cheapest first."""
+    header = ["arm", "score, %", "GPU-hours of a trial", "front"]
+    rows = [
+        [point.arm, percent(point.score), f"{point.gpu_hours:.4g}", "yes" if point.is_on_front else "no"]
+        for point in points
+    ]
+    return plain_grid(header, rows)
+
+
+def finding_grids(comparison: Comparison) -> list[tuple[str, Grid]]:
+    """Title and table of components, searched fields, and quality against cost; those that there are."""
+    found = []
+    if comparison.effects:
+        found.append((EFFECTS, effect_grid(comparison)))
+    if comparison.importances:
+        found.append((IMPORTANCES, importance_grid(comparison)))
+    if len(comparison.pareto) > 1:
+        found.append((PARETO, pareto_grid(comparison.pareto)))
+    return found
+
+
 def cell_grid(comparison: Comparison) -> Grid:
     """Every cell: arms by task, language and shots."""
     keys = sorted({(c.task, c.language, c.shots or 0) for arm in comparison.arms for c in arm.cells})
@@ -76,19 +139,21 @@ def cell_grid(comparison: Comparison) -> Grid:
     found = [{(c.task, c.language, c.shots or 0): c for c in arm.cells} for arm in comparison.arms]
     best = [_highest([cells[key].mean if key in cells else None for cells in found]) for key in keys]
     for arm, cells in zip(comparison.arms, found, strict=True):
-        row, mark = [arm.arm], [False]
+        row, own = [arm.arm], [False]
         for key, top in zip(keys, best, strict=True):
             cell = cells.get(key)
-            row.append(_percent(cell.mean) + _mark(cell.vs_base) if cell else "-")
-            mark.append(cell is not None and cell.mean == top)
+            row.append(percent(cell.mean) + mark(cell.vs_base) if cell else "-")
+            own.append(cell is not None and cell.mean == top)
         rows.append(row)
-        marks.append(mark)
+        marks.append(own)
     return Grid(header, rows, marks)
 
 
 def representation_grid(rows: Sequence[RepresentationRow]) -> Grid:
-    """Retrieval, alignment and uniformity of each arm, before and after, mean over languages."""
+    """What was measured of each arm, before and after, mean over languages; older results lack the last two."""
     header = ["arm", "layer", "retrieval@1", "before", "alignment", "before", "uniformity", "before"]
+    has_more = any(row.anisotropy is not None for row in rows)
+    header += ["anisotropy (before)", "probe (before)"] if has_more else []
     shown = []
     for row in rows:
         if row.language:
@@ -98,44 +163,58 @@ def representation_grid(rows: Sequence[RepresentationRow]) -> Grid:
             [
                 row.arm,
                 f"{row.layer} {row.pooling}",
-                _percent(row.retrieval_at_1),
-                _percent(before[0]),
+                percent(row.retrieval_at_1),
+                percent(before[0]),
                 _plain(row.alignment),
                 _plain(before[1]),
                 _plain(row.uniformity),
                 _plain(before[2]),
             ]
         )
-    return Grid(header, shown, [[False] * len(header) for _ in shown])
+        if has_more:
+            shown[-1].append(_beside(_plain(row.anisotropy), _plain(row.anisotropy_before)))
+            shown[-1].append(_beside(percent(row.language_probe), percent(row.language_probe_before)))
+    return plain_grid(header, shown)
 
 
 def to_markdown(comparison: Comparison) -> str:
     """The tables and verdicts as Markdown."""
-    parts = [f"# {', '.join(comparison.studies)}", _caption(comparison), _markdown(ablation_grid(comparison)), MARKS]
+    parts = [
+        f"# {', '.join(comparison.studies)}",
+        _caption(comparison),
+        grid_markdown(ablation_grid(comparison)),
+        MARKS,
+    ]
     if comparison.verdicts:
-        parts.append("\n".join(f"- {_escape_markdown(line)}" for line in comparison.verdicts))
+        parts.append("\n".join(f"- {escape_markdown(line)}" for line in comparison.verdicts))
+    for title, grid in finding_grids(comparison):
+        parts += [
+            f"## {title.partition(':')[0].partition(' (')[0].partition(';')[0]}",
+            f"{title}.",
+            grid_markdown(grid),
+        ]
     if comparison.representation:
-        parts += ["## Sentence representations", _markdown(representation_grid(comparison.representation))]
-    parts += ["## Every task, language and number of shots", _markdown(cell_grid(comparison))]
+        parts += ["## Sentence representations", grid_markdown(representation_grid(comparison.representation))]
+    parts += ["## Every task, language and number of shots", grid_markdown(cell_grid(comparison))]
+    if comparison.published:
+        parts += ["## Published tables beside ours", f"In percent; {LEGEND}."]
+        parts += [
+            part
+            for words, grid in published_lines(comparison)
+            for part in (escape_markdown(words), grid_markdown(grid))
+        ]
     if comparison.warnings:
-        parts.append("\n".join(f"- warning: {_escape_markdown(line)}" for line in comparison.warnings))
+        parts.append("\n".join(f"- warning: {escape_markdown(line)}" for line in comparison.warnings))
     return "\n\n".join(parts) + "\n"
 
 
 def to_latex(comparison: Comparison) -> str:
-    """The ablation table as a LaTeX `table` (booktabs); the best value of a column is bold."""
-    grid = ablation_grid(comparison)
-    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}", r"\toprule"]
-    lines += [" & ".join(map(escape_latex, grid.header)) + r" \\", r"\midrule"]
-    for row, marks in zip(grid.rows, grid.is_best, strict=True):
-        cells = [
-            rf"\textbf{{{escape_latex(cell)}}}" if mark else escape_latex(cell)
-            for cell, mark in zip(row, marks, strict=True)
-        ]
-        lines.append(" & ".join(cells) + r" \\")
-    caption = escape_latex(f"{', '.join(comparison.studies)}. {_caption(comparison)} {MARKS}.")
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    """The ablation table, and each published one beside ours, as LaTeX `table`s (booktabs)."""
+    caption = f"{', '.join(comparison.studies)}. {_caption(comparison)} {MARKS}."
+    parts = [grid_latex(ablation_grid(comparison), caption)]
+    parts += [grid_latex(grid, f"{title}.") for title, grid in finding_grids(comparison)]
+    parts += [grid_latex(grid, f"{words} In percent; {LEGEND}.") for words, grid in published_lines(comparison)]
+    return "\n".join(parts)
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -143,6 +222,9 @@ def to_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["arm", "n_seeds", "task", "language", "shots", "mean", "delta", "low", "high", "p", "p_holm", "n"])
+    if comparison.majority is not None:
+        for cell in comparison.majority.cells:
+            writer.writerow(["majority", "", cell.task, cell.language, "", cell.mean, *[""] * 6])
     for arm in comparison.arms:
         for cell in (*(mean for mean in (arm.mean, arm.pivot_mean) if mean), *arm.cells):
             delta = cell.vs_base
@@ -152,6 +234,7 @@ def to_csv(comparison: Comparison) -> str:
                 f"'{arm.arm}" if arm.arm.startswith(("=", "+", "-", "@")) else arm.arm
             )  # no formula for a spreadsheet
             writer.writerow([name, arm.n_seeds, cell.task, cell.language, _blank(cell.shots), cell.mean, *tail])
+    writer.writerows([*row, "", "", "", "", ""] for row in published_csv(comparison))
     return out.getvalue()
 
 
@@ -163,42 +246,21 @@ def to_json(comparison: Comparison) -> str:
 FORMATS: dict[str, Callable[[Comparison], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "json": to_json}
 
 
-def to_terminal(grid: Grid, title: str) -> "Table":
-    """A table for rich; nothing in it is read as markup."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(grid.header):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=index == 0)
-    for row, marks in zip(grid.rows, grid.is_best, strict=True):
-        table.add_row(*(Text(cell, style="bold" if mark else "") for cell, mark in zip(row, marks, strict=True)))
-    return table
-
-
-def escape_latex(text: str) -> str:
-    """`text` with everything that LaTeX reads as a command made harmless."""
-    return "".join(_LATEX.get(char, char) for char in text if char.isprintable())
-
-
 def _caption(comparison: Comparison) -> str:
     base = f"differences to {comparison.base}" if comparison.base else "no base to compare with"
     chosen = f"configurations chosen to {comparison.objective}"
-    return f"Accuracy in % on {comparison.split}, mean over seeds; {base}; {chosen}."
+    numbers = measured(comparison)
+    return f"{numbers[0].upper()}{numbers[1:]} in % on {comparison.split}, mean over seeds; {base}; {chosen}."
 
 
-def _markdown(grid: Grid) -> str:
-    lines = ["| " + " | ".join(map(_escape_markdown, grid.header)) + " |", "|" + " --- |" * len(grid.header)]
-    for row, marks in zip(grid.rows, grid.is_best, strict=True):
-        cells = [
-            f"**{_escape_markdown(c)}**" if mark else _escape_markdown(c) for c, mark in zip(row, marks, strict=True)
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+TITLES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "target_language_rate": "target-language rate"}
+"""Main metrics as captions name them."""
 
 
-def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
+def measured(comparison: Comparison) -> str:
+    """The metrics of the cells."""
+    names = {cell.metric for arm in comparison.arms for cell in arm.cells}
+    return ", ".join(TITLES.get(name, name) for name in sorted(names)) or "accuracy"
 
 
 def _language_mean(arm: ArmRow, language: str) -> float | None:
@@ -227,17 +289,12 @@ def _delta_columns(delta: Difference | None) -> list[str]:
     return [f"{100 * delta.delta:+.1f}", interval, "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
 
 
-def _mark(delta: Difference | None) -> str:
-    p = None if delta is None else delta.p if delta.p_holm is None else delta.p_holm
-    return "" if p is None or p >= 0.05 else "‡" if p < 0.01 else "†"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _beside(after: str, before: str) -> str:
+    return after if before == "-" else f"{after} ({before})"
 
 
 def _blank(value: float | int | None) -> float | int | str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from afp_ray.config import StudyConfig
+from afp_ray.config import StudyConfig, flatten
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS, pins
 from afp_ray.search import make_arms, resolve
@@ -47,10 +47,9 @@ def test_pinned_fields_leave_the_space_and_no_sample_changes_them(method: str) -
     (arm,) = make_arms(study(compare={"method": [method]}, tune=tune))
     assert set(arm.tune) == set(tune) - set(pins(method))
     config = resolve(arm, {"loss.temperature": 0.3, "data.cross_probability": 0.3}, 4)
-    fields = config.model_dump()
+    fields = flatten(config.model_dump())
     for name, value in pins(method).items():
-        part, _, leaf = name.rpartition(".")
-        assert (fields[part][leaf] if part else fields[leaf]) == value
+        assert fields[name] == value
 
 
 def test_the_file_beats_the_default_the_sample_the_file_and_the_method_all() -> None:

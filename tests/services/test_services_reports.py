@@ -66,7 +66,7 @@ def test_the_latex_table_is_balanced_whatever_the_names(table: Comparison) -> No
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     columns = len(ablation_grid(table).header)
-    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [columns - 1] * 3
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [columns - 1] * 4  # majority and three arms
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert r"\textbackslash{}input" in text
@@ -82,7 +82,8 @@ def test_the_markdown_table_keeps_its_columns_whatever_the_names(table: Comparis
 
 def test_csv_and_json_hold_the_exact_numbers(table: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(hostile(table)))))
-    assert len(rows) == sum(len(arm.cells) + 2 for arm in table.arms)
+    assert table.majority is not None
+    assert len(rows) == sum(len(arm.cells) + 2 for arm in table.arms) + len(table.majority.cells)
     assert not any(row["arm"].startswith("=") for row in rows)  # a spreadsheet would run it
     mean = next(row for row in rows if row["arm"] == "mcl" and row["task"] == "mean")
     arm = table.arms[1].mean

@@ -1,0 +1,47 @@
+"""Options that several verbs share."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
+Storage = Annotated[str | None, typer.Option(help="Folder of the studies [default: $AFP_STORAGE or runs].")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A field over the file: training.max_steps=50.")]
+Small = Annotated[bool, typer.Option("--small", help="The study's small form, for two CPU cores without a network.")]
+ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local, over the file.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster [default: $RAY_ADDRESS, else one is started].")
+]
+Drift = Annotated[bool, typer.Option(help="Continue although the study file differs from the one that ran.")]
+StudyFile = Annotated[str, typer.Argument(help="Study file, or the name of one that ships (demo, paper/...).")]
+StudyName = Annotated[str, typer.Argument(help="Name of a study that was run.")]
+EvalSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of evaluation or model: evaluation.generation.max_new_tokens=64."),
+]
+EVAL_EXAMPLES = """Examples:
+
+afp eval smollm2 --languages en,zh --shots 0,5 --demo-seeds 0,1,2 --data-dir ~/data
+
+afp eval runs/mine/trials/0123abcd/checkpoint --base facebook/xglm-564M --data-dir ~/data
+
+afp eval smollm2 --tasks mgsm,xquad_qa --languages en,th --data-dir ~/data --set evaluation.generation.max_new_tokens=64
+
+afp eval embedded --languages en,zh,sw --limit 50 --split test --json
+"""
+
+
+class EvalSplit(StrEnum):
+    """Rows that `afp eval` scores."""
+
+    VALIDATION = "validation"
+    TEST = "test"
+    BOTH = "both"
+
+    @property
+    def splits(self) -> tuple[Literal["validation", "test"], ...]:
+        """The splits by name."""
+        if self is EvalSplit.VALIDATION:
+            return ("validation",)
+        return ("test",) if self is EvalSplit.TEST else ("validation", "test")

@@ -1,0 +1,73 @@
+"""Published tables beside ours, as text: one table for each model of theirs, one line a cell."""
+
+from collections.abc import Sequence
+
+from afp_ray.paper import PaperCell, PaperTable
+from afp_ray.records import Comparison
+from services.reports.grid import Grid, mark_of, percent, plain_grid
+
+LEGEND = "differences to the own base in brackets, ours with 95 % intervals; - where there is no score"
+
+
+def published_grid(table: PaperTable, *, shared_only: bool = False) -> Grid:
+    """Cells by arm: what the paper has and what we have, base first; `shared_only` leaves out what we do not score."""
+    header = [f"{table.metric}, %"]
+    for row in table.rows:
+        header += [f"{row.name}: paper", f"ours ({row.arm})" if row.arm not in (None, row.name) else "ours"]
+    cells = [[row.cells[index] for row in table.rows] for index in range(len(table.rows[0].cells))]
+    shown = [row for row in cells if not shared_only or any(cell.ours is not None for cell in row)]
+    lines = [[_place(row[0]), *_values(row)] for row in shown]
+    means = [row.mean for row in table.rows]
+    return plain_grid(header, [*lines, [_mean_name(table), *_values(means)]])
+
+
+def caption(table: PaperTable) -> str:
+    """What is compared, and which model the paper's rows are most likely of."""
+    likely = "is" if table.confidence == "high" else "is most likely"
+    if table.is_same_model:
+        models = f"The paper's model {likely} {table.model} ({table.confidence} confidence), as is ours."
+    else:
+        models = (
+            f"The paper's model {likely} {table.model} ({table.confidence} confidence: {table.reason}); ours is "
+            f"{table.our_model}, another model: compare the differences, not the levels."
+        )
+    return " ".join(filter(None, [f"{table.table}, {table.title} ({table.source}).", models, table.note]))
+
+
+def published_lines(comparison: Comparison, *, shared_only: bool = False) -> list[tuple[str, Grid]]:
+    """Caption and table of everything published that the studies name."""
+    return [(caption(table), published_grid(table, shared_only=shared_only)) for table in comparison.published]
+
+
+def published_csv(comparison: Comparison) -> list[list[object]]:
+    """The published values in the columns of the other rows: arm, seeds, task, language, shots, mean, difference."""
+    return [
+        [f"paper {table.table} {table.model} {row.name}", "", cell.task, cell.language, cell.shots, cell.paper, delta]
+        for table in comparison.published
+        for row in table.rows
+        for cell in row.cells
+        for delta in ["" if cell.paper_vs_base is None else cell.paper_vs_base]
+    ]
+
+
+def _place(cell: PaperCell) -> str:
+    return f"{cell.task}/{cell.language}/{cell.shots}"
+
+
+def _mean_name(table: PaperTable) -> str:
+    shared = max(sum(cell.ours is not None for cell in row.cells) for row in table.rows)
+    return f"mean of {shared} shared cell{'s' if shared != 1 else ''}" if shared else "mean of the paper's cells"
+
+
+def _values(cells: Sequence[PaperCell]) -> list[str]:
+    shown = []
+    for cell in cells:
+        theirs = percent(cell.paper)
+        if cell.paper_vs_base is not None:
+            theirs += f" ({100 * cell.paper_vs_base:+.1f})"
+        ours = percent(cell.ours)
+        if cell.vs_base is not None:
+            interval = f" [{100 * cell.ci95[0]:+.1f}, {100 * cell.ci95[1]:+.1f}]" if cell.ci95 else ""
+            ours += f"{mark_of(cell.p)} ({100 * cell.vs_base:+.1f}{interval})"
+        shown += [theirs, ours]
+    return shown

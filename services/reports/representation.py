@@ -1,0 +1,275 @@
+"""Drawings of sentence representations: the same axes before and after, and every measure by layer.
+
+Coordinates are pixels of an SVG. Colours are classes of the page, so that they follow its light and dark scheme.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afp_ray.comparison.representation import MEASURES, Change, Drawing
+from afp_ray.languages import LANGUAGES
+from services.reports.grid import Grid, percent, plain_grid
+
+NUM_COLOURS = 12
+"""Classes `c0`, `c1`, ... of the page; further languages begin again."""
+_SIDE, _GAP, _LEFT, _TOP = 340.0, 26.0, 34.0, 66.0
+_LEGEND_WIDTH, _LEGEND_HEIGHT = 100.0, 20.0
+_LABEL_HEIGHT, _LABEL_STEPS = 15.0, 4
+_CHART_WIDTH, _CHART_HEIGHT, _CHARTS_PER_ROW = 250.0, 150.0, 3
+TITLES = {
+    "retrieval_from_pivot": "retrieval@1 from the pivot, %",
+    "retrieval_to_pivot": "retrieval@1 to the pivot, %",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "anisotropy": "anisotropy",
+    "language_probe": "language probe, %",
+}
+_IN_PERCENT = ("retrieval_from_pivot", "retrieval_to_pivot", "language_probe")
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The sentences of one language in one panel.
+
+    Attributes:
+        language, colour: its code and class.
+        path: a dot of the pen per sentence.
+        label: where its code stands, near the middle of its sentences; None where there is no room for it.
+    """
+
+    language: str
+    colour: str
+    path: str
+    label: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One frame of a scatter plot."""
+
+    title: str
+    x: float
+    clouds: list[Cloud]
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Two frames to one scale."""
+
+    panels: list[Panel]
+    legend: list[tuple[float, float, str, str]]
+    """x, y, colour and words of each language."""
+    axes: tuple[str, str]
+    top: float
+    side: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One measure by layer.
+
+    Attributes:
+        title, x, y: its name, and its upper left corner.
+        before, after: points of the two lines; "" where there are none.
+        ticks: place and words of the lowest and highest value.
+        layers: place and number of layers below.
+        chance: height of the line of chance.
+        marks: x, y, class and words of every point.
+        radius: of the points.
+    """
+
+    title: str
+    x: float
+    y: float
+    before: str
+    after: str
+    ticks: list[tuple[float, str]]
+    layers: list[tuple[float, str]]
+    chance: float | None
+    marks: list[tuple[float, float, str, str]]
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Everything that is drawn of one arm."""
+
+    arm: str
+    base: str
+    place: str
+    scatter: Scatter | None
+    charts: list[Chart]
+    charts_width: float
+    charts_height: float
+    grid: Grid
+    is_open: bool
+
+
+def figures(found: Sequence[Change], best: str | None) -> list[Figure]:
+    """One figure per arm; that of the best arm, else the first one, is open."""
+    names = [change.arm for change in found]
+    shown = best if best in names else names[0] if names else None
+    return [
+        Figure(
+            arm=change.arm,
+            base=change.base,
+            place=f"layer {change.layer}, {change.pooling} pooling",
+            scatter=_scatter(change) if change.drawing else None,
+            charts=_charts(change),
+            charts_width=_CHARTS_PER_ROW * _CHART_WIDTH,
+            charts_height=2 * _CHART_HEIGHT,
+            grid=_layer_grid(change),
+            is_open=change.arm == shown,
+        )
+        for change in found
+    ]
+
+
+def _scatter(change: Change) -> Scatter:
+    drawing = change.drawing
+    assert drawing is not None
+    languages = list(dict.fromkeys([*drawing.before, *drawing.after]))
+    colours = {language: f"c{index % NUM_COLOURS}" for index, language in enumerate(languages)}
+    per_row = max(1, int((2 * _SIDE + _GAP) // _LEGEND_WIDTH))
+    rows = (len(languages) - 1) // per_row + 1
+    top = _TOP + (rows - 1) * _LEGEND_HEIGHT
+    legend = [
+        (
+            _LEFT + 8 + (index % per_row) * _LEGEND_WIDTH,
+            14 + (index // per_row) * _LEGEND_HEIGHT,
+            colours[language],
+            LANGUAGES[language].name if language in LANGUAGES else language,
+        )
+        for index, language in enumerate(languages)
+    ]
+    middle, reach = _frame(drawing)
+    panels = []
+    for number, (title, points) in enumerate(
+        ((f"before: {change.base}", drawing.before), (f"after: {change.arm}", drawing.after))
+    ):
+        left = _LEFT + number * (_SIDE + _GAP)
+        corner = (left + _SIDE / 2, top + _SIDE / 2)
+        panels.append(Panel(title, left, _clouds(points, colours, corner, middle, reach)))
+    axes = tuple(
+        f"{name} axis of {change.base}, {100 * share:.0f} % of its variance"
+        for name, share in zip(("first", "second"), drawing.shares, strict=True)
+    )
+    width = _LEFT + 2 * _SIDE + _GAP + 6
+    return Scatter(panels, legend, (axes[0], axes[1]), top, _SIDE, width, top + _SIDE + 30)
+
+
+def _frame(drawing: Drawing) -> tuple[tuple[float, float], float]:
+    """Middle and half width of the square that holds every sentence of both panels."""
+    corners = []
+    for axis in (0, 1):
+        values = [
+            float(value)
+            for side in (drawing.before, drawing.after)
+            for points in side.values()
+            for value in points[:, axis]
+        ]
+        corners.append((min(values), max(values)))
+    (left, right), (low, high) = corners
+    reach = max(right - left, high - low, 1e-9) / 2 * 1.06
+    return ((left + right) / 2, (low + high) / 2), reach
+
+
+def _clouds(
+    points: Mapping[str, Any],
+    colours: Mapping[str, str],
+    corner: tuple[float, float],
+    middle: tuple[float, float],
+    reach: float,
+) -> list[Cloud]:
+    scale = _SIDE / 2 / reach
+    clouds: list[Cloud] = []
+    taken: list[tuple[float, float]] = []
+    for language, places in points.items():
+        x = corner[0] + (places[:, 0] - middle[0]) * scale
+        y = corner[1] - (places[:, 1] - middle[1]) * scale
+        path = "".join(f"M{a:.0f} {b:.0f}h0" for a, b in zip(x, y, strict=True))
+        label = _free_place(float(x.mean()), float(y.mean()), taken)
+        taken += [label] if label else []
+        clouds.append(Cloud(language, colours[language], path, label))
+    return clouds
+
+
+def _free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """The nearest height at which a label does not cover another one; None where that is far off."""
+    for step in range(2 * _LABEL_STEPS + 1):
+        height = y + (step + 1) // 2 * _LABEL_HEIGHT * (1 if step % 2 else -1)
+        if all(abs(x - other) > 26 or abs(height - own) >= _LABEL_HEIGHT - 0.2 for other, own in taken):
+            return round(x, 1), round(height, 1)
+    return None
+
+
+def _charts(change: Change) -> list[Chart]:
+    charts = []
+    for index, name in enumerate(MEASURES):
+        x, y = index % _CHARTS_PER_ROW * _CHART_WIDTH, index // _CHARTS_PER_ROW * _CHART_HEIGHT
+        charts.append(_chart(change, name, x, y))
+    return charts
+
+
+def _chart(change: Change, name: str, x: float, y: float) -> Chart:
+    factor = 100.0 if name in _IN_PERCENT else 1.0
+    by_layer = change.by_layer[name]
+    sides = [
+        {layer: factor * value for layer, pair in by_layer.items() if (value := pair[side]) is not None}
+        for side in (0, 1)
+    ]
+    chance = factor * change.chance if name == "language_probe" and change.chance is not None else None
+    values = [value for side in sides for value in side.values()] + ([] if chance is None else [chance])
+    if factor == 100.0:
+        values += [0.0, 100.0]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    last = max(max(by_layer, default=0), 1)
+    left, width, top, height = x + 44, _CHART_WIDTH - 70, y + 28, _CHART_HEIGHT - 62
+
+    def place(layer: int, value: float) -> tuple[float, float]:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(left + width * layer / last, 1), round(top + height * (1 - share), 1)
+
+    lines, marks = [], []
+    for side, words in zip(sides, ("before", "after"), strict=True):
+        spots = [(place(layer, value), layer, value) for layer, value in side.items()]
+        lines.append(" ".join(f"{a},{b}" for (a, b), _, _ in spots))
+        marks += [
+            (a, b, "was" if words == "before" else "now", f"{words}, layer {layer}: {_number(value, factor)}")
+            for (a, b), layer, value in spots
+        ]
+    step = max(1, -(-last // 6))
+    layers = [(place(layer, low)[0], str(layer)) for layer in by_layer if layer % step == 0]
+    ticks = [(place(0, value)[1], _number(value, factor)) for value in dict.fromkeys((low, high))]
+    line = None if chance is None else place(0, chance)[1]
+    radius = 3.5 if last <= 12 else 2.0
+    return Chart(TITLES[name], x, y, lines[0], lines[1], ticks, layers, line, marks, radius)
+
+
+def _number(value: float, factor: float) -> str:
+    return f"{value:.0f}" if factor == 100.0 else f"{value:.2f}"
+
+
+def _layer_grid(change: Change) -> Grid:
+    """Every measure of every layer, before and after."""
+    header = ["layer"]
+    for name in MEASURES:
+        header += [TITLES[name].removesuffix(", %"), "before"]
+    layers = sorted({layer for values in change.by_layer.values() for layer in values})
+    rows = []
+    for layer in layers:
+        row = [f"{layer}"]
+        for name in MEASURES:
+            before, after = change.by_layer[name].get(layer, (None, None))
+            row += [_shown(after, name), _shown(before, name)]
+        rows.append(row)
+    return plain_grid(header, rows)
+
+
+def _shown(value: float | None, name: str) -> str:
+    if name in _IN_PERCENT:
+        return percent(value)
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,98 @@
+"""Verbs of the command line about one trial: `trial`, `eval` and `reproduce`."""
+
+from typing import Annotated
+
+import typer
+
+from afp_ray.config import CHOICE_TASKS
+from afp_ray.errors import ConfigError
+from services.options import EvalSets, EvalSplit, Json, Sets, Storage
+from services.output import GATE
+
+
+def trial(
+    config: Annotated[str, typer.Argument(help="Trial file: YAML, or the config.json of a trial.")],
+    storage: Storage = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Train and score one configuration in this process, without Ray."""
+    from services.single import run_single
+    from services.studies import storage_folder
+
+    run_single(config, sets or [], storage_folder(storage), as_json=as_json)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="embedded, smollm2, a local folder or a hub id.")],
+    tasks: Annotated[str, typer.Option(help="Choice and generation tasks, with commas.")] = ",".join(CHOICE_TASKS),
+    languages: Annotated[str, typer.Option(help="Language codes, with commas.")] = "en",
+    pivot: Annotated[str, typer.Option(help="Pivot language.")] = "en",
+    shots: Annotated[str, typer.Option(help="Numbers of demonstrations, with commas.")] = "0",
+    demo_seeds: Annotated[str, typer.Option(help="Seeds of the drawn demonstrations, with commas.")] = "0",
+    data_dir: Annotated[str | None, typer.Option(help="Original files [default: the embedded rows].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows a task, language and split.")] = None,
+    split: Annotated[EvalSplit, typer.Option(help="Rows to score.")] = EvalSplit.BOTH,
+    base: Annotated[str | None, typer.Option(help="Another model on the same rows, with paired differences.")] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Show all published checkpoints, not this alone.")
+    ] = False,
+    sets: EvalSets = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Score any causal language model as it is, beside the majority, another model and published baselines."""
+    from services.evaluating import eval_config
+    from services.single import evaluate_model
+    from services.studies import storage_folder
+
+    config, other = (
+        None
+        if name is None
+        else eval_config(
+            name,
+            tasks=_words(tasks),
+            languages=_words(languages),
+            pivot=pivot,
+            shots=_numbers(shots, "--shots"),
+            demo_seeds=_numbers(demo_seeds, "--demo-seeds"),
+            data_dir=data_dir,
+            limit=limit,
+            sets=sets or [],
+        )
+        for name in (model, base)
+    )
+    assert config is not None
+    evaluate_model(
+        config,
+        storage_folder(storage),
+        base=other,
+        splits=split.splits,
+        all_published=published,
+        as_json=as_json,
+    )
+
+
+def reproduce(
+    trial_id: Annotated[str, typer.Argument(help="Id of a finished trial, or its first digits.")],
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that is still the same.")] = 1e-5,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Run a finished trial again and compare every score; 7 when one differs by more than the tolerance."""
+    from services.single import reproduce as run_again
+    from services.studies import storage_folder
+
+    if not run_again(trial_id, storage_folder(storage), tolerance=tolerance, as_json=as_json):
+        raise typer.Exit(GATE)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no list of numbers", where=option, allowed="for instance 0,5") from error
