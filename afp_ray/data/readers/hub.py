@@ -224,9 +224,9 @@ def _hub_rows(file: HubRevision) -> Iterator[Mapping[str, Any]]:
 
 def _hub_errors() -> tuple[type[Exception], ...]:
     """What the hub's libraries raise where the network, the id, the subset or the split is at fault."""
-    import httpx
+    import httpx2
 
-    return OSError, ValueError, RuntimeError, httpx.HTTPError
+    return OSError, ValueError, RuntimeError, httpx2.HTTPError
 
 
 def _unreachable(path: str, error: Exception) -> DataError:
