@@ -18,10 +18,10 @@ class Selection(Sequence[_Row]):
     """
 
     def __init__(self, rows: Sequence[_Row], places: Sequence[int]) -> None:
-        self._rows, self._places = rows, places
+        self._rows, self.places = rows, places
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     @overload
     def __getitem__(self, place: int) -> _Row: ...
@@ -31,11 +31,11 @@ class Selection(Sequence[_Row]):
 
     def __getitem__(self, place: int | slice) -> "_Row | Selection[_Row]":
         if isinstance(place, slice):
-            return Selection(self._rows, self._places[place])
-        return self._rows[self._places[place]]
+            return Selection(self._rows, self.places[place])
+        return self._rows[self.places[place]]
 
     def __iter__(self) -> Iterator[_Row]:
-        return (self._rows[place] for place in self._places)
+        return (self._rows[place] for place in self.places)
 
 
 def pairs_by_language(pairs: Sequence[TranslationPair]) -> Mapping[str, Sequence[TranslationPair]]:

@@ -1,6 +1,6 @@
 """Rows of a generation task in one direction, rendered as prompts with demonstrations before them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from afp_ray.config import DIRECTIONS, WITHIN, EvaluationConfig
 from afp_ray.data import embedded
@@ -8,8 +8,8 @@ from afp_ray.errors import TaskError
 from afp_ray.evaluation.files import open_data_dir
 from afp_ray.evaluation.generation_task import JOINT, GenerationCell, GenerationExample, GenerationTask
 from afp_ray.evaluation.generation_tasks import GENERATION
-from afp_ray.evaluation.questions import LanguageRows, draw_rows, too_few_rows
-from afp_ray.evaluation.task import SPLITS, Row, Split, halves, place
+from afp_ray.evaluation.questions import LanguageRows, draw_rows, split_rows, too_few_rows
+from afp_ray.evaluation.task import SPLITS, Row, Split, place
 from afp_ray.languages import LANGUAGES
 
 
@@ -65,18 +65,8 @@ def load_direction(direction: str, config: EvaluationConfig, *, language: str, p
     if not files:
         raise _no_files(direction, config, language=language, pivot=pivot)
     parsed = {split: task.parse(members, config.generation, source, target) for split, members in files.items()}
-    splits: Mapping[Split, Sequence[Row]]
-    if len(parsed) == 1:
-        splits = halves(next(iter(parsed.values())).rows)
-    else:
-        splits = {split: part.rows for split, part in parsed.items()}
-    for split in SPLITS:
-        if not splits[split]:
-            raise TaskError(
-                f"{direction} has no {split} rows in {language!r}",
-                where=", ".join(file.label for members in files.values() for file in members),
-                fix="give the file rows, or drop the language or the task",
-            )
+    members = (file for held in files.values() for file in held)
+    splits = split_rows(parsed, members, asked=direction, language=language)
     skipped = sum(part.num_skipped for part in parsed.values())
     shown = task.shown(folder, config.generation, source, target) if task.shown else None
     return LanguageRows(splits, splits["validation"] if shown is None else shown, skipped)

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from afp_ray.config import EvaluationConfig
 from afp_ray.data import embedded
+from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.files import open_data_dir
-from afp_ray.evaluation.task import SPLITS, Example, Row, Split, Task, halves
+from afp_ray.evaluation.task import SPLITS, Example, ParsedRows, Row, Split, Task, halves
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES, Language
 
@@ -71,6 +72,22 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
         )
     parsed = {split: task.parse(file, language) for split, file in files.items()}
     num_skipped = sum(part.num_skipped for part in parsed.values())
+    splits = split_rows(parsed, files.values(), asked=task.name, language=language)
+    return LanguageRows(splits, splits["validation"], num_skipped)
+
+
+def split_rows(
+    parsed: Mapping[Split, ParsedRows], files: Iterable[SourceFile], *, asked: str, language: str
+) -> Mapping[Split, Sequence[Row]]:
+    """Rows of both splits; a benchmark in one part is halved.
+
+    Args:
+        parsed: what each file of a split held.
+        files: where the rows come from, for the message.
+        asked: task or direction, for the message.
+        language: likewise.
+    Raises: TaskError when a split has no rows.
+    """
     splits: Mapping[Split, Sequence[Row]]
     if len(parsed) == 1:
         splits = halves(next(iter(parsed.values())).rows)
@@ -79,11 +96,11 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
     for split in SPLITS:
         if not splits[split]:
             raise TaskError(
-                f"{task.name} has no {split} rows in {language!r}",
-                where=", ".join(file.label for file in files.values()),
+                f"{asked} has no {split} rows in {language!r}",
+                where=", ".join(file.label for file in files),
                 fix="give the file rows, or drop the language or the task",
             )
-    return LanguageRows(splits, splits["validation"], num_skipped)
+    return splits
 
 
 def _embedded_rows(task: Task, language: str) -> LanguageRows:

@@ -1,8 +1,7 @@
 """Keeps the translation pairs whose sides are in their languages, say the same, and came only once."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from afp_ray.data.quality.report import FilterReport, LanguageReport
 from afp_ray.data.quality.rules import Side, joined, log_ratio, refused_row, too_unequal
 from afp_ray.data.quality.similarity import Embed, MarginSimilarity
 from afp_ray.data.rows import TranslationPair
+from afp_ray.data.selection import Selection
 from afp_ray.errors import DataError
 
 _CHUNK = 4096
@@ -34,37 +34,9 @@ _REASONS = (
 _CODE = {reason: code for code, reason in enumerate(_REASONS)}
 
 
-@dataclass(frozen=True, slots=True)
-class KeptPairs(Sequence[TranslationPair]):
-    """Those of `pairs` that the filter let pass, fetched when they are asked for.
-
-    Attributes:
-        pairs: the rows before the filter.
-        places: (K,) places of the kept ones in `pairs`, rising.
-    """
-
-    pairs: Sequence[TranslationPair]
-    places: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, index: int) -> TranslationPair: ...
-    @overload
-    def __getitem__(self, index: slice) -> "KeptPairs": ...
-    def __getitem__(self, index: int | slice) -> "TranslationPair | KeptPairs":
-        if isinstance(index, slice):
-            return KeptPairs(self.pairs, self.places[index])
-        return self.pairs[int(self.places[index])]
-
-    def __iter__(self) -> Iterator[TranslationPair]:
-        return (self.pairs[int(place)] for place in self.places)
-
-
 def filter_pairs(
     pairs: Sequence[TranslationPair], limits: FilterLimits, *, embed: Embed | None = None
-) -> tuple[KeptPairs, FilterReport]:
+) -> tuple[Selection[TranslationPair], FilterReport]:
     """Keep the pairs whose sides are in their languages, say the same, and came only once.
 
     The rows are gone through twice and never held together: a row costs about 60 bytes.
@@ -91,7 +63,7 @@ def filter_pairs(
                 where="data.filter_limits",
                 fix="widen the limit that dropped most, or look at the rows with `afp data filter`",
             )
-    return KeptPairs(pairs, np.flatnonzero(reasons == 0)), report
+    return Selection(pairs, array("q", np.flatnonzero(reasons == 0).tolist())), report
 
 
 def _first_pass(
