@@ -6,6 +6,7 @@ import resource
 import shutil
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -232,17 +233,24 @@ def test_another_format_is_another_file(cache: Path, monkeypatch: pytest.MonkeyP
     assert built(cache) != path
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """The system refuses files beyond 4 kB, as a full disk does."""
+    """The system refuses files beyond 4 kB, as a full disk does.
+
+    Around the one call only: a fixture would still hold when pytest writes its own progress, and a
+    report that goes to a file is longer than that.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_trial(cache: Path, small_files: None) -> None:
-    with pytest.warns(RuntimeWarning, match="tokens cannot be kept in .*File too large.*AFP_CACHE") as caught:
+def test_a_full_disk_costs_the_cache_and_not_the_trial(cache: Path) -> None:
+    message = "tokens cannot be kept in .*File too large.*AFP_CACHE"
+    with pytest.warns(RuntimeWarning, match=message) as caught, small_files():
         found = cached_pairs("p", Letters(), lambda: make_pairs(2000))
     assert len(caught) == 1
     assert digest(found) == digest(token_cache.PairTokens(token_cache.pair_chunks(make_pairs(2000), Letters())))
