@@ -8,9 +8,11 @@ AfpError
 │   └── ModelError            a checkpoint that is missing or no causal LM
 ├── DivergedError             a loss that is not finite, with its step           trial FAILED (DIVERGED)
 ├── TrainingInterruptedError  training stopped on request, its state saved       trained on from there later
+├── SupersededError           a fresh attempt has taken the trial's place        nobody listens any more
 ├── StudyLockedError          another driver holds the study                     exit 6
 ├── StudyChangedError         the study file differs from the one that was run   exit 2
 └── UnavailableError          a cluster or storage is away for now               exit 75
+    └── StorageError          a disk is full or refuses                          the study stops, exit 75
 """
 
 
@@ -103,9 +105,17 @@ class TrainingInterruptedError(AfpError):
         return type(self), (self.step,)
 
 
+class SupersededError(AfpError):
+    """Another attempt has taken this one's place: it was given up, and may not write any more."""
+
+
 class StudyLockedError(AfpError):
     """Another driver holds the lease of the study."""
 
 
 class UnavailableError(AfpError):
     """A cluster, a tracking server or a disk cannot be reached for now; trying again is safe."""
+
+
+class StorageError(UnavailableError):
+    """A disk is full or refuses to be written; what was written before is whole."""

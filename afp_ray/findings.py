@@ -69,6 +69,29 @@ class FieldImportance(StrictModel):
     verdict: str
 
 
+class RungCorrelation(StrictModel):
+    """How well the ranking of an arm's trials at a rung told their ranking later, on validation."""
+
+    arm: str
+    unit: str
+    """What amounts count: `steps`, `tokens` or `rows`."""
+    amount: int
+    """At the rung."""
+    later: int | None
+    """At the later rung; null is the end of the training."""
+    n: int
+    """Trials that were scored at both; those that were stopped in between are not among them."""
+    rho: float | None = None
+    """Spearman's correlation; null where it cannot be told."""
+    ci95: Interval | None = None
+    p: float | None = None
+    """Of so large a correlation by chance."""
+    of_all: float | None = None
+    """Estimated correlation of the scores of all trials that reached the rung, those that were stopped there included;
+    null where it cannot be told."""
+    verdict: str
+
+
 class ParetoPoint(StrictModel):
     """Quality and cost of one arm."""
 
@@ -78,6 +101,35 @@ class ParetoPoint(StrictModel):
     """Of one trial, mean over seeds."""
     is_on_front: bool
     """Whether no other arm is as good and as cheap, and better in one of the two."""
+
+
+class FrontPoint(StrictModel):
+    """A search trial that no other feasible trial of its arm dominates."""
+
+    trial_id: str
+    params: dict[str, Any]
+    """Sampled values by dotted name."""
+    values: dict[str, float]
+    """Every objective on validation, by metric."""
+    limited: dict[str, float] = {}
+    """The metrics that the study's constraints are on, on validation."""
+    is_chosen: bool
+    """Whether it is the configuration that is confirmed: the best first objective of the front."""
+
+
+class SearchFront(StrictModel):
+    """The Pareto front of one arm's search, on validation and at the first seed."""
+
+    arm: str
+    objectives: tuple[str, ...]
+    """Direction and metric of each, the first one first."""
+    points: tuple[FrontPoint, ...]
+    """Best first objective first; empty where no trial is feasible."""
+    num_scored: int
+    """Search trials with a value of every objective."""
+    num_feasible: int
+    """Of them those that keep every constraint."""
+    verdict: str = ""
 
 
 class Cheapest(StrictModel):
@@ -163,6 +215,8 @@ class Best(StrictModel):
     """Null where arms are not compared example by example."""
     pareto: tuple[ParetoPoint, ...] = ()
     """Every arm, cheapest first."""
+    fronts: tuple[SearchFront, ...] = ()
+    """The search of each arm; empty where the study has one objective and no constraint."""
     gpu_hours: float
     """Of one trial of this configuration, mean over seeds."""
     checkpoint: str | None = None
@@ -188,6 +242,8 @@ class TableCell(StrictModel):
     """Null for base itself and where there is no base."""
     metric: str = "accuracy"
     """One of `MAIN_METRICS`; `mean` where tasks of several kinds are averaged."""
+    demo_deviation: float | None = None
+    """Standard deviation over demonstration seeds, mean over seeds; null where there is one set of demonstrations."""
 
 
 class ArmRow(StrictModel):
@@ -249,6 +305,8 @@ class Comparison(StrictModel):
     """Components, each by the arms that have all but it."""
     importances: tuple[FieldImportance, ...] = ()
     """Searched fields, by arm."""
+    rungs: tuple[RungCorrelation, ...] = ()
+    """Rungs against later ones, by arm; empty where no trial was stopped early."""
     pareto: tuple[ParetoPoint, ...] = ()
     """Mean score and cost of every arm, cheapest first."""
     published: tuple[PaperTable, ...] = ()

@@ -15,14 +15,17 @@ from afp_ray.findings import (
     ConstraintCheck,
     Difference,
     FieldImportance,
+    FrontPoint,
     Interval,
     LanguageSummary,
     MajorityRow,
     ParetoPoint,
     RepresentationRow,
     Requirement,
+    RungCorrelation,
     RunnerUp,
     ScoreSummary,
+    SearchFront,
     TableCell,
 )
 
@@ -38,6 +41,7 @@ __all__ = [
     "Failure",
     "FailureClass",
     "FieldImportance",
+    "FrontPoint",
     "Interval",
     "Job",
     "LanguageSummary",
@@ -48,15 +52,18 @@ __all__ = [
     "RepresentationRow",
     "Requirement",
     "Role",
+    "RungCorrelation",
     "RunnerUp",
     "Score",
     "ScoreSummary",
+    "SearchFront",
     "StudyState",
     "TableCell",
     "TrainingSummary",
     "TrialRecord",
     "TrialResult",
     "TrialStatus",
+    "Until",
 ]
 
 
@@ -65,6 +72,8 @@ class TrialStatus(StrEnum):
 
     PLANNED = "PLANNED"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    """Scored at a rung; continued when it is promoted, PRUNED when it never is."""
     DONE = "DONE"
     PRUNED = "PRUNED"
     FAILED = "FAILED"
@@ -73,14 +82,18 @@ class TrialStatus(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether no further event is expected (a FAILED trial may still be retried by a new attempt)."""
-        return self not in (TrialStatus.PLANNED, TrialStatus.RUNNING)
+        return self not in (TrialStatus.PLANNED, TrialStatus.RUNNING, TrialStatus.PAUSED)
 
 
 class FailureClass(StrEnum):
     """Why a trial failed; decides whether a fresh attempt makes sense."""
 
     DIVERGED = "DIVERGED"
+    PREEMPTED = "PREEMPTED"
+    """Its machine was taken away; it goes on from its checkpoint, and that counts as no retry."""
     INFRA = "INFRA"
+    STORAGE = "STORAGE"
+    """The disk was full or refused; the study stops, and the trial runs again when it is continued."""
     OOM = "OOM"
     DATA = "DATA"
     CONFIG = "CONFIG"
@@ -186,13 +199,26 @@ class TrainingSummary(StrictModel):
     """What went wrong on the way and was survived, in sentences."""
 
 
+class Until(StrictModel):
+    """The rung up to which a job trains, on the way to the whole training of its trial."""
+
+    rung: int
+    """0-based."""
+    unit: Literal["steps", "tokens", "rows"]
+    amount: int
+    """Of `unit`, counted from the start of the training."""
+
+
 class TrialResult(StrictModel):
     """What one trial gave; durable as `result.json` before anything else hears of it."""
 
     trial_id: str
-    status: Literal["DONE"] = "DONE"
+    status: Literal["DONE", "PAUSED"] = "DONE"
+    """PAUSED at a rung: scored there, and not trained to its end."""
     config: dict[str, Any]
     """The resolved `TrialConfig` as JSON."""
+    until: Until | None = None
+    """With PAUSED: the rung."""
     splits: tuple[str, ...]
     """Splits that were scored."""
     scores: tuple[Score, ...]
@@ -223,6 +249,10 @@ class Job(StrictModel):
     params: dict[str, Any] = {}
     """Sampled values by dotted name; empty where nothing was searched."""
     attempt: int = 1
+    until: Until | None = None
+    """Null trains to the end."""
+    num_halvings: int = 0
+    """How often its micro-batch was halved because earlier attempts ran out of memory."""
 
     @property
     def splits(self) -> tuple[Literal["validation", "test"], ...]:
@@ -260,7 +290,13 @@ class LedgerEvent(StrictModel):
     params: dict[str, Any] | None = None
     """With PLANNED only."""
     objective: float | None = None
-    """With DONE: the study's objective on the validation split."""
+    """With DONE and PAUSED: the study's objective on the validation split."""
+    values: dict[str, float] | None = None
+    """With DONE and PAUSED: further metrics that the study asks for, on the validation split."""
+    until: Until | None = None
+    """With PLANNED, of a trial that is to pause at a rung, and with PAUSED."""
+    num_halvings: int | None = None
+    """With PLANNED, where an attempt before ran out of memory: how often the micro-batch is halved."""
     splits: tuple[str, ...] | None = None
     """With DONE."""
     gpu_hours: float | None = None
@@ -288,6 +324,14 @@ class TrialRecord(StrictModel):
     config: dict[str, Any]
     params: dict[str, Any] = {}
     objective: float | None = None
+    values: dict[str, float] = {}
+    """Further objectives and constrained metrics on validation, by name."""
+    until: Until | None = None
+    """The rung that it was planned for last; null where that is the whole training."""
+    num_halvings: int = 0
+    """How often its micro-batch was halved because an attempt ran out of memory."""
+    rungs: tuple[float, ...] = ()
+    """The study's objective at every rung that it reached."""
     splits: tuple[str, ...] = ()
     gpu_hours: float = 0.0
     failure: Failure | None = None

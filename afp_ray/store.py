@@ -10,9 +10,13 @@ driver.lease             held by the driver
 driver.log
 report.html, comparison.{md,tex,csv,json}
 mlflow.json              which MLflow run shows which trial
+outbox.json              how much of the ledger MLflow shows
+mlflow.lock              held by the process that writes into MLflow
 stop                     asks the driver to stop
 trials/<trial_id>/
 config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
+attempt.json         the attempt that may write here; workers of an earlier one stop
+rung-<n>.json        scores of a trial that was paused there
 training_calls.jsonl one line each time that training really starts
 training.jsonl       losses, learning rate and so on by step, at most about 2,000 lines
 trace.json.gz        Chrome trace of some steps, where one was asked for
@@ -29,7 +33,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from afp_ray.errors import UnavailableError
+from afp_ray.errors import StorageError
 
 DEFAULT_STORAGE = "runs"
 LEDGER_SNAPSHOT = "ledger.snapshot.json"
@@ -43,6 +47,7 @@ class TrialPaths:
         self.config = folder / "config.json"
         self.result = folder / "result.json"
         self.progress = folder / "progress.json"
+        self.attempt = folder / "attempt.json"
         self.training_calls = folder / "training_calls.jsonl"
         self.curve = folder / "training.jsonl"
         self.trace = folder / "trace.json.gz"
@@ -52,6 +57,10 @@ class TrialPaths:
         self.checkpoint = folder / "checkpoint"
         self.predictions = folder / "predictions"
         self.representation = folder / "representation"
+
+    def rung(self, number: int) -> Path:
+        """Result of the trial as it was at a rung, 0-based."""
+        return self.folder / f"rung-{number}.json"
 
     def failure(self, attempt: int) -> Path:
         """Traceback of a failed attempt."""
@@ -79,6 +88,8 @@ class StudyPaths:
         self.log = self.folder / "driver.log"
         self.report = self.folder / "report.html"
         self.mlflow = self.folder / "mlflow.json"
+        self.outbox = self.folder / "outbox.json"
+        self.mlflow_lock = self.folder / "mlflow.lock"
         self.stop = self.folder / "stop"
         self.trials = self.folder / "trials"
 
@@ -103,7 +114,7 @@ def list_studies(storage: Path | str) -> list[StudyPaths]:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader or a kill sees the old file or the new one, never a part.
 
-    Raises: UnavailableError when the disk refuses, naming the path; the old file is intact.
+    Raises: StorageError when the disk refuses, naming the path and the bytes; the old file is intact.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -120,7 +131,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise UnavailableError(f"cannot write {path}: {error}") from error
+        raise StorageError(f"cannot write {path} ({len(data):,} bytes): {error}") from error
 
 
 def cache_folder(kind: str) -> Path:

@@ -1,12 +1,15 @@
 """Answers from finished studies: what chose, what is reported, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fabricate import FINGERPRINTS, fabricate, make_config, make_study
 
 from afp_ray.comparison import best, compare
+from afp_ray.comparison.choice import _ranked
+from afp_ray.comparison.confirmed import ConfirmedArm, read_study
 from afp_ray.comparison.metric import parse_metric
 from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.records import Best, Comparison
@@ -176,3 +179,21 @@ def test_a_lost_prediction_file_is_named(tmp_path: Path) -> None:
 def test_the_fabricated_configs_are_valid() -> None:
     assert make_config(make_study(), "base", 5).seed == 0
     assert parse_metric("mean").sign == 1
+
+
+def test_equal_arms_are_told_apart_by_what_they_train_on_and_not_by_what_was_measured(finished: StudyPaths) -> None:
+    arm = read_study(finished, split="test").arms[-1]
+    config = arm.results[0].config
+
+    def twin(name: str, *, gpu_hours: float, max_steps: int) -> ConfirmedArm:
+        trained = {**config, "training": {**config["training"], "max_steps": max_steps}}
+        measured = {"training": arm.results[0].training.model_copy(update={"gpu_hours": gpu_hours}), "config": trained}
+        results = tuple(result.model_copy(update=measured) for result in arm.results)
+        return replace(arm, name=name, results=results)
+
+    twins = [
+        twin("b", gpu_hours=1.0, max_steps=9),
+        twin("a", gpu_hours=2.0, max_steps=9),
+        twin("c", gpu_hours=9.0, max_steps=1),
+    ]
+    assert [one.name for one in _ranked(parse_metric("mean", direction="maximize"), twins, {})] == ["c", "a", "b"]

@@ -6,6 +6,7 @@ import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
 from afp_ray.comparison.cost import cheapest_not_worse, pareto_points
+from afp_ray.comparison.limits import keeping_limits
 from afp_ray.comparison.metric import (
     Metric,
     difference,
@@ -14,8 +15,9 @@ from afp_ray.comparison.metric import (
     summarize,
     values_by_seed,
 )
-from afp_ray.comparison.table import Split, base_of, forgetting_warnings, nothing_confirmed
+from afp_ray.comparison.table import Split, base_of, forgetting_warnings, nothing_confirmed, seed_warnings
 from afp_ray.comparison.words import adjust, in_words, p_of
+from afp_ray.config import TrialConfig
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.records import Best, ConstraintCheck, Difference, LanguageSummary, RunnerUp
 from afp_ray.store import StudyPaths
@@ -55,18 +57,18 @@ def best(
         metric or objective.metric, language=language, direction=objective.direction if metric is None else None
     )
     bases = [arm for arm in study.arms if arm.method == "base"]
-    kept = study.arms if max_forgetting is None else _remembering(study.arms, bases, max_forgetting)
+    within, left_out = keeping_limits(study.arms, study.config.constraints, objective)
+    kept = within if max_forgetting is None else _remembering(within, bases, max_forgetting)
     ranked = _ranked(chosen_by, kept, _checked_limits(under or {}))
     winner = ranked[0]
     score = summarize(chosen_by, winner, split)
     assert score is not None
-    base, warnings = base_of(winner, bases), list(study.warnings)
+    base, warnings = base_of(winner, bases), [*study.warnings, *left_out]
     if not bases:
         warnings.append("no base arm: differences to base are null; add base to compare.method")
     elif base is None:
         warnings.append("base itself scores best on validation: no arm improved on it")
-    if score.n_seeds == 1 and winner.method != "base":
-        warnings.append("one seed only: the interval says nothing about training noise")
+    warnings += seed_warnings([winner])
     vs_base = _vs_base(chosen_by, winner, study.arms, bases, split)
     if vs_base is not None and not vs_base.is_significant:
         warnings.append(f"{winner.name} is {in_words(vs_base)}")
@@ -112,7 +114,10 @@ def _cost(arm: ConfirmedArm, name: str) -> float:
 
 
 def _ranked(metric: Metric, arms: Sequence[ConfirmedArm], under: Mapping[str, float]) -> list[ConfirmedArm]:
-    """Arms within the limits, best on validation first; the cheaper of equals first."""
+    """Arms within the limits, best on validation first; of equals the one that trains on fewer rows, then by name.
+
+    What an arm cost was measured and differs from run to run; which arm is best must not.
+    """
     scored = {arm.name: values_by_seed(metric, arm, "validation") for arm in arms}
     if not any(scored.values()):
         languages = ", ".join(sorted({str(code) for arm in arms for code in arm.examples.language}))
@@ -121,7 +126,13 @@ def _ranked(metric: Metric, arms: Sequence[ConfirmedArm], under: Mapping[str, fl
     if not allowed:
         costs = ", ".join(f"{arm.name} {name} {_cost(arm, name):.3g}" for arm in arms for name in under)
         raise DataError(f"no arm keeps the limits; they are: {costs}", fix="raise the limit")
-    return sorted(allowed, key=lambda arm: (-metric.sign * float(np.mean(scored[arm.name])), arm.gpu_hours, arm.name))
+    return sorted(allowed, key=lambda arm: (-metric.sign * float(np.mean(scored[arm.name])), _num_rows(arm), arm.name))
+
+
+def _num_rows(arm: ConfirmedArm) -> int:
+    """Rows that a trial of the arm trains on."""
+    config = TrialConfig.model_validate(dict(arm.config))
+    return config.training.max_steps * config.rows_per_step
 
 
 def _vs_base(

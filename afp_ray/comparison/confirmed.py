@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from afp_ray.comparison.rungs import rung_correlations, rung_warnings
 from afp_ray.config import StudyConfig, canonical_json, flatten
 from afp_ray.errors import DataError, UserError
 from afp_ray.ledger import replay
 from afp_ray.methods import METHODS
-from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus
+from afp_ray.records import RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
 
 _KEYS = ("task", "language", "shots", "example_id", "content_id")
@@ -91,6 +92,11 @@ class ConfirmedArm:
         return str(self.config["method"])
 
     @property
+    def is_trained(self) -> bool:
+        """Whether its model is not simply one that was there before, as base and published checkpoints are."""
+        return int(self.config["training"]["max_steps"]) > 0
+
+    @property
     def pivot(self) -> str:
         """The pivot language."""
         return str(self.config["data"]["pivot"])
@@ -115,6 +121,7 @@ class ReadStudy:
     config: StudyConfig
     state: StudyState
     arms: list[ConfirmedArm] = field(default_factory=list)
+    rungs: tuple[RungCorrelation, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
 
@@ -140,6 +147,8 @@ def read_study(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadSt
         if len(chosen) < expected:
             study.warnings.append(f"arm {name} is confirmed at {len(chosen)} of {expected} seeds")
         study.arms.append(_read_arm(paths, chosen, split=split, name=f"{paths.name}/{name}" if prefix else name))
+    study.rungs = rung_correlations(study.state.trials, study.config.pruner, prefix=f"{paths.name}/" if prefix else "")
+    study.warnings += rung_warnings(study.rungs)
     if failed := sum(record.status is TrialStatus.FAILED for record in study.state.trials):
         study.warnings.append(f"{failed} of {len(study.state.trials)} trials failed")
     if not (study.state.closed or "").startswith("complete"):

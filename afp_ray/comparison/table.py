@@ -55,7 +55,7 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         _row(*parts, split=split, has_base=bool(bases))
         for parts in zip(arms, cells, differences, of_pivot, strict=True)
     ]
-    warnings += forgetting_warnings(arms, of_pivot)
+    warnings += seed_warnings(arms) + forgetting_warnings(arms, of_pivot)
     beside = set_beside(
         [name for study in studies for name in study.config.published],
         arms,
@@ -65,6 +65,7 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
     )
     effects = component_effects(arms, split=split)
     searched = [found for study in studies for found in field_importances(study)]
+    rungs = [row for study in studies for row in study.rungs]
     return Comparison(
         studies=tuple(place.name for place in paths),
         split=split,
@@ -75,12 +76,14 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         majority=majority(arms),
         effects=effects,
         importances=tuple(searched),
+        rungs=tuple(rungs),
         pareto=pareto_points(Metric("mean"), arms, split),
         published=tuple(beside),
         verdicts=(
             *(f"{row.arm}: {row.verdict}" for row in rows if not row.is_base),
             *(effect.verdict for effect in effects),
             *(one.verdict for one in searched),
+            *(row.verdict for row in rungs if row.later is None),
         ),
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -119,6 +122,14 @@ def forgetting_warnings(arms: Sequence[ConfirmedArm], of_pivot: Sequence[Differe
         for arm, delta in zip(arms, of_pivot, strict=True)
         if delta is not None and delta.is_significant and delta.delta < 0
     ]
+
+
+def seed_warnings(arms: Sequence[ConfirmedArm]) -> list[str]:
+    """One sentence for the trained arms that have a single seed; what is not trained has no noise of training."""
+    alone = [arm.name for arm in arms if arm.is_trained and len(arm.records) == 1]
+    if not alone:
+        return []
+    return [f"one seed only, so that intervals say nothing about training noise: {', '.join(alone)}"]
 
 
 def _row(
@@ -175,8 +186,21 @@ def _cells(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: S
                 metric=str(examples.metric[where][0]),
                 mean=mean_under(where, arm),
                 vs_base=next(adjusted),
+                demo_deviation=_demo_deviation(arm, (task, language, shots), split),
             )
             for (task, language, shots), where in zip(keys, masks, strict=True)
         )
         for arm in arms
     ]
+
+
+def _demo_deviation(arm: ConfirmedArm, cell: tuple[str, str, int], split: Split) -> float | None:
+    """Deviation of the cell's main metric over demonstration seeds; None where some result has one set of them."""
+    found = [
+        score.demo_deviation
+        for result in arm.results
+        for score in result.scores
+        if score.is_main and score.split == split and (score.task, score.language, score.shots) == cell
+    ]
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(found) else None

@@ -242,10 +242,17 @@ def _plain_kinds(kind: Any) -> Iterator[Any]:
 
 
 def _check_objective(study: StudyConfig, document: Document) -> None:
-    metric, _, language = study.objective.metric.partition("/")
-    path: KeyPath = ("objective", "metric")
+    _check_metric(study.objective.metric, document, ("objective", "metric"))
+    for place, goal in enumerate(study.objective.also):
+        _check_metric(goal.metric, document, ("objective", "also", place, "metric"))
+    for place, limit in enumerate(study.constraints):
+        _check_metric(limit.metric, document, ("constraints", place, "metric"))
+
+
+def _check_metric(name: str, document: Document, path: KeyPath) -> None:
+    metric, _, language = name.partition("/")
     if metric not in METRICS:
-        problem = f"objective.metric = {study.objective.metric!r} is not known"
+        problem = f"{'.'.join(map(str, path))} = {name!r} is not known"
         allowed = f"{', '.join(METRICS)}, or TASK/LANGUAGE"
         raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, METRICS))
     if language and language not in LANGUAGES:

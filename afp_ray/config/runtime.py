@@ -42,7 +42,15 @@ class RuntimeConfig(TrainingRuntime):
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs of one worker; also its number of torch threads (at least 1)."""
     max_retries: int = Field(default=2, ge=0)
-    """Fresh attempts of a trial whose worker or node died; a trial that raised is not tried again."""
+    """Fresh attempts of a trial whose worker or node died or hung; a trial that raised is not tried again."""
+    hang_s: Annotated[float, Field(gt=0)] | None = 1800.0
+    """A trial that reports no progress for so long is taken for hung: its worker is ended and it is tried again. null
+    waits for ever."""
+    start_s: Annotated[float, Field(gt=0)] | None = 900.0
+    """A trial whose workers do not get their resources within so many seconds is given back to the queue, with the
+    reason; null waits for ever."""
+    grace_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that a trial has to save its state once its machine says that it will be taken away."""
     keep_checkpoints: Literal["confirmed", "all", "none"] = "confirmed"
     """Which checkpoints stay on disk once an arm is decided."""
     tracking_uri: str | None = None

@@ -3,14 +3,35 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from afp_ray.config.base import StrictModel
 
 Scalar = bool | int | float | str
 
 
-class RangeSpec(StrictModel):
+class _Searched(StrictModel):
+    when: dict[str, tuple[Scalar, ...]] = {}
+    """Fields and their values under which this one is searched, for instance `{loss.pooling: mean}`; everywhere else it
+    keeps its default."""
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _one_value_is_a_list(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: tuple(part) if isinstance(part, list | tuple) else (part,) for name, part in value.items()}
+
+    @field_validator("when")
+    @classmethod
+    def _names_values(cls, value: dict[str, tuple[Scalar, ...]]) -> dict[str, tuple[Scalar, ...]]:
+        for name, values in value.items():
+            if not values:
+                raise ValueError(f"the condition on {name} allows no value; give at least one")
+        return value
+
+
+class RangeSpec(_Searched):
     """A numeric range, ends included: `{low: 0.01, high: 0.5, log: true}`."""
 
     low: float
@@ -39,7 +60,7 @@ class RangeSpec(StrictModel):
         return self
 
 
-class ChoiceSpec(StrictModel):
+class ChoiceSpec(_Searched):
     """A list of values: `{choices: [last, mean]}`."""
 
     choices: tuple[Scalar, ...] = Field(min_length=1)
@@ -59,6 +80,14 @@ def _spec_kind(value: Any) -> str:
 TuneSpec = RangeSpec | ChoiceSpec
 
 
+class FurtherObjective(StrictModel):
+    """A metric, and which way is better."""
+
+    metric: str
+    """As `objective.metric`."""
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
 class ObjectiveConfig(StrictModel):
     """What the search maximizes or minimizes."""
 
@@ -68,15 +97,69 @@ class ObjectiveConfig(StrictModel):
     split: Literal["validation"] = "validation"
     """Always validation: the test split is read once, by the report alone."""
     direction: Literal["maximize", "minimize"] = "maximize"
+    also: tuple[FurtherObjective, ...] = ()
+    """Objectives beside the first: the search then looks for the Pareto front of all of them."""
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> Self:
+        names = [self.metric, *(goal.metric for goal in self.also)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"objective and objective.also repeat a metric: {names}")
+        return self
+
+    @property
+    def goals(self) -> tuple[FurtherObjective, ...]:
+        """Every objective, the first one first."""
+        return (FurtherObjective(metric=self.metric, direction=self.direction), *self.also)
+
+
+class ConstraintConfig(StrictModel):
+    """A limit that a configuration has to keep to be chosen: `{metric: pivot_mean, max_drop: 0.02}`."""
+
+    metric: str
+    """As `objective.metric`, on validation."""
+    min: float | None = None
+    """Smallest value allowed."""
+    max: float | None = None
+    """Largest value allowed."""
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    """Largest loss against the arm `base` of the same study: the guard against forgetting. Needs that arm."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.min is None and self.max is None and self.max_drop is None:
+            raise ValueError(f"the constraint on {self.metric!r} limits nothing; give min, max or max_drop")
+        return self
+
+
+class PrunerConfig(StrictModel):
+    """Early stopping of search trials: `asha` scores a trial at rungs and continues the better ones alone."""
+
+    name: Literal["none", "asha"] = "none"
+    unit: Literal["steps", "tokens", "rows"] = "steps"
+    """What rungs count of a trial's training: optimizer steps, real tokens, or rows read (data size)."""
+    min: int | None = Field(default=None, ge=1)
+    """Amount at the first rung; null takes the whole training divided by factor squared."""
+    factor: int = Field(default=3, ge=2)
+    """Each rung is so many times the one before, and one in so many trials is continued to it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class SamplerConfig(StrictModel):
     """How the next configuration is drawn."""
 
-    name: Literal["tpe", "random", "grid"] = "tpe"
+    name: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
+    """`tpe` and `nsga2` model several objectives and constraints too; `nsga2` is for several objectives."""
     seed: int = Field(default=0, ge=0)
     startup_trials: int = Field(default=4, ge=1)
     """Random draws before TPE models the scores."""
+    population: int | None = Field(default=None, ge=2)
+    """Trials of one generation of `nsga2`, the first of them random; null takes an eighth of `budget.trials`, at least
+    4 and at most 50."""
 
 
 class BudgetConfig(StrictModel):

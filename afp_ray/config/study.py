@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -11,7 +11,9 @@ from afp_ray.config.runtime import RuntimeConfig
 from afp_ray.config.search import (
     BudgetConfig,
     ChoiceSpec,
+    ConstraintConfig,
     ObjectiveConfig,
+    PrunerConfig,
     RangeSpec,
     SamplerConfig,
     Scalar,
@@ -46,8 +48,13 @@ class StudyConfig(StrictModel):
     ] = {}
     """Fields searched inside each arm that does not pin them."""
     sampler: SamplerConfig = SamplerConfig()
-    pruner: Literal["none"] = "none"
-    """Early stopping of search trials."""
+    pruner: PrunerConfig = PrunerConfig()
+    """Early stopping of search trials; `none` or `asha` alone stand for their defaults."""
+    constraints: tuple[ConstraintConfig, ...] = ()
+    """Limits that a configuration has to keep to be chosen."""
+    warm_start: tuple[str, ...] = ()
+    """Studies of the same storage whose finished search trials the sampler learns from; none of them counts as a trial
+    of this study."""
     budget: BudgetConfig = BudgetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     published: tuple[str, ...] = ()
@@ -77,6 +84,16 @@ class StudyConfig(StrictModel):
                 raise ValueError(f"compare.{field} repeats a value: {list(values)}")
         if (arms := math.prod(len(values) for values in self.compare.values())) > MAX_ARMS:
             raise ValueError(f"compare makes {arms:,} arms; allowed: at most {MAX_ARMS:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_start_is_from_others(self) -> Self:
+        if self.name in self.warm_start:
+            raise ValueError(f"warm_start names {self.name!r} itself; its own trials count anyway")
+        if len(set(self.warm_start)) != len(self.warm_start):
+            raise ValueError(f"warm_start repeats a study: {list(self.warm_start)}")
+        if self.warm_start and self.sampler.name in ("random", "grid"):
+            raise ValueError(f"sampler {self.sampler.name!r} learns nothing from warm_start; use tpe or nsga2")
         return self
 
     @model_validator(mode="after")

@@ -73,6 +73,12 @@ class TrialConfig(StrictModel):
         """Languages that are scored: `evaluation.languages`, or the pivot followed by the trained ones."""
         return self.evaluation.languages or (self.data.pivot, *self.data.languages)
 
+    @property
+    def rows_per_step(self) -> int:
+        """Training rows that one optimizer step reads: instructions and pairs, each where its term is on."""
+        instructions = self.training.batch_size if self.loss.instruction_weight > 0 else 0
+        return instructions + (self.training.num_pairs_per_step if self.loss.contrastive_weight > 0 else 0)
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal content gives equal text, whatever the order of keys."""

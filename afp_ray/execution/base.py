@@ -1,11 +1,11 @@
 """The protocols of this room: where jobs come from, who runs them, and the function that is one trial."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from afp_ray.config import TrainingRuntime, TrialConfig
-from afp_ray.records import Job, StudyState, TrialRecord, TrialResult
+from afp_ray.records import Job, StudyState, TrialRecord, TrialResult, Until
 from afp_ray.search import Wait
 from afp_ray.training.reporter import Reporter
 
@@ -31,8 +31,16 @@ class RunTrial(Protocol):
         device: str = "auto",
         runtime: TrainingRuntime | None = None,
         num_threads: int | None = None,
+        stop: Callable[[], bool] | None = None,
+        until: Until | None = None,
+        fence: Callable[[], None] = lambda: None,
     ) -> TrialResult | None:
-        """Run the trial, or only the splits that `folder` lacks; None on workers other than the first."""
+        """Run the trial, or only the splits that `folder` lacks; None on workers other than the first.
+
+        `stop` is asked all along: true saves what is done and raises TrainingInterruptedError. With `until` the trial
+        trains to that rung, is scored there on validation alone, and gives a PAUSED result. `fence` is called before a
+        result or checkpoint is written, and raises when this attempt may write no more.
+        """
         ...
 
 
@@ -61,6 +69,10 @@ class JobSource(Protocol):
         """Whether a job would follow if the budget allowed it."""
         ...
 
+    def pruned(self) -> tuple[str, ...]:
+        """Paused trials that nothing can promote any more and that no PRUNED event has ended yet."""
+        ...
+
     def decided(self, arm: str) -> frozenset[str] | None:
         """Trials that confirm `arm`; None before all of them have ended."""
         ...
@@ -86,6 +98,13 @@ class JobQueue(Protocol):
 
     def work(self, job: Job) -> dict[str, Any]:
         """The job as JSON for the process that runs it."""
+        ...
+
+    def check(self) -> None:
+        """Look whether the study is still this driver's; executors call it every second or so.
+
+        Raises: StudyLockedError when another driver has taken the study over: what runs has to be ended.
+        """
         ...
 
 

@@ -3,14 +3,18 @@
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
+from afp_ray.execution.preemption import cluster_watch
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +30,13 @@ DRIVER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are never read
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_STATE_REFRESH_PERIOD": "86400",  # each refresh would wait for a head node that is gone
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # or Tune would run a preempted trial again by itself
     "TUNE_WARN_THRESHOLD_S": "60",
 }
 WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more per group; every worker looks itself
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
@@ -74,9 +81,43 @@ def connected(address: str | None) -> Iterator[bool]:
             start_local(folder or tempfile.gettempdir())
         yield address is None
     finally:
+        started = _descendants(os.getpid()) if folder else {}
         ray.shutdown()
         if folder:
+            _end_leftovers(started)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _descendants(pid: int) -> dict[int, str]:
+    """When each process below `pid` was started, by its id; empty where the system does not tell."""
+    found: dict[int, str] = {}
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it may have ended
+            for child in map(int, file.read_text().split()):
+                found |= {child: _start_time(child), **_descendants(child)}
+    return found
+
+
+def _start_time(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+    return ""
+
+
+def _end_leftovers(started: Mapping[int, str]) -> None:
+    """End what Ray has left of an own cluster: its agents wait a minute for a head node that was lost."""
+    for pid, start in started.items():
+        if start and _start_time(pid) == start and _is_ray(pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _is_ray(pid: int) -> bool:
+    """Whether a process belongs to Ray, and not to whoever called this program's functions."""
+    with suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return command.startswith(b"ray::") or b"/ray/" in command
+    return False
 
 
 def _connect(address: str) -> None:
@@ -151,3 +192,41 @@ def num_trials_at_once(runtime: RuntimeConfig, *, is_own: bool) -> int:
             fix="lower runtime.workers_per_trial, cpus_per_worker or gpus_per_worker, or give a cluster's address",
         )
     return max(1, min(room, runtime.concurrency or room))
+
+
+def head_patience_s(*, is_own: bool) -> float:
+    """How long a head node that does not answer is waited for.
+
+    Nobody starts that of an own cluster again. That of another may come back; Ray ends this process when it has waited
+    for it, by default for a minute, and the driver has to leave before.
+    """
+    ray_waits_s = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 (its name)
+    return min(10.0, ray_waits_s / 2) if is_own else ray_waits_s / 2
+
+
+@contextmanager
+def guarded(patience_s: float) -> Iterator[None]:
+    """End this process as temporarily unavailable when the head node is gone and Ray does not let the driver leave.
+
+    A call that waits for the head node cannot be interrupted, and Ray ends the process after its own patience anyway,
+    with an exit code that says nothing. What the study has done is durable either way.
+
+    Args:
+        patience_s: of the driver itself, which leaves in good order when it can.
+    """
+    is_over = threading.Event()
+
+    def watch() -> None:
+        num_looks = 0  # several, since a machine that was suspended wakes up with an old answer
+        while not is_over.wait(1.0):
+            silent_s = cluster_watch().silent_s
+            num_looks = num_looks + 1 if silent_s > patience_s * 1.25 else 0
+            if num_looks >= 5:
+                logger.critical("the head node of the Ray cluster has not answered for %.0f s", silent_s)
+                os._exit(os.EX_TEMPFAIL)
+
+    threading.Thread(target=watch, name="head-guard", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()

@@ -3,18 +3,21 @@
 import logging
 import math
 import os
+import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from time import time
 from typing import Any
 
-from afp_ray.config import StudyConfig
-from afp_ray.errors import AfpError
+from afp_ray.config import StudyConfig, TrainingRuntime, TrialConfig
+from afp_ray.errors import AfpError, StorageError
 from afp_ray.execution.base import RUN_TRIAL, Executor, JobSource
 from afp_ray.execution.durable import adopt, remove_checkpoint
 from afp_ray.execution.failpoints import failpoint
 from afp_ray.execution.outcome import Outcome, failure_of
 from afp_ray.execution.stop import StopNowError, StopRequest
+from afp_ray.execution.stop_signs import claim
 from afp_ray.ledger import CloseReason, Ledger
 from afp_ray.records import Failure, FailureClass, Job, LedgerEvent, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.search import WAIT, Wait
@@ -24,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 OnEvent = Callable[[LedgerEvent, StudyState], None]
 Objective = Callable[[TrialResult], float]
+Values = Callable[[TrialResult], Mapping[str, float]]
+_MAX_PREEMPTIONS = 100
+"""Free retries of a trial in the life of a driver: beyond them something other than the market takes its machines."""
 
 
 def run_study(
@@ -33,6 +39,7 @@ def run_study(
     search: JobSource,
     executor: Executor,
     objective: Objective,
+    values: Values = lambda _: {},
     run_trial: str = RUN_TRIAL,
     on_event: Sequence[OnEvent] = (),
     stop: StopRequest | None = None,
@@ -46,6 +53,7 @@ def run_study(
         search: decides what runs; fresh, it is brought up to date from the ledger here.
         executor: runs the jobs.
         objective: the study's objective on the validation split, from a result.
+        values: further metrics that the study asks for, likewise, by name.
         run_trial: `module:function` of a `RunTrial`, importable where the trials run.
         on_event: called after every event is durable; one that raises gives a warning and stops nothing.
         stop: lets another thread ask to stop; SIGINT and SIGTERM are heard besides.
@@ -56,6 +64,7 @@ def run_study(
     stop = stop or StopRequest()
     with Ledger.open(paths, study, allow_drift=allow_drift) as ledger:
         driver = Driver(study, ledger, search=search, objective=objective, run_trial=run_trial, stop=stop)
+        driver.values = values
         driver.on_event = list(on_event)
         try:
             with stop.listening():
@@ -98,13 +107,16 @@ class Driver:
         self.num_workers = study.runtime.workers_per_trial
         self.runtime = study.runtime
         self.on_event: list[OnEvent] = []
+        self.values: Values = lambda _: {}
         self._ledger, self._search, self._objective = ledger, search, objective
         self._run_trial = run_trial
         self._running: dict[str, Job] = {}
         self._retries: deque[Job] = deque()
-        self._num_retries: Counter[str] = Counter()
+        self._num_retries: Counter[tuple[str, FailureClass]] = Counter()
         self._tidied: set[str] = set()
         self._warned: set[int] = set()
+        self._refused = ""
+        """What the disk of a trial said when it refused; nothing is started any more then."""
 
     def begin(self) -> None:
         """Tell what OPENED, bring the search up to date and end trials that can no longer run."""
@@ -114,6 +126,10 @@ class Driver:
             record = self._record(trial_id)
             note = "its model, data or rows have changed"
             self._append(TrialStatus.CANCELLED, trial_id, record.attempt, note=note)
+        for record in self._ledger.state.trials:
+            if record.status in (TrialStatus.DONE, TrialStatus.PRUNED):
+                self._remove_states(record.trial_id)
+        self._prune()
         for arm in dict.fromkeys(trial.arm for trial in self._ledger.state.trials):
             self._tidy(arm)
 
@@ -122,7 +138,7 @@ class Driver:
     def next_job(self) -> Job | Wait | None:
         """The next job that has to run; results that are on disk already are adopted on the way."""
         while True:
-            if self.stop.is_requested or (self._retries and self._search.stopped_by()):
+            if self.stop.is_requested or self._refused or (self._retries and self._search.stopped_by()):
                 return WAIT if self._running else None
             job = self._retries.popleft() if self._retries else self._search.next_job()
             if not isinstance(job, Job):
@@ -131,6 +147,7 @@ class Driver:
             adopted = adopt(self._ledger.paths, job)
             if adopted is None:
                 self._running[job.trial_id] = job
+                claim(self._ledger.paths.trial(job.trial_id), attempt=job.attempt, token=self._ledger.token)
                 return job
             self._finish(job, Outcome(result=adopted[0]), note=adopted[1])
 
@@ -140,7 +157,7 @@ class Driver:
         failpoint("after_running")
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Write DONE or FAILED, and plan a fresh attempt where the failure was not the trial's own."""
+        """Write what became of a job, and plan a fresh attempt where a failure was not the trial's own."""
         failpoint("after_result_before_commit")
         self._running.pop(job.trial_id, None)
         self._finish(job, outcome)
@@ -153,14 +170,27 @@ class Driver:
             "folder": str(self._ledger.paths.trial(job.trial_id).folder),
             "cwd": os.getcwd(),
             "device": "auto",
-            "runtime": self.runtime.of_training.model_dump(mode="json"),
+            "runtime": self._training_runtime(job).model_dump(mode="json"),
             "num_threads": max(1, int(self.runtime.cpus_per_worker)),
+            "token": self._ledger.token,
         }
+
+    def check(self) -> None:
+        """Look whether the study is still this driver's.
+
+        Raises: StudyLockedError when it is not.
+        """
+        self._ledger.check()
 
     # --- the end of a study -------------------------------------------------------------------------------------
 
     def why_ended(self) -> str:
-        """The note of CLOSED, once the executor has returned."""
+        """The note of CLOSED, once the executor has returned.
+
+        Raises: StorageError when a trial found the disk full or refusing: what runs has ended, the rest can wait.
+        """
+        if self._refused:
+            raise StorageError(self._refused)
         if not (self._retries or self._running or self._search.has_more()):
             return CloseReason.COMPLETE
         if self.stop.is_requested:
@@ -178,10 +208,14 @@ class Driver:
     def _plan(self, job: Job) -> None:
         record = self._ledger.trial(job.trial_id)
         is_planned = record is not None and (
-            record.test_pending or (record.status is TrialStatus.PLANNED and record.attempt == job.attempt)
+            record.test_pending
+            or (record.status, record.attempt, record.until) == (TrialStatus.PLANNED, job.attempt, job.until)
         )
         if not is_planned:
-            whole = {"config": job.config, "params": job.params} if job.role != "test" else {}
+            whole: dict[str, Any] = {}
+            if job.role != "test":
+                whole = {"config": job.config, "params": job.params, "until": job.until}
+                whole |= {"num_halvings": job.num_halvings} if job.num_halvings else {}
             self._append(
                 TrialStatus.PLANNED, job.trial_id, job.attempt, role=job.role, arm=job.arm, seed=job.seed, **whole
             )
@@ -194,12 +228,13 @@ class Driver:
             if isinstance(value, Failure):
                 failure = value
             else:
-                self._done(job, outcome.result, objective=value, note=note)
+                self._scored(job, outcome.result, objective=value, note=note)
         elif failure is None:
             failure = Failure(failure_class=FailureClass.BUG, message="the trial gave neither a result nor a failure")
         if failure is not None:
             self._failed(job, failure)
         self._search.observe(self._record(job.trial_id))
+        self._prune()
         self._tidy(job.arm)
 
     def _value(self, result: TrialResult) -> float | Failure:
@@ -212,32 +247,78 @@ class Driver:
             return Failure(failure_class=FailureClass.DIVERGED, message=f"the objective is {value}")
         return value
 
-    def _done(self, job: Job, result: TrialResult, *, objective: float, note: str) -> None:
+    def _scored(self, job: Job, result: TrialResult, *, objective: float, note: str) -> None:
+        """Write DONE, or PAUSED at a rung."""
+        found = {name: value for name, value in self.values(result).items() if math.isfinite(value)}
+        is_paused = result.status == "PAUSED"
         self._append(
-            TrialStatus.DONE,
+            TrialStatus.PAUSED if is_paused else TrialStatus.DONE,
             job.trial_id,
             job.attempt,
             role=job.role,
             objective=objective,
-            splits=result.splits,
+            values=found or None,
+            splits=None if is_paused else result.splits,
+            until=result.until,
             gpu_hours=result.training.gpu_hours,
             note=note,
         )
-        failpoint("after_done")
+        failpoint("after_paused" if is_paused else "after_done")
+        if not is_paused:
+            self._remove_states(job.trial_id)
+
+    def _prune(self) -> None:
+        """Write PRUNED for paused trials that nothing can promote any more, and remove what they would go on from."""
+        for trial_id in self._search.pruned():
+            record = self._record(trial_id)
+            self._append(TrialStatus.PRUNED, trial_id, record.attempt, role=record.role)
+            failpoint("after_pruned")
+            self._search.observe(self._record(trial_id))
+            self._remove_states(trial_id)
+
+    def _remove_states(self, trial_id: str) -> None:
+        """Remove what a trial would go on from: it never will, and its own process may have died before it did so."""
+        shutil.rmtree(self._ledger.paths.trial(trial_id).states, ignore_errors=True)
 
     def _failed(self, job: Job, failure: Failure) -> None:
-        """Write FAILED, its traceback beside it; a job whose worker was lost is planned again."""
+        """Write FAILED, its traceback beside it; a job that deserves a fresh attempt is planned again."""
         trial = self._ledger.paths.trial(job.trial_id)
-        write_atomic(trial.failure(job.attempt), failure.traceback or failure.message + "\n")
+        is_refused = failure.failure_class is FailureClass.STORAGE
+        with suppress(StorageError) if is_refused else nullcontext():  # the disk that refused may refuse this too
+            write_atomic(trial.failure(job.attempt), failure.traceback or failure.message + "\n")
         short = failure.model_copy(update={"traceback": ""})
         self._append(TrialStatus.FAILED, job.trial_id, job.attempt, role=job.role, failure=short)
         failpoint("after_failed")
-        is_lost = failure.failure_class is FailureClass.INFRA
-        if is_lost and self._num_retries[job.trial_id] < self.runtime.max_retries:
-            self._num_retries[job.trial_id] += 1
-            again = job.model_copy(update={"attempt": job.attempt + 1})
+        if is_refused:
+            self._refused = failure.message
+        again = self._attempt_after(job, failure.failure_class)
+        if again is not None:
             self._plan(again)
             self._retries.append(again)
+
+    def _attempt_after(self, job: Job, failure: FailureClass) -> Job | None:
+        """A fresh attempt where the failure was not the trial's own; None where it would only fail again."""
+        again = job.model_copy(update={"attempt": job.attempt + 1})
+        if failure is FailureClass.OOM:
+            return again.model_copy(update={"num_halvings": 1}) if job.num_halvings == 0 else None
+        limits = {FailureClass.INFRA: self.runtime.max_retries, FailureClass.PREEMPTED: _MAX_PREEMPTIONS}
+        count = self._num_retries[job.trial_id, failure]
+        if count >= limits.get(failure, 0):
+            return None
+        self._num_retries[job.trial_id, failure] += 1
+        return again
+
+    def _training_runtime(self, job: Job) -> TrainingRuntime:
+        """How the job's workers train: with smaller passes once memory has run out."""
+        runtime = self.runtime.of_training
+        if job.num_halvings == 0:
+            return runtime
+        training = TrialConfig.model_validate(job.config).training
+        workers, parts = self.num_workers, 2**job.num_halvings
+        rows = runtime.micro_batch_size or training.batch_size // workers
+        pairs = runtime.pair_chunk_size or training.num_pairs_per_step // workers
+        sizes = {"micro_batch_size": max(1, rows // parts), "pair_chunk_size": max(1, pairs // parts)}
+        return runtime.model_copy(update=sizes)
 
     def _append(self, state: TrialStatus, trial_id: str, attempt: int, **fields: Any) -> None:
         event = LedgerEvent(time=time(), trial_id=trial_id, state=state, attempt=attempt, **fields)
@@ -246,9 +327,10 @@ class Driver:
 
     def tell(self, event: LedgerEvent) -> None:
         """Call everybody who listens; one that raises gives a warning, and stops nothing."""
+        state = self._ledger.state  # one for all: it is a copy, and grows with the study
         for place, callback in enumerate(self.on_event):
             try:
-                callback(event, self._ledger.state)
+                callback(event, state)
             except Exception as error:  # a projection that fails is drained later
                 if place not in self._warned:
                     self._warned.add(place)

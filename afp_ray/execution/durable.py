@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from afp_ray.errors import StorageError
 from afp_ray.records import Job, TrialResult
 from afp_ray.search import ADOPTED_FROM
 from afp_ray.store import StudyPaths, TrialPaths, list_studies, write_atomic, write_json
@@ -24,7 +25,7 @@ def find_result(paths: StudyPaths, trial_id: str, splits: tuple[str, ...]) -> tu
     Returns: None when no folder has such a result.
     """
     for study in _with_siblings(paths, trial_id):
-        result = _read(study.trial(trial_id), trial_id)
+        result = _read(study.trial(trial_id).result, trial_id)
         if result is not None and set(splits) <= set(result.splits):
             return result, study
     return None
@@ -37,6 +38,11 @@ def adopt(paths: StudyPaths, job: Job) -> tuple[TrialResult, str] | None:
 
     Returns: the result and the note of its DONE event; None when the job has to run.
     """
+    trial = paths.trial(job.trial_id)
+    if job.until is not None and not trial.result.exists():
+        paused = _read(trial.rung(job.until.rung), job.trial_id)
+        if paused is not None and paused.until == job.until:
+            return paused, "adopted"
     found = find_result(paths, job.trial_id, job.splits)
     if found is not None:
         result, study = found
@@ -47,7 +53,7 @@ def adopt(paths: StudyPaths, job: Job) -> tuple[TrialResult, str] | None:
     if not paths.trial(job.trial_id).result.exists():
         for study in _with_siblings(paths, job.trial_id):
             there = study.trial(job.trial_id)
-            if _read(there, job.trial_id) is not None and there.checkpoint.is_dir():
+            if _read(there.result, job.trial_id) is not None and there.checkpoint.is_dir():
                 _bring(there, paths.trial(job.trial_id))
                 break
     return None
@@ -58,11 +64,13 @@ def _with_siblings(paths: StudyPaths, trial_id: str) -> list[StudyPaths]:
     return [study for study in (paths, *siblings) if study.trial(trial_id).result.is_file()]
 
 
-def _read(trial: TrialPaths, trial_id: str) -> TrialResult | None:
+def _read(path: Path, trial_id: str) -> TrialResult | None:
     try:
-        result = TrialResult.model_validate_json(trial.result.read_bytes())
+        result = TrialResult.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
     except (OSError, ValidationError) as error:
-        logger.warning("passed over %s: %s", trial.result, str(error).splitlines()[0])
+        logger.warning("passed over %s: %s", path, str(error).splitlines()[0])
         return None
     return result if result.trial_id == trial_id else None
 
@@ -72,9 +80,12 @@ def _bring(source: TrialPaths, target: TrialPaths) -> None:
     files = [source.config]
     for folder in (source.checkpoint, source.predictions, source.representation):
         files += sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        if path.is_file():
-            _link(path, target.folder / path.relative_to(source.folder))
+    try:
+        for path in files:
+            if path.is_file():
+                _link(path, target.folder / path.relative_to(source.folder))
+    except OSError as error:
+        raise StorageError(f"cannot bring {source.folder} to {target.folder}: {error}") from error
     write_atomic(target.result, source.result.read_bytes())
 
 

@@ -9,6 +9,8 @@ NAMES = (
     "after_planned",
     "after_running",
     "after_result_before_commit",
+    "after_paused",
+    "after_pruned",
     "after_done",
     "after_failed",
     "after_confirmed_before_cleanup",

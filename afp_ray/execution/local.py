@@ -13,6 +13,7 @@ class LocalExecutor:
         """Run every job of `queue` in order."""
         while isinstance(job := queue.next_job(), Job):
             queue.started(job)
+            queue.check()
             with queue.stop.interruptible():  # never while the ledger is written
                 outcome = run_job(queue.work(job))
             queue.ended(job, Outcome.model_validate_json(outcome or "{}"))

@@ -1,5 +1,6 @@
 """What becomes of a job, as JSON, and the class of every error that ends one."""
 
+import errno
 import traceback
 from typing import Final
 
@@ -9,6 +10,7 @@ from afp_ray.errors import (
     ConfigError,
     DivergedError,
     ModelError,
+    StorageError,
     TrainingInterruptedError,
     UnavailableError,
     UserError,
@@ -29,8 +31,11 @@ _LOST: Final = frozenset(
         "WorkerGroupStartupTimeoutError",
         "WorkerHealthCheckFailedError",
         "WorkerHealthCheckTimeoutError",
-        "PreemptionError",
     }
+)
+_TAKEN_AWAY: Final = frozenset({"PreemptionError"})
+_REFUSED: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 )
 _MAX_MESSAGE = 500
 
@@ -50,7 +55,7 @@ def failure_of(error: BaseException) -> Failure:
     """Classify what a trial raised.
 
     Classes are told by name where their library is not loaded here: an out-of-memory error of torch or Ray is OOM,
-    a lost worker, node or object is INFRA.
+    a lost worker, node or object is INFRA. A disk that is full or refuses is STORAGE, whoever met it.
     """
     if isinstance(error, WorkerFailedError):
         return Failure.model_validate_json(str(error))
@@ -75,7 +80,11 @@ def _class_of(error: BaseException) -> FailureClass:
         return FailureClass.CONFIG
     if isinstance(error, UserError):
         return FailureClass.DATA
-    if isinstance(error, UnavailableError | TrainingInterruptedError) or names & _LOST:
+    if isinstance(error, TrainingInterruptedError) or names & _TAKEN_AWAY:
+        return FailureClass.PREEMPTED
+    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _REFUSED):
+        return FailureClass.STORAGE
+    if isinstance(error, UnavailableError) or names & _LOST:
         return FailureClass.INFRA
     return FailureClass.BUG
 
@@ -98,6 +107,8 @@ def worst(failures: list[Failure]) -> Failure:
         FailureClass.OOM,
         FailureClass.CONFIG,
         FailureClass.DATA,
+        FailureClass.STORAGE,
+        FailureClass.PREEMPTED,
         FailureClass.INFRA,
         FailureClass.BUG,
     ]

@@ -4,6 +4,7 @@ Tune schedules and keeps actors alive; what runs next comes from the driver thro
 goes back the same way. Nothing of Tune's own state is kept.
 """
 
+import gc
 import logging
 import shutil
 import tempfile
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from afp_ray.config import RuntimeConfig
 from afp_ray.execution.base import JobQueue
-from afp_ray.execution.cluster import connected, num_trials_at_once
+from afp_ray.execution.cluster import connected, guarded, head_patience_s, num_trials_at_once
+from afp_ray.execution.placement import free_leaked_groups
+from afp_ray.execution.preemption import cluster_watch
 from afp_ray.execution.stop import StopNowError
 from afp_ray.records import Job
 
@@ -41,20 +44,24 @@ class RayExecutor:
             return
         with connected(self.address) as is_own:
             queue.stop.listen()  # Ray has put its own handler in place
+            cluster_watch()
+            free_leaked_groups()
             at_once = num_trials_at_once(self.runtime, is_own=is_own)
+            patience_s = head_patience_s(is_own=is_own)
             folder = tempfile.mkdtemp(prefix="afp-tune-")
             try:
-                self._fit(queue, first, at_once=at_once, folder=folder)
+                with guarded(patience_s):
+                    self._fit(queue, first, at_once=at_once, folder=folder, patience_s=patience_s)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _fit(self, queue: JobQueue, first: Job, *, at_once: int, folder: str) -> None:
+    def _fit(self, queue: JobQueue, first: Job, *, at_once: int, folder: str, patience_s: float) -> None:
         from ray import tune
 
-        from afp_ray.execution.searcher import JobBridge, LedgerSearcher
+        from afp_ray.execution.searcher import JobBridge, LeaveTuneError, LedgerSearcher
         from afp_ray.execution.trainable import JobTrainable
 
-        bridge = JobBridge(queue, first, extras=self._work_extras())
+        bridge = JobBridge(queue, first, runtime=self.runtime, extras=self._work_extras(), patience_s=patience_s)
         tuner = tune.Tuner(
             tune.with_resources(JobTrainable, self._resources()),
             tune_config=tune.TuneConfig(
@@ -68,13 +75,20 @@ class RayExecutor:
         )
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures of trials are told by the driver
+        left: BaseException | None = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tuner.fit()
-        except StopNowError:
+        except (StopNowError, LeaveTuneError) as error:
+            left = bridge.error or error
+        del tuner
+        if left is not None and not bridge.is_head_silent:
             bridge.kill_actors()
-            raise
+            left = left.with_traceback(None)  # its frames keep Tune alive, and Tune what it had reserved
+            gc.collect()
+        if left is not None:
+            raise left
         if bridge.error is not None:
             raise bridge.error
 
@@ -94,5 +108,6 @@ class RayExecutor:
             "num_workers": self.runtime.workers_per_trial,
             "cpus_per_worker": self.runtime.cpus_per_worker,
             "gpus_per_worker": self.runtime.gpus_per_worker,
+            "start_s": self.runtime.start_s,
             "device": "auto" if self.runtime.gpus_per_worker > 0 else "cpu",
         }

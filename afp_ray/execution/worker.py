@@ -4,15 +4,17 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.execution.base import RunTrial
+from afp_ray.execution.log_file import open_log
 from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of
 from afp_ray.execution.progress import ProgressReporter
+from afp_ray.execution.stop_signs import StopSigns
 from afp_ray.records import Job
 from afp_ray.store import TrialPaths, write_json
 from afp_ray.training.reporter import Reporter, SilentReporter
@@ -20,13 +22,16 @@ from afp_ray.training.reporter import Reporter, SilentReporter
 logger = logging.getLogger(__name__)
 
 
-def run_job(work: dict[str, Any], *, rank: int = 0, num_workers: int = 1) -> str | None:
+def run_job(
+    work: dict[str, Any], *, rank: int = 0, num_workers: int = 1, notice: Callable[[], bool] = lambda: False
+) -> str | None:
     """Run one job; this is one of the two places that catch every exception.
 
     Args:
         work: what `JobQueue.work` gave.
         rank: place of this process in its worker group.
         num_workers: size of the group.
+        notice: whether this machine is about to be taken away.
     Returns: an `Outcome` as JSON; None on workers other than the first.
     Raises: WorkerFailedError in a group of several, so that the peers are stopped; the failure is its text.
     """
@@ -41,6 +46,7 @@ def run_job(work: dict[str, Any], *, rank: int = 0, num_workers: int = 1) -> str
             reporter = ProgressReporter(trial.progress, attempt=job.attempt)
             if not trial.config.exists():
                 write_json(trial.config, job.config)
+        signs = StopSigns(trial.folder, attempt=job.attempt, token=work["token"], notice=notice)
         result = _find(work["run_trial"])(
             TrialConfig.model_validate(job.config),
             trial_id=job.trial_id,
@@ -50,6 +56,9 @@ def run_job(work: dict[str, Any], *, rank: int = 0, num_workers: int = 1) -> str
             device=work["device"],
             runtime=TrainingRuntime.model_validate(work["runtime"]),
             num_threads=work["num_threads"],
+            stop=signs,
+            until=job.until,
+            fence=signs.require_current,
         )
         return Outcome(result=result).model_dump_json() if result is not None else None
     except Exception as error:
@@ -70,7 +79,7 @@ def output_to(path: Path) -> Iterator[None]:
     """Send this process's Python output and log records to the end of `path` while the block runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
-    with path.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+    with open_log(path) as file, redirect_stdout(file), redirect_stderr(file):
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)

@@ -13,16 +13,21 @@ from afp_ray.store import StudyPaths, write_json
 
 
 def study_hash(config: StudyConfig) -> str:
-    """Content address of what a study asks, 16 hex digits; how it is run and shown does not count."""
+    """Content address of what a study asks, 16 hex digits; how it is run, shown and paid for does not count."""
     return hashlib.sha256(canonical_json(_content(config)).encode()).hexdigest()[:16]
 
 
 def _content(config: StudyConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"runtime", "description", "published", "small"})
+    idle = dict.fromkeys(("runtime", "description", "published", "small"), True)
+    # Hours only say where a study pauses; the number of trials is part of what it asks, the same for every arm.
+    return config.model_dump(mode="json", exclude={**idle, "budget": {"gpu_hours", "wall_s"}})
 
 
 def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> str:
-    """Keep `study` as study.json, or compare it with what is kept; returns a note on a drift that was allowed."""
+    """Keep `study` as study.json, or compare it with what is kept; returns a note on a drift that was allowed.
+
+    A study that goes on with more hours keeps its new budget, so that the next driver has it too.
+    """
     if not paths.study.exists():
         write_json(paths.study, study.model_dump(mode="json"))
         return ""
@@ -31,13 +36,16 @@ def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> 
     except ValidationError as error:
         raise DataError(f"the kept study cannot be read: {error}", where=str(paths.study)) from error
     if study_hash(kept) == study_hash(study):
+        if kept.budget != study.budget:
+            continued = kept.model_copy(update={"budget": study.budget})
+            write_json(paths.study, continued.model_dump(mode="json"))
         return ""
     changes = list(_differences(kept, study))
     if not allow_drift:
         raise StudyChangedError(
             "the study differs from the one that was run:\n  " + "\n  ".join(changes),
             where=str(paths.study),
-            fix=f"rename the new study, undo the change, or allow the drift (was {study_hash(kept)})",
+            fix=f"rename the new study, undo the change, or take it with --allow-drift (was {study_hash(kept)})",
         )
     write_json(paths.study, study.model_dump(mode="json"))
     return "drift: " + "; ".join(changes)

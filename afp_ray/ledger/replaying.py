@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from afp_ray.errors import DataError
 from afp_ray.ledger import snapshot
-from afp_ray.records import Failure, LedgerEvent, StudyState, TrialRecord, TrialStatus
+from afp_ray.records import Failure, LedgerEvent, StudyState, TrialRecord, TrialStatus, Until
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Replayer:
     def _plan(self, trial_id: str, event: dict[str, Any]) -> None:
         trial = self.trials.get(trial_id)
         if trial is not None and trial["status"] is TrialStatus.DONE:
-            trial["test_pending"] = True
+            trial |= {"test_pending": True, "num_halvings": event.get("num_halvings") or 0}
             return
         first = trial or {"role": event["role"], "planned_at": event["time"]}
         self.trials[trial_id] = {
@@ -160,7 +160,14 @@ class Replayer:
             "config": event["config"],
             "params": event.get("params") or {},
             "planned_at": first["planned_at"],
+            "until": _until(event),
+            "num_halvings": event.get("num_halvings") or 0,
+            **{name: first[name] for name in ("rungs", "gpu_hours", "values") if name in first},
         }
+
+
+def _until(event: dict[str, Any]) -> Until | None:
+    return Until.model_validate(event["until"]) if event.get("until") else None
 
 
 def _advance(trial: dict[str, Any], status: TrialStatus, event: dict[str, Any]) -> None:
@@ -178,7 +185,15 @@ def _advance(trial: dict[str, Any], status: TrialStatus, event: dict[str, Any]) 
     if status is TrialStatus.DONE:
         splits = dict.fromkeys((*trial.get("splits", ()), *(event.get("splits") or ())))
         trial["status"], trial["splits"], trial["ended_at"] = status, tuple(splits), event["time"]
-        trial |= {key: event[key] for key in ("objective", "gpu_hours") if key in event}
+        trial |= {key: event[key] for key in ("objective", "gpu_hours", "values") if key in event}
+        trial["until"] = None
+    elif status is TrialStatus.PAUSED and not is_scored:
+        until = _until(event)
+        if until is None:
+            raise ValueError("a paused trial says at which rung")
+        trial["status"], trial["until"] = status, until
+        trial["rungs"] = (*trial.get("rungs", ())[: until.rung], event["objective"])
+        trial |= {key: event[key] for key in ("gpu_hours", "values") if key in event}
     elif not is_scored:
         trial["status"], trial["attempt"], trial["ended_at"] = status, event["attempt"], event["time"]
 

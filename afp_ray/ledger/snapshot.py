@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from afp_ray.errors import UnavailableError
-from afp_ray.records import Failure, TrialStatus
+from afp_ray.errors import StorageError
+from afp_ray.records import Failure, TrialStatus, Until
 from afp_ray.store import LEDGER_SNAPSHOT, write_atomic
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORM = 1
+FORM = 2
 """Raised whenever a fold of the same events gives other records."""
 _COLUMNS: dict[str, Any] = {
     "trial_id": None, "arm": None, "seed": None, "role": None, "status": None, "attempt": None, "planned_at": None,
     "params": None, "objective": None, "splits": (), "gpu_hours": 0.0, "failure": None, "note": "",
-    "started_at": None, "ended_at": None, "test_pending": False,
+    "started_at": None, "ended_at": None, "test_pending": False, "values": {}, "until": None, "rungs": (),
+    "num_halvings": 0,
 }  # fmt: skip
 """Fields of a trial but for its config, with what they are before an event sets them."""
 
@@ -69,7 +70,8 @@ def save(replayer: "Replayer", path: Path, sections: Sections) -> None:
     """Write what `replayer` holds; a disk that refuses gives a warning, since the ledger has it all."""
     trials = replayer.trials.values()
     columns = {name: [trial.get(name, default) for trial in trials] for name, default in _COLUMNS.items()}
-    columns["failure"] = [failure and failure.model_dump(mode="json") for failure in columns["failure"]]
+    for name in ("failure", "until"):
+        columns[name] = [value and value.model_dump(mode="json") for value in columns[name]]
     names: dict[str, int] = {}
     configs = []
     for trial in trials:
@@ -85,7 +87,7 @@ def save(replayer: "Replayer", path: Path, sections: Sections) -> None:
     content = (text[:-1] + ',"sections":[' + ",".join(sections.texts) + "]}").encode()
     try:
         write_atomic(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    except UnavailableError as error:
+    except StorageError as error:
         logger.warning("the snapshot of the ledger was not kept: %s", error)
 
 
@@ -125,7 +127,9 @@ def _trials(whole: dict[str, Any]) -> dict[str, dict[str, Any]]:
     statuses = {str(status): status for status in TrialStatus}
     columns["status"] = [statuses[text] for text in columns["status"]]
     columns["splits"] = [tuple(splits) for splits in columns["splits"]]
+    columns["rungs"] = [tuple(rungs) for rungs in columns["rungs"]]
     columns["failure"] = [failure and Failure.model_validate(failure) for failure in columns["failure"]]
+    columns["until"] = [until and Until.model_validate(until) for until in columns["until"]]
     columns["config"] = [
         {names[name]: sections[part] for name, part in zip(row[::2], row[1::2], strict=True)}
         for row in whole["configs"]

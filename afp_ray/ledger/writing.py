@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic_core import from_json
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import UnavailableError
+from afp_ray.errors import StorageError
 from afp_ray.ledger import snapshot
 from afp_ray.ledger.agreement import adopt_study, study_hash
 from afp_ray.ledger.lease import Lease
@@ -56,7 +56,7 @@ class Ledger:
         Raises:
             StudyLockedError: a live driver holds the study; its pid and host are in the text.
             StudyChangedError: `study` differs from what ran before; the fields are in the text.
-            UnavailableError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
         try:
             paths.trials.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Ledger:
                 lease.release()
                 raise
         except OSError as error:
-            raise UnavailableError(f"cannot open the study folder {paths.folder}: {error}") from error
+            raise StorageError(f"cannot open the study folder {paths.folder}: {error}") from error
         try:
             attempt = ledger.state.driver_attempt + 1
             digest = study_hash(study) if study else ledger.state.study_hash
@@ -89,16 +89,28 @@ class Ledger:
         return self._replayer.trial(trial_id)
 
     @property
+    def token(self) -> str:
+        """Of this driver: no two have the same."""
+        return self._lease.token
+
+    @property
     def is_ours(self) -> bool:
         """Whether this driver may still write: it has not lost its lease."""
         return self._is_open and self._lease.is_ours
+
+    def check(self) -> None:
+        """Nothing while this driver may still write.
+
+        Raises: StudyLockedError when another driver took the study, with who has it now.
+        """
+        self._lease.check()
 
     def append(self, event: LedgerEvent) -> None:
         """Make one event durable, signed with the token of this driver; `last_event` is what was written.
 
         Raises:
             StudyLockedError: another driver took the study while this one was away; nothing was written.
-            UnavailableError: the disk refuses; a torn line is then cut at the next opening.
+            StorageError: the disk refuses; a torn line is then cut at the next opening.
         """
         event = event.model_copy(update={"driver": self._lease.token})
         content = {"time": event.time, "trial_id": event.trial_id, **event.model_dump(mode="json", exclude_none=True)}
@@ -110,7 +122,7 @@ class Ledger:
             self._catch_up()
             self._write(line)
         except OSError as error:
-            raise UnavailableError(f"cannot append to {self.paths.ledger}: {error}") from error
+            raise StorageError(f"cannot append to {self.paths.ledger}: {error}") from error
         self._replayer.apply(content)
         self._replayer.count(line)
         self.last_event = event

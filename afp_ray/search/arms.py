@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from afp_ray.config import ChoiceSpec, StudyConfig, TrialConfig, TuneSpec, flatten, nest
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS, pins
+from afp_ray.search.conditions import require_conditions, searched, space_of_arm
 from afp_ray.search.fields import require_fields
 
 
@@ -51,13 +52,16 @@ def make_arms(study: StudyConfig) -> tuple[Arm, ...]:
     require_fields(fixed, "fixed")
     require_fields(study.compare, "compare")
     require_fields(study.tune, "tune")
+    require_conditions(study.tune)
     arms: dict[str, Arm] = {}
     for values in itertools.product(*study.compare.values()):
         arm = _arm(study, fixed, dict(zip(study.compare, values, strict=True)))
         twin = arms.get(arm.name)
         arms[arm.name] = arm if twin is None else _merged(twin, arm.aliases)
     for arm in arms.values():
-        _refuse_bad_values(arm, study.seeds[0])
+        for params in check_points(arm):
+            resolve(arm, params, study.seeds[0])
+    _refuse_idle_conditions(study, tuple(arms.values()))
     return tuple(arms.values())
 
 
@@ -67,12 +71,13 @@ def _arm(study: StudyConfig, fixed: Mapping[str, Any], compared: Mapping[str, An
         raise ConfigError(f"method {method!r} is unknown", where="method", allowed=", ".join(METHODS))
     pinned = pins(method)
     free = {name: value for name, value in compared.items() if name not in pinned}
+    fields = {**fixed, **compared, "method": method, **pinned}
     return Arm(
         name=_name(free, method),
         method=method,
-        fields={**fixed, **compared, "method": method, **pinned},
+        fields=fields,
         pinned=frozenset(pinned),
-        tune={name: spec for name, spec in study.tune.items() if name not in pinned},
+        tune=space_of_arm(study.tune, fields, pinned),
         aliases=(_name(compared, method),),
     )
 
@@ -118,13 +123,34 @@ def _config_error(error: ValidationError, arm: Arm) -> ConfigError:
     return ConfigError(f"{name} = {first['input']!r} is not allowed", where=f"arm {arm.name}", allowed=str(allowed))
 
 
-def _refuse_bad_values(arm: Arm, seed: int) -> None:
-    """Resolve the arm at every end and choice of its space, so that no trial fails for its configuration."""
-    first = {name: corners(spec)[0] for name, spec in arm.tune.items()}
-    resolve(arm, first, seed)
+def check_points(arm: Arm) -> list[dict[str, Any]]:
+    """Points of the arm's space at which every end and choice occurs, so that no trial fails for its configuration."""
+    points = [_reached(arm.tune, {})]
     for name, spec in arm.tune.items():
-        for value in corners(spec)[1:]:
-            resolve(arm, {**first, name: value}, seed)
+        points += [_reached(arm.tune, {name: value}) for value in corners(spec)[0 if spec.when else 1 :]]
+    return points
+
+
+def _reached(tune: Mapping[str, TuneSpec], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The first end of every field, `wanted` in its place, and what lets the wanted ones be searched."""
+    values = {name: corners(spec)[0] for name, spec in tune.items()} | wanted
+    waiting = list(wanted)
+    while waiting:
+        for parent, allowed in tune[waiting.pop()].when.items():
+            values[parent] = allowed[0]
+            waiting.append(parent)
+    return searched(tune, values)
+
+
+def _refuse_idle_conditions(study: StudyConfig, arms: tuple[Arm, ...]) -> None:
+    for name, spec in study.tune.items():
+        open_to = [arm for arm in arms if name not in arm.pinned]
+        if spec.when and open_to and not any(name in arm.tune for arm in open_to):
+            raise ConfigError(
+                f"the condition {spec.model_dump()['when']} holds in no arm, so the field is never searched",
+                where=f"tune.{name}.when",
+                fix="change the condition, or take the field out of `tune`",
+            )
 
 
 def corners(spec: TuneSpec) -> tuple[Any, ...]:

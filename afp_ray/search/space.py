@@ -5,7 +5,7 @@ Choices travel as JSON text, so that 1, 1.0, true and "1" stay apart and any sca
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -17,6 +17,7 @@ from optuna.distributions import (
 
 from afp_ray.config import ChoiceSpec, RangeSpec, TuneSpec
 from afp_ray.errors import ConfigError
+from afp_ray.search.conditions import is_searched, num_values, ordered, value_at
 
 
 def distributions(tune: Mapping[str, TuneSpec]) -> dict[str, BaseDistribution]:
@@ -46,24 +47,19 @@ def to_optuna(tune: Mapping[str, TuneSpec], params: Mapping[str, Any]) -> dict[s
 
 
 def from_optuna(tune: Mapping[str, TuneSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Optuna's values as trial fields, in the order of the space."""
-    return {name: json.loads(kept[name]) if isinstance(tune[name], ChoiceSpec) else kept[name] for name in tune}
+    """Optuna's values as trial fields, in the order of the space; fields that were not searched are not there."""
+    return {
+        name: json.loads(kept[name]) if isinstance(spec, ChoiceSpec) else kept[name]
+        for name, spec in tune.items()
+        if name in kept
+    }
 
 
 def grid_size(tune: Mapping[str, TuneSpec]) -> int | None:
-    """Number of points of a space; None where a continuous range makes it infinite."""
-    sizes = [_num_values(spec) for spec in tune.values()]
-    return None if None in sizes else math.prod(size for size in sizes if size is not None)
-
-
-def _num_values(spec: TuneSpec) -> int | None:
-    if isinstance(spec, ChoiceSpec):
-        return len(spec.choices)
-    if spec.low == spec.high:
-        return 1
-    if spec.step is None and not spec.int:
+    """Number of different points of a space; None where a continuous range makes it infinite."""
+    if any(num_values(spec) is None for spec in tune.values()):
         return None
-    return round((spec.high - spec.low) / (spec.step or 1)) + 1
+    return sum(_num_points(tune, leaves) for _, leaves in _cases(tune))
 
 
 def require_grid(tune: Mapping[str, TuneSpec]) -> None:
@@ -72,7 +68,7 @@ def require_grid(tune: Mapping[str, TuneSpec]) -> None:
     Raises: ConfigError naming the first continuous field.
     """
     for name, spec in tune.items():
-        if _num_values(spec) is None:
+        if num_values(spec) is None:
             raise ConfigError(
                 "a continuous range has no grid",
                 where=f"tune.{name}",
@@ -81,16 +77,36 @@ def require_grid(tune: Mapping[str, TuneSpec]) -> None:
 
 
 def grid_point(tune: Mapping[str, TuneSpec], index: int) -> dict[str, Any]:
-    """The point `index` of the grid, 0-based; the last field changes fastest."""
-    point: dict[str, Any] = {}
-    for name, spec in reversed(list(tune.items())):
-        index, place = divmod(index, _num_values(spec) or 1)  # `require_grid` has refused the infinite ones
-        point[name] = _value_at(spec, place)
-    return {name: point[name] for name in tune}
+    """The point `index` of the grid, 0-based; the last field changes fastest, those with conditions on them slowest."""
+    for chosen, leaves in _cases(tune):
+        size = _num_points(tune, leaves)
+        if index >= size:
+            index -= size
+            continue
+        point = dict(chosen)
+        for name in reversed(leaves):
+            index, place = divmod(index, num_values(tune[name]) or 1)  # `require_grid` has refused the infinite ones
+            point[name] = value_at(tune[name], place)
+        return {name: point[name] for name in tune if name in point}
+    raise IndexError(f"the grid has no point {index}")
 
 
-def _value_at(spec: TuneSpec, place: int) -> Any:
-    if isinstance(spec, ChoiceSpec):
-        return spec.choices[place]
-    value = spec.low + place * (spec.step or 1)
-    return int(value) if spec.int else min(value, spec.high)
+def _num_points(tune: Mapping[str, TuneSpec], names: Sequence[str]) -> int:
+    return math.prod(num_values(tune[name]) or 1 for name in names)
+
+
+def _cases(tune: Mapping[str, TuneSpec]) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """Values of the fields that conditions are on, each with the other fields that are searched there."""
+    parents = {parent for spec in tune.values() for parent in spec.when}
+
+    def walk(names: Sequence[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not names:
+            yield chosen
+        elif not is_searched(tune[names[0]], chosen):
+            yield from walk(names[1:], chosen)
+        else:
+            for place in range(num_values(tune[names[0]]) or 1):
+                yield from walk(names[1:], {**chosen, names[0]: value_at(tune[names[0]], place)})
+
+    for chosen in walk([name for name in ordered(tune) if name in parents], {}):
+        yield chosen, [name for name in tune if name not in parents and is_searched(tune[name], chosen)]

@@ -3,24 +3,25 @@
 Everything is derived from the trials of the ledger, so a search rebuilt after a kill asks what the first would have.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json, trial_id
-from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus
+from afp_ray.ledger.snapshot import Sections
+from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus, Until
 from afp_ray.search.arms import Arm, describe_merges, make_arms, resolve
-from afp_ray.search.jobs import is_open, job_again, opened
+from afp_ray.search.halving import ADOPTED_FROM, describe_rungs, excess, longest, make_ladder, require_rungs
+from afp_ray.search.jobs import continued, is_open, is_running, job_again, opened
+from afp_ray.search.objectives import base_of_arm, chosen, needs_base, require_base
 from afp_ray.search.plan import ArmPlan, Plan
 from afp_ray.search.sampling import Asker
 from afp_ray.search.space import grid_size
+from afp_ray.search.warm import PriorStudy, prior_of, require_same_objective
 
 Fingerprint = Callable[[TrialConfig], Mapping[str, str]]
-ADOPTED_FROM: Final = "adopted from "
-"""How the note of a trial begins that another study has paid for."""
 _MAX_REPEATS = 64  # asks in a row that may name known trials before a space counts as used up
 
 
@@ -37,34 +38,52 @@ class StudySearch:
     Args:
         study: the validated study.
         fingerprint: content hashes of what a trial's names and paths point to.
+        prior: the studies of `warm_start`, which the samplers learn from.
         clock: seconds, monotonic; the wall-time budget counts from now.
-    Raises: ConfigError when an arm or the search space cannot be.
+    Raises: ConfigError when an arm, the search space or a limit cannot be, or a prior study sought something else.
     """
 
     def __init__(
-        self, study: StudyConfig, fingerprint: Fingerprint, *, clock: Callable[[], float] = time.monotonic
+        self,
+        study: StudyConfig,
+        fingerprint: Fingerprint,
+        *,
+        prior: Sequence[PriorStudy] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study = study
         self.arms = make_arms(study)
+        require_base(study, self.arms)
+        for other in prior:
+            require_same_objective(study, other.config)
+        self._bases = {arm.name: base_of_arm(arm, self.arms) for arm in self.arms}
+        self._prior = {arm.name: prior_of(study, arm, prior) for arm in self.arms if arm.is_searched}
         self._fingerprint = fingerprint
         self._clock = clock
         self._started_at = clock()
         self._trials: dict[str, TrialRecord] = {}
         self._by_arm: dict[str, dict[str, TrialRecord]] = {arm.name: {} for arm in self.arms}
+        self._search_trials: dict[str, dict[str, TrialRecord]] = {arm.name: {} for arm in self.arms}
         self._open: set[str] = set()
+        self._paused: set[str] = set()
         self._resolved: dict[tuple[str, str, int], Job] = {}
+        self._sections = Sections()
         self._reopened: list[Job] = []
         self._given_up: set[str] = set()
         self._used_up: set[str] = set()
         self.stale: tuple[str, ...] = ()
         """Open trials of the ledger whose model, data or rows are no longer what they were; they will not run."""
-        self._askers = {arm.name: Asker(study, arm) for arm in self.arms if arm.is_searched}
+        self._askers = {arm.name: self._asker(arm) for arm in self.arms if arm.is_searched}
+        self._ladders = {arm.name: make_ladder(study, arm) for arm in self.arms}
+        self._levels: dict[str, tuple[int, Asker]] = {}
+        require_rungs(study.pruner, {arm.name: longest(arm, study) for arm in self.arms if arm.is_searched})
 
     def replay(self, state: StudyState) -> None:
         """Start from what the ledger holds; trials that an earlier driver left open come first."""
         for record in state.trials:
             job = job_again(record)
-            if job is not None and not self._is_current(record):
+            goes_on = job is not None or record.status is TrialStatus.PAUSED
+            if goes_on and not self._is_current(record):
                 self.stale += (record.trial_id,)
                 record = record.model_copy(update={"status": TrialStatus.CANCELLED, "test_pending": False})
             elif job is not None:
@@ -81,9 +100,19 @@ class StudySearch:
             self._given_up.add(record.trial_id)
 
     def _keep(self, record: TrialRecord) -> None:
+        before = self._trials.get(record.trial_id)
+        if before is not None and before.arm != record.arm:  # planned again by another arm of the same recipe
+            del self._by_arm[before.arm][record.trial_id]
+            self._search_trials[before.arm].pop(record.trial_id, None)
         self._trials[record.trial_id] = record
         self._by_arm.setdefault(record.arm, {})[record.trial_id] = record
+        searched = self._search_trials.setdefault(record.arm, {})
+        if record.role == "search" and record.status is not TrialStatus.CANCELLED:
+            searched[record.trial_id] = record
+        else:
+            searched.pop(record.trial_id, None)
         (self._open.add if is_open(record) else self._open.discard)(record.trial_id)
+        (self._paused.add if record.status is TrialStatus.PAUSED else self._paused.discard)(record.trial_id)
 
     def next_job(self) -> Job | Wait | None:
         """The next job; WAIT while running trials decide what follows; None when the study has nothing left."""
@@ -119,37 +148,83 @@ class StudySearch:
     # --- search: every arm gets the same number of trials, at the first seed ------------------------------------
 
     def _search_job(self) -> Job | None:
-        """A search trial for the arm that has had the fewest, so that an early stop is fair."""
-        waiting = [arm for arm in self.arms if arm.is_searched and self._num_left(arm) > 0]
+        """A paused trial that goes on, else a new one for the arm that has had the fewest, so that a stop is fair."""
+        job = self._continued_job()
+        if job is not None:
+            return job
+        waiting = [arm for arm in self.arms if self._num_left(arm) > 0 and not self._awaits_base(arm)]
         for arm in sorted(waiting, key=lambda arm: len(self._searched(arm))):
             job = next((job for job in self._draws(arm) if job.trial_id not in self._trials), None)
             if job is not None:
                 return job
             self._used_up.add(arm.name)
-        return None
+        return self._continued_job() if waiting else None
+
+    def _continued_job(self) -> Job | None:
+        """The paused trial that goes on next: of the highest rung, then of the arm that has had the fewest such."""
+        found: list[tuple[int, int, Job]] = []
+        for arm in self._paused_arms():
+            trials = self._searched(arm)
+            going_on = self._next_up(arm, trials, is_drawn=self._num_left(arm) <= 0)
+            if going_on is not None:
+                rung = len(going_on[0].rungs)
+                found.append((-rung, sum(len(trial.rungs) >= rung for trial in trials), continued(*going_on)))
+        return min(found, key=lambda item: item[:2])[2] if found else None
+
+    def _paused_arms(self) -> list[Arm]:
+        names = {self._trials[trial_id].arm for trial_id in self._paused}
+        return [arm for arm in self.arms if arm.name in names]
+
+    def _next_up(
+        self, arm: Arm, trials: Sequence[TrialRecord], *, is_drawn: bool
+    ) -> tuple[TrialRecord, Until | None] | None:
+        base = self._base(arm.name)
+        return self._ladders[arm.name].next_up(trials, lambda trial: excess(self.study, trial, base), is_drawn=is_drawn)
 
     def _draws(self, arm: Arm) -> Iterator[Job]:
         """Configurations for the arm's next trial: the sampler's, then whatever a small space has left."""
-        searched, asker = self._searched(arm), self._askers[arm.name]
+        searched, asker = self._modelled(arm)
+        ladder = self._ladders[arm.name]
         for repeat in range(_MAX_REPEATS):
-            params = asker.ask(searched, repeat)
+            params = asker.ask(searched, repeat, base=self._base(arm.name))
             if params is None:
                 break
-            yield self._job(arm, params, self.study.seeds[0], "search")
+            yield ladder.begun(self._job(arm, params, self.study.seeds[0], "search"))
         for params in asker.unseen(searched):
-            yield self._job(arm, params, self.study.seeds[0], "search")
+            yield ladder.begun(self._job(arm, params, self.study.seeds[0], "search"))
+
+    def _modelled(self, arm: Arm) -> tuple[list[TrialRecord], Asker]:
+        """The arm's search trials as its sampler sees them, and that sampler; each rung has one of its own."""
+        searched, ladder, first = self._searched(arm), self._ladders[arm.name], self._askers[arm.name]
+        if not ladder.amounts:
+            return searched, first
+        level = ladder.level(searched, need=max(self.study.sampler.startup_trials, len(arm.tune) + 3))
+        if self._levels.get(arm.name, (0, first))[0] != level:
+            self._levels[arm.name] = level, self._asker(arm)
+        return ladder.seen_at(searched, level), self._levels.get(arm.name, (0, first))[1]
+
+    def _asker(self, arm: Arm) -> Asker:
+        return Asker(self.study, arm, self._prior[arm.name].trials)
+
+    def _base(self, arm: str) -> TrialRecord | None:
+        """The finished trial of the arm's base; None before there is one."""
+        base = self._bases.get(arm)
+        trials = self._by_arm[base.name].values() if base is not None else ()
+        return next((trial for trial in trials if trial.status is TrialStatus.DONE), None)
+
+    def _awaits_base(self, arm: Arm) -> bool:
+        """Whether a limit is against base, which has not been scored yet: until then no trial can be judged."""
+        return needs_base(self.study) and self._base(arm.name) is None
 
     def _searched(self, arm: Arm) -> list[TrialRecord]:
         """Trials of the arm's search in the order in which they were planned."""
-        return [
-            trial
-            for trial in self._by_arm[arm.name].values()
-            if trial.role == "search" and trial.status is not TrialStatus.CANCELLED
-        ]
+        return list(self._search_trials[arm.name].values())
 
     def _num_left(self, arm: Arm) -> int:
         """Search trials that the arm may still plan."""
-        return 0 if arm.name in self._used_up else self._askers[arm.name].num_trials - len(self._searched(arm))
+        if not arm.is_searched or arm.name in self._used_up:
+            return 0
+        return self._askers[arm.name].num_trials - len(self._search_trials[arm.name])
 
     # --- confirmation: the arm's best configuration, at every seed ----------------------------------------------
 
@@ -179,30 +254,40 @@ class StudySearch:
         return known.status is not TrialStatus.FAILED and "test" not in known.splits
 
     def _decided_params(self, arm: Arm) -> Mapping[str, Any] | None:
-        """Values of the arm's best search trial; {} without a space, None while it is searched or if all failed."""
+        """Values of the arm's chosen search trial; {} without a space, None before the end of the search or of none."""
         if not arm.is_searched:
             return {}
-        if self._num_left(arm) > 0 or any(not trial.status.is_terminal for trial in self._searched(arm)):
+        if not self._is_searched_out(arm):
             return None
         best = self.best(arm.name)
         return None if best is None else best.params
 
+    def _is_searched_out(self, arm: Arm) -> bool:
+        """Whether the arm has no trial left to begin, at work, or to go on with."""
+        trials = self._searched(arm)
+        if self._num_left(arm) > 0 or any(is_running(trial) for trial in trials):
+            return False
+        return self._next_up(arm, trials, is_drawn=True) is None
+
     def best(self, arm: str) -> TrialRecord | None:
-        """The arm's search trial with the best objective so far, the earliest of equals; None before any."""
-        sign = 1.0 if self.study.objective.direction == "maximize" else -1.0
-        scored = [
-            (sign * trial.objective, -order, trial)
-            for order, trial in enumerate(self._by_arm[arm].values())
-            if trial.role == "search" and trial.status is TrialStatus.DONE
-            if trial.objective is not None and math.isfinite(trial.objective)
-        ]
-        return max(scored, key=lambda item: item[:2])[2] if scored else None
+        """The arm's search trial that is chosen so far; None while none is feasible."""
+        return chosen(self.study, self._by_arm[arm].values(), self._base(arm))
 
     def decided(self, arm: str) -> frozenset[str] | None:
         """Trials that confirm `arm`; None before all of them have ended, or when the study has no such arm."""
         jobs = [job for known in self.arms if known.name == arm for job in self._confirmation(known)]
         ids = frozenset(job.trial_id for job in jobs)
         return None if not jobs or ids & self._open or any(map(self._is_needed, jobs)) else ids
+
+    def pruned(self) -> tuple[str, ...]:
+        """Paused trials that nothing can promote any more and that no PRUNED event has ended yet."""
+        return tuple(
+            trial.trial_id
+            for arm in self._paused_arms()
+            if self._is_searched_out(arm)
+            for trial in self._searched(arm)
+            if trial.status is TrialStatus.PAUSED
+        )
 
     def has_more(self) -> bool:
         """Whether a job would follow if the budget allowed it."""
@@ -213,10 +298,13 @@ class StudySearch:
     def plan(self) -> Plan:
         """What the study asks for, and what of it is finished; call `replay` first when there is a ledger."""
         notes = list(describe_merges(self.arms))
+        notes += dict.fromkeys(note for prior in self._prior.values() for note in prior.notes)
         for arm in self.arms:
             size = grid_size(arm.tune) if arm.is_searched else None
             if self.study.sampler.name == "grid" and size and size > self.study.budget.trials:
                 notes.append(f"{arm.name}: budget.trials = {self.study.budget.trials} cuts a grid of {size:,} points")
+        for arm in filter(lambda arm: arm.is_searched, self.arms):
+            notes += describe_rungs(arm, self.study, num_trials=self._askers[arm.name].num_trials)
         return Plan(tuple(self._arm_plan(arm) for arm in self.arms), tuple(notes))
 
     def _arm_plan(self, arm: Arm) -> ArmPlan:
@@ -238,7 +326,7 @@ class StudySearch:
                 arm=arm.name,
                 seed=config.seed,
                 role=role,
-                config=config.model_dump(mode="json"),
+                config=self._sections.share(config.model_dump(mode="json")),
                 params=dict(params),
             )
         return self._resolved[key].model_copy(update={"role": role})
@@ -248,6 +336,8 @@ class StudySearch:
         known = self._trials.get(job.trial_id)
         if known is not None and known.status is TrialStatus.DONE:
             return known.model_copy(update={"test_pending": True})
+        if known is not None:  # it goes on, or is trained again: what it has reached and cost stays
+            return opened(known, job).model_copy(update={"arm": job.arm, "seed": job.seed})
         return TrialRecord(
             **job.model_dump(exclude={"role"}), role=job.role, status=TrialStatus.PLANNED, planned_at=time.time()
         )

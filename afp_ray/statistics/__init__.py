@@ -23,16 +23,19 @@ from afp_ray.statistics.layout import (
     redrawn_contents,
     redrawn_seeds,
 )
-from afp_ray.statistics.pareto import pareto_front
+from afp_ray.statistics.pareto import non_dominated, pareto_front
+from afp_ray.statistics.rank_correlation import MIN_PAIRS, RankCorrelation, rank_correlation, unrestricted_correlation
 from afp_ray.statistics.spread import Side, Spread, measure_spread
 from afp_ray.statistics.student import t_quantile
 from afp_ray.statistics.testing import holm, permutation_test
 
 __all__ = [
+    "MIN_PAIRS",
     "Floats",
     "Importance",
     "Interval",
     "PairedDifference",
+    "RankCorrelation",
     "SearchedField",
     "Side",
     "Spread",
@@ -44,12 +47,15 @@ __all__ = [
     "macro_mean",
     "mean_interval",
     "measure_spread",
+    "non_dominated",
     "paired_bootstrap",
     "paired_difference",
     "pareto_front",
     "permutation_test",
     "probability_best",
+    "rank_correlation",
     "redrawn_contents",
     "redrawn_seeds",
     "t_quantile",
+    "unrestricted_correlation",
 ]

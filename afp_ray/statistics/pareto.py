@@ -20,3 +20,23 @@ def pareto_front(qualities: Sequence[float], costs: Sequence[float]) -> list[int
             front.append(index)
             best = qualities[index]
     return front
+
+
+def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other point dominates, in the order given; higher is better in every place.
+
+    A point dominates another when it is nowhere lower and somewhere higher; equal points stay together.
+    Source: NSGA-II, doi:10.1109/4235.996017, section III A.
+    """
+    front: list[int] = []
+    # Whatever dominates a point is before it in this order, and so is one of the front that dominates it.
+    for index in sorted(range(len(points)), key=lambda i: tuple(points[i]), reverse=True):
+        point = points[index]
+        if not any(_dominates(points[other], point) for other in front):
+            front.append(index)
+    return sorted(front)
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)

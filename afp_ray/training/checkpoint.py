@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from afp_ray.errors import UnavailableError
+from afp_ray.errors import StorageError
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.load import quiet_transformers
 from afp_ray.models.manifest import verify_manifest
@@ -22,7 +22,7 @@ def save_checkpoint(model: CausalModel, tokenizer: Any, folder: Path) -> None:
         model: any causal LM; tied weights are stored once.
         tokenizer: saved beside it.
         folder: replaced when it exists.
-    Raises: UnavailableError when the disk is too full or refuses; the old checkpoint is intact.
+    Raises: StorageError when the disk is too full or refuses; the old checkpoint is intact.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def save_checkpoint(model: CausalModel, tokenizer: Any, folder: Path) -> None:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     except (OSError, SafetensorError) as error:
-        raise UnavailableError(f"cannot write the checkpoint {folder}: {error}") from error
+        raise StorageError(f"cannot write the checkpoint {folder}: {error}") from error
 
 
 def verify_checkpoint(folder: Path) -> None:

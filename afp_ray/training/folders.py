@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from afp_ray.errors import UnavailableError
+from afp_ray.errors import StorageError
 from afp_ray.models.manifest import write_manifest
 from afp_ray.store import sync_folder
 
@@ -51,11 +51,11 @@ def require_space(parent: Path, num_bytes: int, *, what: str) -> None:
         parent: a folder that is there.
         num_bytes: of what is to be written there.
         what: its name in the message.
-    Raises: UnavailableError with what is needed and what is free.
+    Raises: StorageError with what is needed and what is free.
     """
     needed, free = num_bytes + _SPARE_BYTES, shutil.disk_usage(parent).free
     if free < needed:
-        raise UnavailableError(
+        raise StorageError(
             f"{what} needs {needed / 2**20:.0f} MiB under {parent}, {free / 2**20:.0f} MiB are free; "
             "free some space and resume the study"
         )

@@ -41,6 +41,9 @@ from afp_ray.training.watching import Curve, Record, StepTrace
 logger = logging.getLogger(__name__)
 
 
+IsRung = Callable[[int, int], bool]
+
+
 class Batches(Protocol):
     """Random access to what each step trains on."""
 
@@ -67,6 +70,7 @@ def train(
     paths: TrialPaths | None = None,
     trial_id: str = "",
     stop: Callable[[], bool] | None = None,
+    is_rung: IsRung | None = None,
 ) -> TrainingSummary:
     """Train `model` in place for `training.max_steps` steps; inside a process group every worker calls this alike.
 
@@ -86,6 +90,8 @@ def train(
         paths: where states, curve and trace go; None keeps none of them.
         trial_id: content address of the trial; a state of another one is not used.
         stop: asked after every step; true on any worker saves the state and stops all of them.
+        is_rung: told the steps and the tokens of all workers that are done; true saves the state and returns, with
+            `steps` of the summary below `max_steps`. The next call goes on from there.
     Returns: losses are means over the steps of the last tenth that had the term; `gpu_hours` is that of earlier
         attempts, `dropped_tokens` is the caller's to fill.
     Raises: DivergedError with the step at which a loss or the gradient's norm is not finite; its states are removed.
@@ -97,10 +103,11 @@ def train(
     with train_mode(model), own_random_state(device), prepared(model, training, runtime, seed=seed) as trained:
         loop = _Loop(trained, loss, training, runtime, device=device, seed=seed)
         states = None
-        if paths is not None and (runtime.checkpoint_every_s is not None or stop is not None):
+        if paths is not None and (runtime.checkpoint_every_s is not None or stop is not None or is_rung is not None):
             identity = _identity(trained, loss, training, seed=seed, trial_id=trial_id)
             states = States(paths.states, identity=identity, keep_last=runtime.keep_last, model=trained, device=device)
-        return loop.run(batches, reporter, states=states, paths=paths if rank() == 0 else None, stop=stop)
+        paths = paths if rank() == 0 else None
+        return loop.run(batches, reporter, states=states, paths=paths, stop=stop, is_rung=is_rung)
 
 
 class _Loop:
@@ -139,8 +146,9 @@ class _Loop:
         states: States | None,
         paths: TrialPaths | None,
         stop: Callable[[], bool] | None,
+        is_rung: IsRung | None,
     ) -> TrainingSummary:
-        """Do the steps that are left."""
+        """Do the steps that are left, or those up to a rung."""
         max_steps, num_steps = self.training.max_steps, self.runtime.profile_steps
         if states is not None:
             self._resume(states)
@@ -152,10 +160,10 @@ class _Loop:
             max_steps=max_steps,
             device=self.device,
         )
-        every_s = self.runtime.checkpoint_every_s
+        every_s, start = self.runtime.checkpoint_every_s, self.step
         saved_at = time.monotonic()
         with contextlib.closing(trace), contextlib.closing(curve):
-            while self.step < max_steps:
+            while self.step < max_steps and not (is_rung and is_rung(self.step, self.record.tokens)):
                 trace.before(self.step)
                 is_due = every_s is not None and time.monotonic() - saved_at >= every_s
                 metrics, (saves, stops) = self._take_step(batches, states, wishes=(is_due, stop is not None and stop()))
@@ -169,10 +177,14 @@ class _Loop:
                     saved_at = time.monotonic()
                 if stops and self.step < max_steps:
                     raise TrainingInterruptedError(self.step)
+            seconds = self.record.seconds  # as the state has it: what saving takes is the trial's, not the training's
+            if states is not None and start < self.step < max_steps:
+                curve.flush()
+                self._save(states)
         self.optimizer.zero_grad(set_to_none=True)
         if isinstance(self.optimizer, BackwardOptimizer):
             self.optimizer.close()  # its hooks would keep the moments as long as the weights
-        return self._summary(states)
+        return self._summary(states).model_copy(update={"seconds": seconds})
 
     def _take_step(
         self, batches: Batches, states: States | None, *, wishes: tuple[bool, bool]
@@ -261,7 +273,10 @@ class _Loop:
     def _summary(self, states: States | None) -> TrainingSummary:
         notes = [*self._notes, *(states.notes if states is not None else [])]
         return self.record.summary(
-            trainable_parameters=self._num_trainable, notes=tuple(notes), **dataclasses.asdict(self.sizes)
+            steps=self.step,
+            trainable_parameters=self._num_trainable,
+            notes=tuple(notes),
+            **dataclasses.asdict(self.sizes),
         )
 
 

@@ -104,6 +104,11 @@ class Record:
         return metrics
 
     @property
+    def tokens(self) -> int:
+        """Of all workers so far."""
+        return self._tokens
+
+    @property
     def seconds(self) -> float:
         """Of training so far, earlier attempts included up to the state that they left."""
         return self._seconds_before + time.perf_counter() - self._started
@@ -127,7 +132,6 @@ class Record:
         Returns: `gpu_hours` has what earlier attempts held for the steps that were not repeated.
         """
         return TrainingSummary(
-            steps=self.max_steps,
             tokens=self._tokens,
             seconds=self.seconds,
             gpu_hours=self._seconds_before * world_size() / 3600,

@@ -141,14 +141,28 @@ class ExecutorSuite:
         for kind, (expected, message) in FAILURES.items():
             failed = trials[fake_trials.FAILS[kind]]
             assert failed.status is TrialStatus.FAILED
-            assert failed.attempt == 1
+            assert failed.attempt == (2 if kind == "oom" else 1)  # once more at half the micro-batch
             assert failed.failure is not None
             assert (failed.failure.failure_class, failed.failure.message) == (expected, message)
             assert failed.failure.step == (7 if kind == "diverged" else None)
-            text = StudyPaths(tmp_path, "fake").trial(failed.trial_id).failure(1).read_text()
+            text = StudyPaths(tmp_path, "fake").trial(failed.trial_id).failure(failed.attempt).read_text()
             assert message.rpartition(": ")[2] in text
         again = run(study, tmp_path, make_executor(study))
         assert again.trials == state.trials  # a trial that raised would raise again
+
+    def test_a_preempted_trial_is_continued_free_of_charge(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
+        study = with_failures("preempted_once", runtime={"max_retries": 0})
+        state = run(study, tmp_path, make_executor(study))
+        assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
+        assert sorted(trial.attempt for trial in state.trials) == [1, 2]
+
+    def test_memory_that_ran_out_is_answered_with_half_the_micro_batch(
+        self, tmp_path: Path, make_executor: MakeExecutor
+    ) -> None:
+        study = with_failures("oom_whole")
+        state = run(study, tmp_path, make_executor(study))
+        assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
+        assert {(trial.attempt, trial.num_halvings) for trial in state.trials} == {(1, 0), (2, 1)}
 
     def test_a_finished_study_starts_nothing(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
         study = make_study()

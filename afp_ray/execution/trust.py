@@ -1,0 +1,199 @@
+"""What a Ray cluster answers to a stranger, who could run any code on one that asks for no token; and our own token."""
+
+import ipaddress
+import json
+import logging
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from afp_ray.errors import ConfigError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 3.0
+TOKEN_FILE = "~/.ray/auth_token"  # noqa: S105  # Ray's default place
+Openness = Literal["open", "token", "silent", "unknown"]
+"""`open` serves anybody, `token` asks for one, `silent` does not answer, `unknown` answers something else."""
+FIX = "start every node with RAY_AUTH_MODE=token, and keep the dashboard on the loopback, behind an ssh tunnel"
+
+
+class ClusterAnswer(NamedTuple):
+    """What a cluster said."""
+
+    kind: Openness
+    words: str
+    ray_version: str = ""
+    """"" where the cluster does not tell it."""
+
+
+def host_of(address: str) -> str:
+    """The host of `http://host:8265`, `ray://host:10001` or `host:6379`; "" for a word such as `auto`."""
+    return _parts(address).hostname or "" if ":" in address else ""
+
+
+def port_of(address: str) -> int | None:
+    """The port of an address; the scheme's own where http(s) gives none, None where there is none at all.
+
+    Raises: ConfigError for a port that is no number.
+    """
+    parts = _parts(address)
+    try:
+        return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError as error:
+        raise ConfigError(f"address {address[:80]!r} has no port that could be used: {error}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself reaches `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def token() -> str | None:
+    """The token of this user, from where Ray takes it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    if given := os.environ.get("RAY_AUTH_TOKEN"):
+        return given.strip()
+    try:
+        return token_file().read_text("utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def token_file() -> Path:
+    """The file that the token is read from where RAY_AUTH_TOKEN does not hold it."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+
+
+def ask(address: str, *, bearer: str | None = None) -> ClusterAnswer:
+    """Ask a cluster for its version.
+
+    Args:
+        address: of its dashboard (`http://...`) or its head (`host:port`, `ray://...`, `auto`).
+        bearer: a token to show; None asks as a stranger.
+    """
+    if address.startswith(("http://", "https://")):
+        return _ask_dashboard(address, bearer)
+    return _ask_head(address.removeprefix("ray://"), bearer)
+
+
+def require_token(address: str, *, allow_open: bool = False) -> None:
+    """Refuse a cluster that serves strangers from other machines.
+
+    Args:
+        address: as for `ask`; a word such as `auto` is resolved first.
+        allow_open: use it all the same.
+    Raises: ConfigError when it serves anybody, UnavailableError when `auto` finds no cluster.
+    """
+    address = resolve(address)
+    if allow_open or address == "local" or is_loopback(host_of(address)):
+        return
+    answer = ask(address)
+    if answer.kind == "open":
+        raise ConfigError(
+            f"the Ray cluster at {address} asks for no token: whoever reaches it can run any code on it",
+            where="--address",
+            fix=f"{FIX}; or give --allow-open-cluster where nobody else reaches the network",
+        )
+    if answer.kind == "unknown":
+        logger.warning("whether the Ray cluster at %s asks for a token could not be seen: %s", address, answer.words)
+
+
+def num_nodes(address: str) -> int | None:
+    """Live nodes of the cluster of a head; None where it does not tell.
+
+    Args:
+        address: of the head, or a word such as `auto`.
+    """
+    try:
+        import grpc
+        from ray.core.generated.gcs_pb2 import GcsNodeInfo
+        from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
+        from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    except ImportError:
+        return None
+    bearer = token()
+    metadata = [("authorization", f"Bearer {bearer}")] if bearer else []
+    with grpc.insecure_channel(resolve(address)) as channel:
+        try:
+            reply = NodeInfoGcsServiceStub(channel).GetAllNodeInfo(
+                GetAllNodeInfoRequest(), timeout=TIMEOUT_S, metadata=metadata
+            )
+        except grpc.RpcError:
+            return None
+    return sum(bool(node.state == GcsNodeInfo.ALIVE) for node in reply.node_info_list)
+
+
+def resolve(address: str) -> str:
+    """An address that processes on every node understand: `auto` becomes the `host:port` that it stands for here.
+
+    Raises: UnavailableError when no cluster runs on this machine.
+    """
+    if ":" in address or address == "local":
+        return address
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError) as error:
+        raise UnavailableError(f"no Ray cluster runs on this machine that {address!r} could stand for") from error
+    return str(found or address)
+
+
+def _parts(address: str) -> urllib.parse.SplitResult:
+    return urllib.parse.urlsplit(address if "//" in address else f"//{address}")
+
+
+def _ask_dashboard(address: str, bearer: str | None) -> ClusterAnswer:
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+    request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            return ClusterAnswer("open", f"answers {answer.status}", _version_in(answer.read(4096)))
+    except urllib.error.HTTPError as error:
+        with error:
+            return ClusterAnswer("token" if error.code in (401, 403) else "unknown", f"answers {error.code}")
+    except (OSError, ValueError):
+        return ClusterAnswer("silent", "does not answer")
+
+
+def _version_in(body: bytes) -> str:
+    try:
+        content: Any = json.loads(body)
+    except ValueError:
+        return ""
+    return str(content.get("ray_version", "")) if isinstance(content, dict) else ""
+
+
+def _ask_head(address: str, bearer: str | None) -> ClusterAnswer:
+    """A head speaks gRPC; the question that Ray itself asks to see whether it lives is guarded like all others."""
+    try:
+        import grpc
+        from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+        from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    except ImportError:
+        return ClusterAnswer("unknown", "grpcio is not installed here")
+    metadata = [("authorization", f"Bearer {bearer}")] if bearer else []
+    with grpc.insecure_channel(address) as channel:
+        try:
+            reply = NodeInfoGcsServiceStub(channel).CheckAlive(
+                CheckAliveRequest(), timeout=TIMEOUT_S, metadata=metadata
+            )
+        except grpc.RpcError as error:
+            return _refusal(error.code(), grpc.StatusCode)
+    return ClusterAnswer("open", "answers", str(reply.ray_version))
+
+
+def _refusal(code: Any, codes: Any) -> ClusterAnswer:
+    if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED):
+        return ClusterAnswer("token", "asks for a token")
+    if code is codes.UNIMPLEMENTED:  # another service of Ray, which would have asked for a token first
+        return ClusterAnswer("open", "answers")
+    if code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED):
+        return ClusterAnswer("silent", "does not answer")
+    return ClusterAnswer("unknown", f"answers {code.name}")

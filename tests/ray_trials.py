@@ -1,0 +1,230 @@
+"""Fake trials that misbehave on a cluster: each function is a `RunTrial`, named by what goes wrong with it.
+
+A trial that is to fail once does so at its first attempt, which it tells by the lines of `training_calls.jsonl`.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_trials
+
+from afp_ray.config import TrainingRuntime, TrialConfig
+from afp_ray.errors import TrainingInterruptedError
+from afp_ray.records import TrialResult
+from afp_ray.store import TrialPaths
+from afp_ray.training.reporter import Reporter
+
+
+def where(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+    """Writes down the node, the process and the GPUs that it was given."""
+    _note_place(folder)
+    return fake_trials.run(config, folder=folder, **rest)
+
+
+def in_twos(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+    """As `where`, and ends only when a second trial has begun."""
+    _note_place(folder)
+    _wait_for_places(folder, 2)
+    return fake_trials.run(config, folder=folder, **rest)
+
+
+def in_fours(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+    """As `where`, and ends only when four trials have begun."""
+    _note_place(folder)
+    _wait_for_places(folder, 4)
+    return fake_trials.run(config, folder=folder, **rest)
+
+
+def _wait_for_places(folder: Path, number: int) -> None:
+    until = time.monotonic() + 60
+    while len(list(folder.parent.glob("*/places.jsonl"))) < number and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def hangs_once(config: TrialConfig, *, folder: Path, reporter: Reporter, **rest: Any) -> TrialResult | None:
+    """Stops its own process in the middle of a step, as a hung driver of a GPU would, at the first attempt."""
+    reporter.report("train", 1, 10)
+    if _attempts(folder) == 0:
+        _begin(folder)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return fake_trials.run(config, folder=folder, reporter=reporter, **rest)
+
+
+def returns_late(
+    config: TrialConfig, *, folder: Path, reporter: Reporter, fence: Callable[[], None], **rest: Any
+) -> TrialResult | None:
+    """Leaves a process behind at its first attempt, which tries to write the result when the trial is long over."""
+    if _attempts(folder) == 0:
+        _begin(folder)
+        if os.fork() == 0:
+            os.setsid()  # or Ray would end it with its parent's process group
+            os.closerange(3, 4096)  # or Ray would take the connections for those of a living worker
+            _write_late(folder, fence)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fake_trials.run(config, folder=folder, reporter=reporter, fence=fence, **rest)
+
+
+def _write_late(folder: Path, fence: Callable[[], None]) -> None:
+    """Wait for the next attempt's result, then behave as the old one would."""
+    result = TrialPaths(folder).result
+    until = time.monotonic() + 60
+    while not result.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    try:
+        fence()
+        result.write_text("written by a zombie")
+        (folder / "zombie.txt").write_text("wrote")
+    except BaseException as error:
+        (folder / "zombie.txt").write_text(f"{type(error).__name__}: {error}")
+    os._exit(0)
+
+
+def saves_when_told(
+    config: TrialConfig, *, folder: Path, reporter: Reporter, stop: Callable[[], bool], **rest: Any
+) -> TrialResult | None:
+    """Counts to 20; at its first attempt it waits at 5 for the news that its machine goes away, saves and ends."""
+    _note_place(folder)
+    count = folder / "count.txt"
+    done = int(count.read_text()) if count.exists() else 0
+    if is_first := _attempts(folder) == 0:
+        _begin(folder)
+    with (folder / "spans.jsonl").open("a") as spans:
+        start = done
+        while done < 20:
+            done += 1
+            reporter.report("train", done, 20)
+            while (is_stopped := stop()) is False and is_first and done == 5:
+                time.sleep(0.05)
+            if is_stopped:
+                count.write_text(str(done))
+                spans.write(json.dumps([start, done]) + "\n")
+                raise TrainingInterruptedError(done)
+        spans.write(json.dumps([start, done]) + "\n")
+    return fake_trials.run(config, folder=folder, reporter=reporter, stop=stop, **rest)
+
+
+def ignores_the_notice(config: TrialConfig, *, folder: Path, reporter: Reporter, **rest: Any) -> TrialResult | None:
+    """Goes on and on at its first attempt, whatever it is told."""
+    _note_place(folder)
+    if _attempts(folder) == 0:
+        _begin(folder)
+        _run_for_ever(reporter)
+    return fake_trials.run(config, folder=folder, reporter=reporter, **rest)
+
+
+def goes_on_once(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+    """As `ignores_the_notice`: until its process or its node is ended."""
+    return ignores_the_notice(config, folder=folder, **rest)
+
+
+def group_goes_on_once(config: TrialConfig, *, folder: Path, reporter: Reporter, **rest: Any) -> TrialResult | None:
+    """A worker group that goes on and on at its first attempt."""
+    import torch.distributed as dist
+
+    is_first = _attempts(folder) == 0
+    dist.barrier()
+    _note_place(folder, rank=dist.get_rank())
+    if is_first:
+        if dist.get_rank() == 0:
+            _begin(folder)
+        _run_for_ever(reporter)
+    dist.barrier()
+    return fake_trials.run(config, folder=folder, reporter=reporter, **rest) if dist.get_rank() == 0 else None
+
+
+def group_saves_when_told(
+    config: TrialConfig, *, folder: Path, reporter: Reporter, stop: Callable[[], bool], **rest: Any
+) -> TrialResult | None:
+    """A worker group that waits at its first attempt until one of its workers is told that its machine goes away."""
+    import torch
+    import torch.distributed as dist
+
+    is_first = _attempts(folder) == 0
+    dist.barrier()
+    if dist.get_rank() == 0 and is_first:
+        _begin(folder)
+    _note_place(folder, rank=dist.get_rank())
+    while is_first:
+        wish = torch.tensor(float(stop()))
+        dist.all_reduce(wish)
+        reporter.report("train", 5, 20)
+        if wish.item():
+            raise TrainingInterruptedError(5)
+        time.sleep(0.05)
+    return fake_trials.run(config, folder=folder, reporter=reporter, **rest) if dist.get_rank() == 0 else None
+
+
+def group_where(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+    """A worker group that writes down the place of each worker."""
+    import torch.distributed as dist
+
+    _note_place(folder, rank=dist.get_rank())
+    return fake_trials.run_in_group(config, folder=folder, **rest)
+
+
+def _run_for_ever(reporter: Reporter) -> None:
+    done = 0
+    while True:
+        reporter.report("train", done := done + 1, 10**6)
+        time.sleep(0.05)
+
+
+def _attempts(folder: Path) -> int:
+    calls = TrialPaths(folder).training_calls
+    return len(calls.read_text().splitlines()) if calls.exists() else 0
+
+
+def _begin(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with TrialPaths(folder).training_calls.open("a") as file:
+        file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
+
+
+def _note_place(folder: Path, rank: int = 0) -> None:
+    import ray
+
+    context = ray.get_runtime_context()
+    place = {
+        "node": context.get_node_id(),
+        "pid": os.getpid(),
+        "rank": rank,
+        "gpus": ray.get_gpu_ids(),
+        "time": time.time(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "places.jsonl").open("a") as file:
+        file.write(json.dumps(place) + "\n")
+
+
+def hangs(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+    """Stops its own process at every attempt."""
+    _begin(folder)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    raise AssertionError("it went on")
+
+
+def ray_memory_once(config: TrialConfig, *, folder: Path, runtime: TrainingRuntime, **rest: Any) -> TrialResult | None:
+    """Ends as Ray's memory monitor would end it, unless its batch is given in parts."""
+    if runtime.micro_batch_size is None:
+        import ray
+
+        _begin(folder)
+        raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
+    (folder / "micro_batch_size.txt").write_text(str(runtime.micro_batch_size))
+    return fake_trials.run(config, folder=folder, runtime=runtime, **rest)
+
+
+def cuda_memory_once(config: TrialConfig, *, folder: Path, runtime: TrainingRuntime, **rest: Any) -> TrialResult | None:
+    """Ends as torch does on a full GPU, unless its batch is given in parts."""
+    if runtime.micro_batch_size is None:
+        import torch
+
+        _begin(folder)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    (folder / "micro_batch_size.txt").write_text(str(runtime.micro_batch_size))
+    return fake_trials.run(config, folder=folder, runtime=runtime, **rest)
