@@ -5,25 +5,29 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from afp_ray.config import canonical_json, flatten
-from afp_ray.records import Score, TrialRecord, TrialResult, TrialStatus
+from afp_ray.records import Score, TrialRecord, TrialResult, TrialStatus, Until
+from afp_ray.tracking.redaction import redact
 
 MAX_METRICS = 100
 MAX_PARAM = 500
-PROJECTION_VERSION = 1
+MAX_NAME, MAX_TAG = 250, 5_000
+RUN_NAME = "mlflow.runName"
+PROJECTION_VERSION = 2
+"""Raised whenever the same ledger gives other runs; every run is then looked at again."""
 _STATUS = {
     TrialStatus.PLANNED: "RUNNING",
     TrialStatus.RUNNING: "RUNNING",
+    TrialStatus.PAUSED: "RUNNING",  # a later job may go on with it
     TrialStatus.DONE: "FINISHED",
     TrialStatus.FAILED: "FAILED",
     TrialStatus.PRUNED: "KILLED",
     TrialStatus.CANCELLED: "KILLED",
 }
-_SECRET = re.compile(r"(?<=//)[^/@\s\"]+@")
 _NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
 
 
@@ -35,6 +39,8 @@ class RunContent:
         status: RUNNING, FINISHED, FAILED or KILLED.
         tags, params: text by name.
         metrics: finite numbers by name, at most `MAX_METRICS`.
+        step: at which they were measured; after every step of `series`.
+        series: (name, step, value) of what was measured on the way.
         files: text by artifact path.
         datasets: digest by name.
         digest: hash of all of the above; an unchanged run is not written again.
@@ -46,15 +52,26 @@ class RunContent:
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, str] = field(default_factory=dict)
+    step: int = 0
+    series: tuple[tuple[str, int, float], ...] = ()
 
     @property
     def digest(self) -> str:
         """Hash of the content, 16 hex digits."""
-        parts = (self.status, self.tags, self.params, self.metrics, self.files, self.datasets, PROJECTION_VERSION)
+        what = (self.status, self.tags, self.params, self.metrics, self.files, self.datasets, self.step, self.series)
+        parts = (*what, PROJECTION_VERSION)
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
 
 
-def run_content(study: str, trial: TrialRecord, result: TrialResult | None, *, is_driven: bool) -> RunContent:
+def run_content(
+    study: str,
+    trial: TrialRecord,
+    result: TrialResult | None,
+    *,
+    is_driven: bool,
+    rungs: Sequence[Until] = (),
+    failures: Mapping[str, str] = {},
+) -> RunContent:
     """The run of one trial.
 
     Args:
@@ -62,6 +79,8 @@ def run_content(study: str, trial: TrialRecord, result: TrialResult | None, *, i
         trial: its record.
         result: its stored result, None while there is none.
         is_driven: a driver is at work; without one, nothing is shown as running.
+        rungs: where its training was measured on the way, one for each of the record's.
+        failures: tracebacks of its attempts, by name of the file.
     """
     status = _STATUS[trial.status]
     if status == "RUNNING" and not is_driven:
@@ -74,32 +93,59 @@ def run_content(study: str, trial: TrialRecord, result: TrialResult | None, *, i
         "afp.status": str(trial.status),
         "afp.seed": str(trial.seed),
         "afp.role": trial.role,
-        "mlflow.runName": f"{trial.arm} seed {trial.seed} {trial.trial_id[:6]}",
+        RUN_NAME: f"{trial.arm} seed {trial.seed} {trial.trial_id[:6]}",
     }
     if trial.failure is not None:
         tags["afp.failure_class"] = str(trial.failure.failure_class)
         tags["afp.failure"] = trial.failure.message[:500]
     if trial.note:
         tags["afp.note"] = trial.note[:500]
-    files = {"config.json": _json(trial.config)}
+    if trial.rungs:
+        tags["afp.rungs"] = str(len(trial.rungs))
+    files = {"config.json": _json(trial.config), **failures}
     metrics: dict[str, float] = {}
     if trial.objective is not None:
         metrics["objective"] = trial.objective
+    metrics |= {f"also/{name}": value for name, value in trial.values.items()}
     if result is not None:
         metrics |= _metrics(result)
         files |= {"result.json": _json(result.model_dump(mode="json")), "scores.json": score_table(result.scores)}
         tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    if lost := sorted(metrics.keys() - finite.keys()):
+    finite = {safe_name(name): value for name, value in metrics.items() if math.isfinite(value)}
+    if lost := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
         tags["afp.not_finite"] = ", ".join(lost)
+    if len(finite) > MAX_METRICS:
+        tags["afp.metrics_in_table_only"] = str(len(finite) - MAX_METRICS)
+    measured = zip(rungs, trial.rungs, strict=False)
+    series = tuple(("objective", rung.amount, value) for rung, value in measured if math.isfinite(value))
     return RunContent(
         status=status,
-        tags={name: redact(value) for name, value in tags.items()},
+        tags={safe_name(name): redact(value)[:MAX_TAG] for name, value in tags.items()},
         params=params_of(trial.config),
         metrics=dict(list(finite.items())[:MAX_METRICS]),
         files={name: redact(text) for name, text in files.items()},
         datasets=dict(result.fingerprints) if result else {},
+        step=_last_step(series, result, rungs),
+        series=series,
     )
+
+
+def _last_step(series: Sequence[tuple[str, int, float]], result: TrialResult | None, rungs: Sequence[Until]) -> int:
+    """The step of what was measured at the end, in the unit of the rungs; 0 where there were none."""
+    if not series:
+        return 0
+    last = max(step for _, step, _ in series)
+    done = {"steps": result.training.steps, "tokens": result.training.tokens} if result else {}
+    return max(last + 1, done.get(rungs[0].unit, 0))
+
+
+def safe_name(name: str) -> str:
+    """`name` as MLflow takes it for a metric, param or tag: letters, digits, `_-. :/`, no empty or dotted part."""
+    clean = _NOT_ALLOWED.sub("_", name)
+    clean = "/".join("_" if part in ("", ".", "..") else part for part in clean.split("/"))
+    if len(clean) <= MAX_NAME:
+        return clean
+    return f"{clean[: MAX_NAME - 9].rstrip('/')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def params_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -107,7 +153,7 @@ def params_of(config: Mapping[str, Any]) -> dict[str, str]:
     params = {}
     for name, value in flatten(dict(config)).items():
         text = redact(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        params[_NOT_ALLOWED.sub("_", name)] = text if len(text) <= MAX_PARAM else "long: see config.json"
+        params[safe_name(name)] = text if len(text) <= MAX_PARAM else "long: see config.json"
     return params
 
 
@@ -136,15 +182,10 @@ def _metrics(result: TrialResult) -> dict[str, float]:
         groups[f"task/{score.task}/{score.split}"].append(score.value)
     order = ("mean", "pivot_mean", "retrieval_at_1", "alignment", "uniformity", "task", "language")
     names = sorted(groups, key=lambda name: (order.index(name.split("/")[0]), name))
-    metrics = {_NOT_ALLOWED.sub("_", name): math.fsum(groups[name]) / len(groups[name]) for name in names}
+    metrics = {safe_name(name): math.fsum(groups[name]) / len(groups[name]) for name in names}
     training = result.training.model_dump(exclude_none=True)
     costs = {f"training/{name}": float(value) for name, value in training.items() if isinstance(value, int | float)}
     return {**costs, "seconds": result.seconds, **metrics}
-
-
-def redact(text: str) -> str:
-    """`text` without the user and password of a URL."""
-    return _SECRET.sub("***@", text)
 
 
 def _json(value: Any) -> str:

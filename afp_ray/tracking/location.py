@@ -3,8 +3,10 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-from afp_ray.store import StudyPaths, write_json
+from afp_ray.store import StudyPaths, write_atomic
+from afp_ray.tracking.redaction import redact
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 
@@ -32,17 +34,24 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def write_runs(paths: StudyPaths, uri: str, *, experiment_id: str, parent: str, runs: dict[str, str]) -> None:
-    """Note which run shows which trial, beside the ledger."""
-    content = {"tracking_uri": uri, "experiment_id": experiment_id, "parent": parent, "runs": runs}
-    write_json(paths.mlflow, content)
+    """Note which run shows which trial, beside the ledger; compact, since there may be thousands."""
+    content = {"tracking_uri": redact(uri), "experiment_id": experiment_id, "parent": parent, "runs": runs}
+    write_atomic(paths.mlflow, json.dumps(content, separators=(",\n", ": ")) + "\n")
+
+
+def read_runs(paths: StudyPaths) -> dict[str, Any]:
+    """What `write_runs` noted; empty when it noted nothing that can be read."""
+    try:
+        content = json.loads(paths.mlflow.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    is_whole = isinstance(content, dict) and isinstance(content.get("runs"), dict)
+    return content if is_whole else {}
 
 
 def find_run(paths: StudyPaths, trial_id: str) -> str | None:
     """The MLflow run of a trial; None when none was written, or when its database file is gone."""
-    try:
-        content = json.loads(paths.mlflow.read_bytes())
-        file = sqlite_file(content["tracking_uri"])
-        run = content["runs"].get(trial_id)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return run if isinstance(run, str) and (file is None or file.is_file()) else None
+    content = read_runs(paths)
+    run, uri = content.get("runs", {}).get(trial_id), content.get("tracking_uri")
+    file = sqlite_file(uri) if isinstance(uri, str) else None
+    return run if isinstance(run, str) and isinstance(uri, str) and (file is None or file.is_file()) else None

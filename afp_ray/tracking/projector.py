@@ -1,114 +1,147 @@
-"""Writes a study's state into MLflow: one experiment, one parent run, exactly one child run per trial."""
+"""Writes what the outbox of a study holds into MLflow: one experiment, one parent run, one child run per trial."""
 
 import json
+import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Set before mlflow is imported: it reports its use by default, and waits minutes for a server that is away.
+# Set before mlflow is imported: it reports its use by default, and waits minutes for a server that is away. A request
+# is sent once: what failed is done again as a whole, after a look at what arrived.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }.items():
     os.environ.setdefault(_name, _value)
 
 from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
-from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus  # noqa: E402
+from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus, Until  # noqa: E402
 from afp_ray.store import StudyPaths  # noqa: E402
-from afp_ray.tracking.content import RunContent, params_of, redact, run_content  # noqa: E402
-from afp_ray.tracking.location import ARTIFACTS, default_uri, sqlite_file, write_runs  # noqa: E402
+from afp_ray.tracking.connecting import connect  # noqa: E402
+from afp_ray.tracking.content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
+from afp_ray.tracking.outbox import Outbox  # noqa: E402
+from afp_ray.tracking.redaction import redact  # noqa: E402
+from afp_ray.tracking.runs import CHILD_OF, DIGEST, KIND, PARENT, RunBook, Written, renamed  # noqa: E402
 
-_PARENT, _DIGEST, _CHILD_OF = "study", "afp.digest", "mlflow.parentRunId"
+logger = logging.getLogger(__name__)
+# It writes a traceback for every lock of a database, which is told in one line here.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+WRITE_LOCK_S = 20.0
 
 
 class MlflowProjector:
-    """The one writer of a study's MLflow runs; calling it twice changes nothing."""
+    """Writes a study's MLflow runs, one process at a time; calling it twice changes nothing."""
 
-    def __init__(self, study: StudyConfig, paths: StudyPaths, tracking_uri: str) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        paths: StudyPaths,
+        tracking_uri: str,
+        *,
+        outbox: Outbox | None = None,
+        verify: bool = False,
+    ) -> None:
+        """`verify` looks at every run, where the position of the outbox would be trusted otherwise."""
         self.study, self.paths, self.uri = study, paths, tracking_uri
+        self.outbox = outbox or Outbox(paths, tracking_uri)
         self._client: MlflowClient | None = None
         self._experiment = ""
-        self._runs: dict[str, _Written] | None = None  # by trial id, the parent under ""; None: ask MLflow
-        self._seen: dict[str, str] = {}  # record of a trial -> digest of its run, to skip what cannot have changed
+        self._book: RunBook | None = None
+        self._verify = verify
+        self._is_in_doubt = False
+        self._was_driven: bool | None = None
 
-    def project(self, state: StudyState) -> int:
-        """Make MLflow show `state`.
+    @property
+    def num_left(self) -> int:
+        """Trials that the last projection left for the next."""
+        return len(self.outbox.pending)
+
+    def project(self, *, enough: Callable[[], bool] = lambda: False) -> int:
+        """Make MLflow show the ledger.
 
         Args:
-            state: replayed from the ledger; results are read from the study's folder.
+            enough: asked after every trial; true leaves the rest, which is `outbox.pending`, for the next call.
         Returns: runs that were created or changed.
-        Raises: UnavailableError when MLflow cannot be reached or written.
+        Raises: UnavailableError when MLflow cannot be reached or written; DataError when the ledger cannot be read.
         """
         try:
-            return self._project(state)
+            with FileLock(self.paths.mlflow_lock, timeout=WRITE_LOCK_S):
+                return self._project(enough)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            self._runs = None
-            raise UnavailableError(f"MLflow at {self.uri}: {str(error).splitlines()[0]}") from error
+            # What was sent may have arrived all the same, or may yet.
+            self._book, self._is_in_doubt = None, True
+            first = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise UnavailableError(f"MLflow at {redact(self.uri)}: {first}") from error
 
-    def _project(self, state: StudyState) -> int:
+    def _project(self, enough: Callable[[], bool]) -> int:
         client = self._connect()
-        if self._runs is None:
-            self._runs = _existing(client, self._experiment, self.study.name)
-        runs = self._runs
+        state = self.outbox.read()
+        book = self._open_book(client)
         is_driven = state.closed is None and holder(self.paths) is not None
+        if self._was_driven not in (None, is_driven):
+            self.outbox.expect_at_work()
+        self._was_driven = is_driven
+        before = book.id_of(PARENT)
         content = self._study_content(state, is_driven=is_driven)
-        changed = self._write(client, "", content, started=state.opened_at, ended=None)
-        parent = runs[""].run_id
-        for trial in state.trials:
-            run = runs.get(trial.trial_id)
-            if run is None and trial.status is TrialStatus.PLANNED:
-                continue  # a run appears when its trial starts
-            record = f"{trial.trial_id} {trial.attempt} {trial.status} {trial.splits} {trial.test_pending} {is_driven}"
-            if run is not None and run.tags.get(_DIGEST) == self._seen.get(record, ""):
-                continue
-            child = self._trial_content(trial, parent, is_driven=is_driven)
-            started = trial.started_at or trial.planned_at
-            changed += self._write(client, trial.trial_id, child, started=started, ended=trial.ended_at)
-            self._seen[record] = child.digest
-        if changed or not self.paths.mlflow.is_file():
-            known = {trial_id: run.run_id for trial_id, run in runs.items() if trial_id}
-            write_runs(self.paths, self.uri, experiment_id=self._experiment, parent=parent, runs=known)
+        changed = self._write(client, book, PARENT, content, started=state.opened_at, ended=None)
+        parent = book.id_of(PARENT)
+        assert parent is not None
+        if parent != before:
+            self.outbox.expect_all()
+        for trial_id in list(self.outbox.pending):
+            if enough():
+                break
+            changed += self._show(client, book, trial_id, parent, is_driven=is_driven)
+            del self.outbox.pending[trial_id]
+        if self._is_in_doubt and not self.outbox.pending:
+            book.list_all()
+            self._is_in_doubt = False
+            self.outbox.pending |= dict.fromkeys(book.lost - {PARENT})
+        book.save()
+        self.outbox.settle(is_driven=is_driven)
         return changed
 
-    def _connect(self) -> MlflowClient:
-        """The client, once schema and experiment exist; the first process makes them, under a lock."""
-        if self._client is not None:
-            return self._client
-        client = MlflowClient(tracking_uri=self.uri)
-        file = sqlite_file(self.uri)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{file}.lock", timeout=120):
-                self._experiment = self._open_experiment(client)
-        else:
-            self._experiment = self._open_experiment(client)
-        self._client = client
-        return client
+    def _show(self, client: MlflowClient, book: RunBook, trial_id: str, parent: str, *, is_driven: bool) -> int:
+        trial = self.outbox.trial(trial_id)
+        if trial is None or (trial.status is TrialStatus.PLANNED and book.find(trial_id) is None):
+            return 0  # a run appears when its trial starts
+        content = self._trial_content(trial, parent, is_driven=is_driven)
+        # When it was planned first is the same however often it starts, so that a rebuilt run begins then too.
+        return self._write(client, book, trial_id, content, started=trial.planned_at, ended=trial.ended_at)
 
-    def _open_experiment(self, client: MlflowClient) -> str:
-        experiment = client.get_experiment_by_name(self.study.name)
-        if experiment is None:
-            is_ours = self.uri == default_uri(self.paths.storage)
-            folder = (self.paths.storage / ARTIFACTS / self.study.name).as_uri() if is_ours else None
-            return str(client.create_experiment(self.study.name, artifact_location=folder))
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return str(experiment.experiment_id)
+    def _open_book(self, client: MlflowClient) -> RunBook:
+        """The runs as they were left; all of them are looked at when that cannot be trusted."""
+        book = self._book
+        if book is None or book.is_stale():
+            book = RunBook(client, self.paths, self.uri, self._experiment)
+            is_known = self.outbox.is_known and not self._verify and not self._is_in_doubt
+            if not book.open(is_known=is_known) and not self._is_in_doubt:
+                self.outbox.expect_all()
+            self.outbox.pending |= dict.fromkeys(book.lost - {PARENT})
+            self._book, self._verify = book, False
+        return book
+
+    def _connect(self) -> MlflowClient:
+        """The client, once schema and experiment exist."""
+        if self._client is None:
+            self._client, self._experiment = connect(self.paths, self.uri)
+        return self._client
 
     def _study_content(self, state: StudyState, *, is_driven: bool) -> RunContent:
         """The parent run: what was asked, how far it is, and the report."""
@@ -118,122 +151,128 @@ class MlflowProjector:
         reason = (state.closed or "").partition(":")[0]
         finished = {"complete": "FINISHED", "budget": "FINISHED", "error": "FAILED"}.get(reason, "KILLED")
         study = self.study.model_dump(mode="json")
-        files = {"study.json": json.dumps(study, indent=1, ensure_ascii=False)}
+        files = {"study.json": redact(json.dumps(study, indent=1, ensure_ascii=False))}
         for file in (self.paths.report, *(self.paths.comparison(suffix) for suffix in ("md", "tex", "csv", "json"))):
             if file.is_file():
-                files[file.name] = file.read_text("utf-8", errors="replace")
+                files[file.name] = redact(file.read_text("utf-8", errors="replace"))
         return RunContent(
             status="RUNNING" if is_driven else finished,
             tags={
                 "afp.study": self.study.name,
-                "afp.kind": _PARENT,
-                "afp.status": state.closed or ("RUNNING" if is_driven else "INTERRUPTED"),
-                "mlflow.runName": self.study.name,
-                "mlflow.note.content": self.study.description,
+                "afp.kind": KIND,
+                "afp.status": redact(state.closed or ("RUNNING" if is_driven else "INTERRUPTED"))[:MAX_TAG],
+                RUN_NAME: self.study.name,
+                "mlflow.note.content": redact(self.study.description)[:MAX_TAG],
             },
-            params=params_of({key: study[key] for key in ("objective", "seeds", "sampler", "budget")}),
+            params=params_of({key: study[key] for key in ("objective", "seeds", "sampler", "pruner", "budget")}),
             metrics={f"trials/{name.lower()}": float(count) for name, count in counts.items()},
             files=files,
         )
 
     def _trial_content(self, trial: TrialRecord, parent: str, *, is_driven: bool) -> RunContent:
-        result = _read_result(self.paths.trial(trial.trial_id).result) if trial.status is TrialStatus.DONE else None
-        content = run_content(self.study.name, trial, result, is_driven=is_driven)
-        content.tags[_CHILD_OF] = parent
-        failure = self.paths.trial(trial.trial_id).failure(trial.attempt)
-        if trial.failure is not None and failure.is_file():
-            content.files["failure.txt"] = redact(failure.read_text("utf-8", errors="replace"))
+        place = self.paths.trial(trial.trial_id)
+        result = _read_result(place.result) if trial.status is TrialStatus.DONE else None
+        files = [place.failure(attempt) for attempt in range(1, trial.attempt + 1)]
+        content = run_content(
+            self.study.name,
+            trial,
+            result,
+            is_driven=is_driven,
+            rungs=self._rungs(trial),
+            failures={file.name: file.read_text("utf-8", errors="replace") for file in files if file.is_file()},
+        )
+        content.tags[CHILD_OF] = parent
         return content
 
+    def _rungs(self, trial: TrialRecord) -> list[Until]:
+        """Where a trial was measured on the way, as its results of then say."""
+        found: list[Until] = []
+        for number in range(len(trial.rungs)):
+            result = _read_result(self.paths.trial(trial.trial_id).rung(number))
+            until = result.until if result else None
+            if until is None and trial.until is not None and trial.until.rung == number:
+                until = trial.until
+            found.append(until or Until(rung=number, unit="steps", amount=number))
+        return found
+
     def _write(
-        self, client: MlflowClient, key: str, content: RunContent, *, started: float | None, ended: float | None
+        self,
+        client: MlflowClient,
+        book: RunBook,
+        key: str,
+        content: RunContent,
+        *,
+        started: float | None,
+        ended: float | None,
     ) -> int:
         """Create or change the run under `key`; returns whether anything was written.
 
         The digest is written last: a kill in between leaves a run that the next projection writes again.
         """
-        assert self._runs is not None
-        run = self._runs.get(key)
-        if run is not None and run.tags.get(_DIGEST) == content.digest:
+        digest, is_over = content.digest, content.status != "RUNNING"
+        if key != PARENT and book.is_written(key, digest):
             return 0
+        start = int((started or time.time()) * 1000)
+        run = book.find(key)
+        if run is not None and run.tags.get(DIGEST) == digest:
+            book.note(key, digest, is_over=is_over)
+            return 0
+        tags = dict(content.tags)
         if run is None:
-            start = int((started or time.time()) * 1000)
-            run = _Written.of(client.create_run(self._experiment, start_time=start, tags=content.tags))
-            self._runs[key] = run
-        stamp = int((ended or time.time()) * 1000)
-        # Params are write-once, and what was written before cannot differ: the trial id is a hash of them.
-        params = [Param(name, text) for name, text in content.params.items() if name not in run.params]
-        changed = {name: value for name, value in content.metrics.items() if run.metrics.get(name) != value}
-        tags = {name: text for name, text in content.tags.items() if run.tags.get(name) != text}
-        tags[_DIGEST] = content.digest
-        for batch in _chunks(params[100:], 100):
-            client.log_batch(run.run_id, params=batch)
-        metrics = [Metric(name, value, stamp, 0) for name, value in changed.items()]
-        client.log_batch(run.run_id, metrics=metrics, params=params[:100])
+            run = book.create(key, tags, started=start)
+        elif name := renamed(run, tags.get(RUN_NAME)):
+            logger.warning("MLflow run %s was renamed to %s: the name is kept", run.run_id, name)
+            tags[RUN_NAME] = name
+        stamp = int(ended * 1000) if ended else int(time.time() * 1000)
+        _log_numbers(client, run, content, start=start, stamp=stamp)
         for name, text in content.files.items():
             if run.files.get(name) != text:
                 client.log_text(run.run_id, text, name)
         if content.datasets and not run.has_datasets:
             client.log_inputs(run.run_id, datasets=[_dataset(*item) for item in content.datasets.items()])
-        if content.status == "RUNNING":
-            client.update_run(run.run_id, status=content.status)
-        else:
+        if is_over:
             client.set_terminated(run.run_id, status=content.status, end_time=stamp)
-        client.log_batch(run.run_id, tags=[RunTag(name, text) for name, text in tags.items()])
+        else:
+            client.update_run(run.run_id, status=content.status)
+        _log_tags(client, run, {**tags, DIGEST: digest})
         run.params |= set(content.params)
-        run.metrics |= changed
-        run.tags |= tags
+        run.metrics |= content.metrics
         run.files = {} if key else content.files  # the parent alone is written again and again
         run.has_datasets = run.has_datasets or bool(content.datasets)
+        book.note(key, digest, is_over=is_over)
         return 1
 
 
-@dataclass(slots=True)
-class _Written:
-    """What a run is known to hold."""
+def _log_numbers(client: MlflowClient, run: Written, content: RunContent, *, start: int, stamp: int) -> None:
+    """Params and metrics that the run lacks, within what one request may hold.
 
-    run_id: str
-    params: set[str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-    has_datasets: bool
-    files: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, run: Run) -> "_Written":
-        has_datasets = bool(run.inputs and run.inputs.dataset_inputs)
-        data = run.data
-        return cls(str(run.info.run_id), set(data.params), dict(data.metrics), dict(data.tags), has_datasets)
-
-
-def _existing(client: MlflowClient, experiment: str, study: str) -> dict[str, _Written]:
-    """The run of each trial, the parent under ""; a run too many, which a race can leave, is deleted."""
-    runs: dict[str, _Written] = {}
-    for run in _search(client, experiment, study):
-        key = run.data.tags.get("afp.trial_id", "")
-        if key in runs:
-            client.delete_run(run.info.run_id)
-        else:
-            runs[key] = _Written.of(run)
-    return runs
+    Params are write-once, and what was written before cannot differ: the trial id is a hash of them. A point of a
+    series has a time that its step decides, so that the same point twice is one point.
+    """
+    params = [Param(name, text) for name, text in content.params.items() if name not in run.params]
+    points = [Metric(name, value, start + place, step) for place, (name, step, value) in enumerate(content.series)]
+    finals = [
+        Metric(name, value, stamp, content.step)
+        for name, value in content.metrics.items()
+        if run.metrics.get(name) != value or any(name == other for other, _, _ in content.series)
+    ]
+    for batch in _chunks(params[100:], 100):
+        client.log_batch(run.run_id, params=batch)
+    metrics = [*points, *finals]
+    client.log_batch(run.run_id, metrics=metrics[:500], params=params[:100])
+    for batch in _chunks(metrics[500:], 500):
+        client.log_batch(run.run_id, metrics=batch)
 
 
-def _search(client: MlflowClient, experiment: str, study: str) -> Iterable[Run]:
-    """Active runs of the study, oldest first."""
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            filter_string=f"tags.`afp.study` = '{study}'",
-            run_view_type=ViewType.ACTIVE_ONLY,
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _log_tags(client: MlflowClient, run: Written, tags: dict[str, str]) -> None:
+    """Tags that differ, the digest last; those of an earlier attempt that no longer hold are taken away."""
+    for name in [name for name in run.tags if name.startswith("afp.") and name not in tags]:
+        client.delete_tag(run.run_id, name)
+        del run.tags[name]
+    changed = [RunTag(name, text) for name, text in tags.items() if run.tags.get(name) != text]
+    for batch in _chunks(changed, 100):
+        client.log_batch(run.run_id, tags=batch)
+    run.tags |= tags
 
 
 def _dataset(name: str, digest: str) -> DatasetInput:

@@ -3,22 +3,21 @@
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricate import fabricate, leave_running
+from fabricate import event, fabricate, leave_running, make_config, make_result, make_study
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError
 from afp_ray.ledger import Ledger, replay
-from afp_ray.records import StudyState, TrialResult
-from afp_ray.store import StudyPaths
-from afp_ray.tracking.background import BackgroundProjector
-from afp_ray.tracking.content import MAX_METRICS, params_of, redact, run_content
+from afp_ray.records import Failure, FailureClass, TrialResult, Until
+from afp_ray.store import StudyPaths, write_atomic, write_json
+from afp_ray.tracking.content import MAX_METRICS, params_of, run_content
 from afp_ray.tracking.location import default_uri, find_run, tracking_uri
+from afp_ray.tracking.redaction import redact
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -35,7 +34,7 @@ def study_of(paths: StudyPaths) -> StudyConfig:
 def project(paths: StudyPaths, uri: str | None = None) -> int:
     from afp_ray.tracking.projector import MlflowProjector
 
-    return MlflowProjector(study_of(paths), paths, uri or default_uri(paths.storage)).project(replay(paths.ledger))
+    return MlflowProjector(study_of(paths), paths, uri or default_uri(paths.storage), verify=True).project()
 
 
 def runs_of(paths: StudyPaths) -> list[Any]:
@@ -51,18 +50,6 @@ def shown(run: Any) -> tuple[Any, ...]:
     own = ("mlflow.parentRunId", "afp.digest")
     tags = {key: value for key, value in run.data.tags.items() if key not in own}
     return run.info.status, run.info.start_time, tags, run.data.params, run.data.metrics
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without a run; making one takes seconds."""
-    from mlflow import MlflowClient
-
-    import afp_ray.tracking.projector  # noqa: F401
-
-    file = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +130,125 @@ def test_a_killed_driver_leaves_no_run_running_and_a_deleted_run_comes_back(tmp_
     )
 
 
+def history(paths: StudyPaths) -> dict[str, list[tuple[int, float]]]:
+    """Every point of the objective, by trial."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=default_uri(paths.storage))
+    return {
+        run.data.tags["afp.trial_id"]: sorted(
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, "objective")
+        )
+        for run in runs_of(paths)
+        if "afp.trial_id" in run.data.tags
+    }
+
+
+def artifacts(paths: StudyPaths) -> dict[str, list[str]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=default_uri(paths.storage))
+    return {
+        run.data.tags.get("afp.trial_id", ""): sorted(file.path for file in client.list_artifacts(run.info.run_id))
+        for run in runs_of(paths)
+    }
+
+
+def halve(paths: StudyPaths, after_event: Callable[[], object]) -> tuple[str, str]:
+    """A search over two rungs: one trial loses a worker, pauses and is promoted, the other is never promoted."""
+    study = make_study(paths.name, methods=("afp",), seeds=(0,))
+    config = make_config(study, "afp", 0)
+    first, second = "b" * 16, "c" * 16
+    lost = Failure(failure_class=FailureClass.INFRA, message="the worker died")
+    rungs = [Until(rung=0, unit="steps", amount=2), Until(rung=1, unit="steps", amount=4)]
+
+    def say(ledger: Ledger, state: str, trial_id: str, **fields: Any) -> None:
+        event(ledger, state, next(clock), trial_id=trial_id, arm="afp", seed=0, role="search", **fields)
+        after_event()
+
+    def pause(ledger: Ledger, trial_id: str, until: Until, value: float) -> None:
+        result = make_result(
+            config, trial_id, paths.trial(trial_id).folder, accuracy=value, splits=("validation",)
+        ).model_copy(update={"status": "PAUSED", "until": until})
+        write_json(paths.trial(trial_id).rung(until.rung), result.model_dump(mode="json"))
+        say(ledger, "PAUSED", trial_id, attempt=2, objective=value, until=until)
+
+    clock = (1_700_000_000.0 + number for number in range(100))
+    with Ledger.open(paths, study) as ledger:
+        content = config.model_dump(mode="json")
+        for attempt in (1, 2):
+            say(ledger, "PLANNED", first, config=content, until=rungs[0], attempt=attempt)
+            say(ledger, "RUNNING", first, attempt=attempt)
+            if attempt == 1:
+                write_atomic(paths.trial(first).failure(1), "Traceback of the first attempt")
+                say(ledger, "FAILED", first, failure=lost)
+        pause(ledger, first, rungs[0], 0.4)
+        say(ledger, "PLANNED", second, config=content, until=rungs[0])
+        say(ledger, "RUNNING", second)
+        pause(ledger, second, rungs[0], 0.3)
+        pause(ledger, first, rungs[1], 0.5)
+        say(ledger, "RUNNING", first, attempt=2)
+        make_result(config, first, paths.trial(first).folder, accuracy=0.7, splits=("validation",))
+        say(ledger, "DONE", first, attempt=2, objective=0.7, splits=("validation",), gpu_hours=0.1)
+        say(ledger, "PRUNED", second, attempt=2)
+        ledger.close("complete")
+        after_event()
+    return first, second
+
+
+def test_what_was_written_event_by_event_is_what_an_empty_database_gets(tmp_path: Path, schema: Path) -> None:
+    from afp_ray.tracking.projector import MlflowProjector
+
+    study = make_study(methods=("afp",), seeds=(0,))
+    paths = StudyPaths(tmp_path, study.name)
+    shutil.copy(schema, tmp_path)
+    projector = MlflowProjector(study, paths, default_uri(tmp_path))
+    statuses: list[set[str]] = []
+
+    def after_event() -> None:
+        projector.project()
+        statuses.append({run.info.status for run in runs_of(paths)})
+
+    first, second = halve(paths, after_event)
+    assert all("RUNNING" in found for found in statuses[:-1])
+    assert statuses[-1] == {"FINISHED", "KILLED"}
+    assert history(paths) == {first: [(2, 0.4), (4, 0.5), (5, 0.7)], second: [(2, 0.3)]}
+    by_id = {run.data.tags.get("afp.trial_id"): run for run in runs_of(paths)}
+    assert by_id[first].data.metrics["objective"] == 0.7  # MLflow shows the value at the last step
+    assert "afp.failure" not in by_id[first].data.tags
+    assert by_id[second].data.tags["afp.status"] == "PRUNED"
+    before = sorted(map(repr, map(shown, runs_of(paths)))), history(paths), artifacts(paths)
+    (tmp_path / "mlflow.db").unlink()
+    shutil.copy(schema, tmp_path)
+    project(paths)
+    assert (sorted(map(repr, map(shown, runs_of(paths)))), history(paths), artifacts(paths)) == before
+
+
+def test_a_restarted_driver_asks_only_for_what_changed(
+    tmp_path: Path, schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    from afp_ray.tracking.projector import MlflowProjector
+
+    paths = fabricate(tmp_path, methods=("base", "afp"), seeds=(0, 1))
+    shutil.copy(schema, tmp_path)
+    project(paths)
+    asked: list[str] = []
+    get_run, search = MlflowClient.get_run, MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "get_run", lambda self, run_id: asked.append(run_id) or get_run(self, run_id))
+    monkeypatch.setattr(
+        MlflowClient, "search_runs", lambda self, *args, **named: asked.append("search") or search(self, *args, **named)
+    )
+    assert MlflowProjector(study_of(paths), paths, default_uri(tmp_path)).project() == 0
+    assert len(set(asked)) == 1  # the parent
+    leave_running(paths)
+    asked.clear()
+    assert MlflowProjector(study_of(paths), paths, default_uri(tmp_path)).project() == 2  # the parent and the new one
+    assert asked.count("search") == 1
+    assert len(runs_of(paths)) == 6
+
+
 def test_a_run_too_many_is_deleted(tmp_path: Path, schema: Path) -> None:
     from mlflow import MlflowClient
 
@@ -191,58 +297,3 @@ def test_telemetry_is_off() -> None:
     import afp_ray.tracking.projector  # noqa: F401
 
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-
-
-class Recorder:
-    """A projector that notes what it was shown, and fails or waits as told."""
-
-    def __init__(self, *, fail: Callable[[], bool] = lambda: False, gate: threading.Event | None = None) -> None:
-        self.seen: list[str] = []
-        self.fail, self.gate = fail, gate
-        self.entered = threading.Event()
-
-    def project(self, state: StudyState) -> int:
-        self.entered.set()
-        if self.gate is not None:
-            self.gate.wait(10)
-        if self.fail():
-            raise UnavailableError("the server is away")
-        self.seen.append(state.name)
-        return 1
-
-
-def test_states_in_between_are_skipped_and_the_last_is_shown() -> None:
-    gate = threading.Event()
-    recorder = Recorder(gate=gate)
-    projector = BackgroundProjector(lambda: recorder, study="demo", interval_s=0)
-    projector.submit(StudyState(name="0"))
-    assert recorder.entered.wait(10)
-    for number in range(1, 50):
-        projector.submit(StudyState(name=str(number)))  # returns at once, though the first still waits
-    gate.set()
-    assert projector.close(10)
-    assert recorder.seen == ["0", "49"]
-
-
-def test_a_failure_gives_one_warning_and_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    down = [True]
-    recorder = Recorder(fail=lambda: down[0])
-    projector = BackgroundProjector(lambda: recorder, study="demo", interval_s=0)
-    projector.submit(StudyState(name="first"))
-    assert recorder.entered.wait(10)
-    down[0] = False
-    projector.submit(StudyState(name="last"))
-    assert projector.close(10)
-    assert recorder.seen[-1] == "last"
-    assert len([record for record in caplog.records if "afp sync demo" in record.getMessage()]) == 1
-
-
-def test_close_keeps_its_deadline_when_the_server_hangs(caplog: pytest.LogCaptureFixture) -> None:
-    gate = threading.Event()
-    recorder = Recorder(gate=gate)
-    projector = BackgroundProjector(lambda: recorder, study="demo", interval_s=0)
-    projector.submit(StudyState(name="0"))
-    assert recorder.entered.wait(10)
-    assert projector.close(0.05) is False
-    assert "afp sync demo" in caplog.text
-    gate.set()
