@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
 from afp_ray.errors import ConfigError, ModelError
 from afp_ray.evaluation import run as evaluation
-from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
+from afp_ray.evaluation.score_cache import is_caching_wanted
+from afp_ray.evaluation.workers import Workers
 from afp_ray.models.describe import describe
 from afp_ray.preparation import SPLITS, Split, heldout_pairs, retrieval_languages, tokenized_rows
-from afp_ray.records import LayerMetrics, Score, TrainingSummary, TrialResult
+from afp_ray.records import TrainingSummary, TrialResult, Until
+from afp_ray.scores import score_splits
 from afp_ray.store import TrialPaths, write_json
 from afp_ray.training.reporter import Reporter
 from afp_ray.training.together import check_together
@@ -95,10 +97,20 @@ class _Run:
     reporter: Reporter
     runtime: TrainingRuntime
     device: str
-    rank: int
-    world_size: int
+    workers: Workers
     stop: Callable[[], bool] | None
-    keeps_scores: bool
+    until: Until | None
+    fence: Callable[[], None]
+
+    @property
+    def rank(self) -> int:
+        """Place of this worker."""
+        return self.workers.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+        return self.workers.number
 
 
 def run_trial(
@@ -112,11 +124,13 @@ def run_trial(
     runtime: TrainingRuntime | None = None,
     num_threads: int | None = None,
     stop: Callable[[], bool] | None = None,
+    until: Until | None = None,
+    fence: Callable[[], None] = lambda: None,
     keep_scores: bool = True,
 ) -> TrialResult | None:
     """Train and score one configuration; what `folder` already holds is not done again.
 
-    Inside a process group every worker calls this alike: all train, the first scores and writes.
+    Inside a process group every worker calls this alike: all train, all score a part, the first writes.
 
     Args:
         config: the resolved trial.
@@ -128,6 +142,9 @@ def run_trial(
         runtime: memory, checkpoints and watching; nothing there changes a score. None takes the defaults.
         num_threads: torch threads; None leaves torch's choice.
         stop: asked at every step of training; true saves what is done, for a later attempt to go on with.
+        until: train to this rung alone and score validation there; the result is PAUSED, and the next call goes on from
+            the state that this one leaves. A training that ends before the rung gives an ordinary result.
+        fence: called before a checkpoint or result is written; raises when this attempt may write no more.
         keep_scores: take what the very same weights answered before from the cache, and keep what they answer now;
             `AFP_CACHE_SCORES=0` says no for all.
     Returns: the result, None on workers other than the first.
@@ -138,34 +155,73 @@ def run_trial(
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    rank, world_size = _worker()
+    workers = Workers(*_worker())
+    rank, world_size = workers.rank, workers.number
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     paths, runtime = TrialPaths(folder), runtime or TrainingRuntime()
     keeps = keep_scores and is_caching_wanted()
-    run = _Run(config, trial_id, paths, reporter, runtime, device, rank, world_size, stop, keeps)
+    run = _Run(config, trial_id, paths, reporter, runtime, device, workers, stop, until, fence)
+    paused = read_rung(paths, until)
+    if paused is not None:
+        return paused if rank == 0 else None
     stored = read_result(run.paths)
     if stored is not None and set(splits) <= set(stored.splits):
         return stored if rank == 0 else None
     check_together(config.loss, config.training, runtime, num_workers=world_size)
     loaded, summary = _trained_model(run, stored)
-    if rank != 0:
-        return None
-    result = _score(run, loaded, [split for split in SPLITS if split in splits], stored)
-    seconds = time.perf_counter() - started
-    held_hours = seconds * world_size / 3600
-    result = result.model_copy(
-        update={
-            "trial_id": trial_id,
-            "training": summary.model_copy(update={"gpu_hours": summary.gpu_hours + held_hours}),
-            "checkpoint": run.paths.checkpoint.name if run.paths.checkpoint.is_dir() else None,
-            "seconds": (stored.seconds if stored else 0.0) + seconds,
-            "warnings": tuple(dict.fromkeys([*summary.notes, *result.warnings])),
-        }
+    is_paused = summary.steps < config.training.max_steps
+    wanted: list[Split] = ["validation"] if is_paused else [split for split in SPLITS if split in splits]
+    scored = score_splits(
+        config, loaded, wanted, paths=paths, stored=stored, reporter=reporter, workers=workers, keep_scores=keeps
     )
-    write_json(run.paths.result, result.model_dump(mode="json"))
-    shutil.rmtree(run.paths.states, ignore_errors=True)
+    if scored is None:
+        return None
+    before = _last_rung(paths) if stored is None else None
+    seconds = time.perf_counter() - started
+    held_hours = seconds * world_size / 3600 + (_hours_outside_training(before, world_size) if before else 0.0)
+    result = TrialResult(
+        trial_id=trial_id,
+        status="PAUSED" if is_paused else "DONE",
+        until=until if is_paused else None,
+        config=config.model_dump(mode="json"),
+        splits=scored.splits,
+        scores=scored.scores,
+        layers=scored.layers,
+        training=summary.model_copy(update={"gpu_hours": summary.gpu_hours + held_hours}),
+        checkpoint=paths.checkpoint.name if paths.checkpoint.is_dir() else None,
+        predictions={} if is_paused else dict(scored.predictions),
+        fingerprints=fingerprints(config),
+        environment=_environment(device),
+        seconds=seconds + sum(known.seconds for known in (stored, before) if known is not None),
+        warnings=tuple(dict.fromkeys([*summary.notes, *scored.warnings])),
+    )
+    fence()
+    if is_paused and until is not None:
+        write_json(paths.rung(until.rung), result.model_dump(mode="json"))
+        return result
+    write_json(paths.result, result.model_dump(mode="json"))
+    shutil.rmtree(paths.states, ignore_errors=True)
     return result
+
+
+def read_rung(paths: TrialPaths, until: Until | None) -> TrialResult | None:
+    """The stored result of a trial at a rung; None when there is none yet, or the trial has gone on to its end."""
+    if until is None or paths.result.is_file() or not paths.rung(until.rung).is_file():
+        return None
+    result = TrialResult.model_validate_json(paths.rung(until.rung).read_bytes())
+    return result if result.until == until else None
+
+
+def _last_rung(paths: TrialPaths) -> TrialResult | None:
+    """The result of the highest rung at which the trial was paused, or None."""
+    rungs = sorted(paths.folder.glob(paths.rung(0).name.replace("0", "*")), key=lambda path: (len(path.name), path))
+    return TrialResult.model_validate_json(rungs[-1].read_bytes()) if rungs else None
+
+
+def _hours_outside_training(paused: TrialResult, world_size: int) -> float:
+    """What a paused trial had cost beside its steps, whose hours the resumed training counts itself."""
+    return max(0.0, paused.training.gpu_hours - paused.training.seconds * world_size / 3600)
 
 
 def read_result(paths: TrialPaths) -> TrialResult | None:
@@ -185,30 +241,18 @@ def _worker() -> tuple[int, int]:
 
 
 def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel", TrainingSummary]:
-    """The model to score: the stored checkpoint, or one that is trained now and saved."""
-    from afp_ray.models.load import load_model
-    from afp_ray.training.checkpoint import save_checkpoint, verify_checkpoint
+    """The model to score, the same on every worker: the stored checkpoint, or one that is trained now and saved."""
+    from afp_ray.training.checkpoint import save_checkpoint
     from afp_ray.training.loop import train
 
     config, paths = run.config, run.paths
     run.reporter.report("load", 0, 1)
-    kept = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
-    if stored is not None and config.training.max_steps > 0:
-        if not paths.checkpoint.is_dir():
-            raise ModelError(
-                f"the checkpoint of trial {stored.trial_id} is gone",
-                where=str(paths.checkpoint),
-                fix="remove the trial's folder to train it again, or keep it with runtime.keep_checkpoints: all",
-            )
-        verify_checkpoint(paths.checkpoint)
-        return load_model(kept, device=run.device), stored.training
-    trained = _finished_training(paths)
-    if trained is not None:
-        return load_model(kept, device=run.device), trained
-    loaded = load_model(config.model, device=run.device)
-    if config.training.max_steps == 0:
-        return loaded, TrainingSummary(steps=0)
-    batches = _training_batches(run, loaded)
+    with run.workers.together():
+        loaded, summary = _loaded_model(run, stored)
+        run.workers.require_equal(summary is None, "what they find in the folder of the trial")
+        if summary is not None:
+            return loaded, summary
+        batches = _training_batches(run, loaded)
     if run.rank == 0:
         _record_training_call(paths)
     summary = train(
@@ -223,14 +267,53 @@ def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel"
         paths=paths,
         trial_id=run.trial_id,
         stop=run.stop,
+        is_rung=_is_rung(config, run.until) if run.until else None,
     )
     summary = summary.model_copy(update={"dropped_tokens": batches.dropped_tokens})
-    if run.rank == 0:
-        save_checkpoint(loaded.model, loaded.tokenizer, paths.checkpoint)
-        held_hours = summary.seconds * run.world_size / 3600
-        finished = summary.model_copy(update={"gpu_hours": held_hours})
-        write_json(paths.trained, finished.model_dump(mode="json"))
+    if summary.steps < config.training.max_steps:
+        return loaded, summary
+    with run.workers.together():
+        if run.rank == 0:
+            run.fence()
+            save_checkpoint(loaded.model, loaded.tokenizer, paths.checkpoint)
+            held_hours = summary.seconds * run.world_size / 3600
+            finished = summary.model_copy(update={"gpu_hours": held_hours})
+            write_json(paths.trained, finished.model_dump(mode="json"))
     return loaded, summary
+
+
+def _loaded_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel", TrainingSummary | None]:
+    """A model that needs no training, with what its training did; the model to train and None otherwise."""
+    from afp_ray.models.load import load_model
+    from afp_ray.training.checkpoint import verify_checkpoint
+
+    config, paths = run.config, run.paths
+    kept = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
+    if stored is not None and config.training.max_steps > 0:
+        if not paths.checkpoint.is_dir():
+            raise ModelError(
+                f"the checkpoint of trial {stored.trial_id} is gone",
+                where=str(paths.checkpoint),
+                fix="remove the trial's folder to train it again, or keep it with runtime.keep_checkpoints: all",
+            )
+        verify_checkpoint(paths.checkpoint)
+        return load_model(kept, device=run.device, cache=None), stored.training
+    trained = _finished_training(paths)
+    if trained is not None:
+        return load_model(kept, device=run.device, cache=None), trained
+    loaded = load_model(config.model, device=run.device)
+    return loaded, TrainingSummary(steps=0) if config.training.max_steps == 0 else None
+
+
+def _is_rung(config: TrialConfig, until: Until) -> Callable[[int, int], bool]:
+    """Whether a training has reached `until`, from its steps and tokens."""
+    counts: dict[str, Callable[[int, int], int]] = {
+        "steps": lambda steps, _: steps,
+        "rows": lambda steps, _: steps * config.rows_per_step,
+        "tokens": lambda _, tokens: tokens,
+    }
+    count = counts[until.unit]
+    return lambda steps, tokens: count(steps, tokens) >= until.amount
 
 
 def _finished_training(paths: TrialPaths) -> TrainingSummary | None:
@@ -271,73 +354,6 @@ def _record_training_call(paths: TrialPaths) -> None:
     paths.folder.mkdir(parents=True, exist_ok=True)
     with paths.training_calls.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
-
-
-def _score(run: _Run, loaded: "LoadedModel", splits: Sequence[Split], stored: TrialResult | None) -> TrialResult:
-    """Score the splits that `stored` lacks and join them with what it has."""
-    from afp_ray.evaluation.representation import headline
-
-    config = run.config
-    scores = [score for score in stored.scores if score.task != "retrieval"] if stored else []
-    layers = list(stored.layers) if stored else []
-    predictions = dict(stored.predictions) if stored else {}
-    warnings = list(stored.warnings) if stored else []
-    cache = ScoreCache(loaded.model, loaded.tokenizer) if run.keeps_scores else None
-    for split in splits:
-        if stored is not None and split in stored.splits:
-            continue
-        scored = evaluation.evaluate_tasks(
-            loaded.model,
-            loaded.tokenizer,
-            config.evaluation,
-            languages=config.evaluated_languages,
-            pivot=config.data.pivot,
-            split=split,
-            reporter=run.reporter,
-            cache=cache,
-        )
-        scores += scored.scores
-        warnings += scored.warnings
-        file = run.paths.predictions_of(split)
-        evaluation.write_predictions(scored.predictions, file)
-        predictions[split] = str(file.relative_to(run.paths.folder))
-        layers += _measure(run, loaded, split, layers)
-    scores += _headline_scores(layers, headline)
-    return TrialResult(
-        trial_id="",
-        config=config.model_dump(mode="json"),
-        splits=tuple(split for split in SPLITS if split in predictions),
-        scores=tuple(scores),
-        layers=tuple(layers),
-        training=TrainingSummary(steps=0),
-        predictions=predictions,
-        fingerprints=fingerprints(config),
-        environment=_environment(run.device),
-        warnings=tuple(dict.fromkeys(warnings)),
-    )
-
-
-def _measure(run: _Run, loaded: "LoadedModel", split: Split, known: Sequence[LayerMetrics]) -> list[LayerMetrics]:
-    """Metrics of the states on `split`; what drawings need is kept at the layer that validation, `known`, chooses."""
-    from afp_ray.evaluation.projection import write_states
-    from afp_ray.evaluation.representation import headline_place, measure_representation
-
-    if run.config.evaluation.representation is None:
-        return []
-    pairs = {language: heldout_pairs(run.config, language, split) for language in retrieval_languages(run.config)}
-    run.reporter.report("represent", 0, len(pairs))
-    measured = measure_representation(loaded.model, loaded.tokenizer, pairs, split=split)
-    place = headline_place([row for row in (*known, *measured.rows) if row.split == "validation"])
-    if place is not None:
-        write_states(measured.to_draw(place), run.paths.representation_of(split))
-    return measured.rows
-
-
-def _headline_scores(layers: Sequence[LayerMetrics], headline: Any) -> list[Score]:
-    by_split: Mapping[str, list[LayerMetrics]] = {
-        split: [row for row in layers if row.split == split] for split in SPLITS
-    }
-    return [score for rows in by_split.values() if rows for score in headline(by_split["validation"], rows)]
 
 
 def _environment(device: str) -> dict[str, str]:

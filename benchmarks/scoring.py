@@ -1,8 +1,10 @@
 """Choice scoring: ours against the Hugging Face backend of lm-evaluation-harness, on the same prompts and weights.
 
 Both are given the same (context, continuation) strings, made by our templates; the peer runs at the batch size that is
-fastest for it. Rows are those of the original files where AFP_DATA_DIR names their folder, otherwise made-up rows of
-the same lengths. Figures are examples per CPU-second of one thread.
+fastest for it, of a list that is tried on a few examples. It shares nothing between examples, so that on the large
+model it scores every so many of them, of all lengths, and both are timed per example. Rows are those of the original
+files where AFP_DATA_DIR names their folder, otherwise made-up rows of the same lengths. Figures are examples per
+CPU-second of one thread.
 
 Usage: PYTHONPATH=. python benchmarks/scoring.py [--tiny] [--rounds N] [--examples N] [--only NAME]
 """
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +38,39 @@ from benchmarks.figures import Figure, interleave, show
 
 Questions = list[tuple[tuple[str, str], ...]]
 Score = Callable[[Questions], list[tuple[float, ...]]]
-BATCH_SIZES: tuple[int | str, ...] = (1, 4, 8, 16, 32, "auto")
 _CLEARLY_SLOWER = 1.15
-FLOORS = {"pawsx_5shot": 8.0, "xnli_5shot": 14.0, "smollm2_pawsx_5shot": 7.0}
-"""What the full size promises, in multiples of the peer's speed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is scored.
+
+    Attributes:
+        task, shots: of the questions.
+        floor: what the full size promises, in multiples of the peer's speed; null for nothing.
+        examples: questions that we score; null for as many as the command line says.
+        peer_every: the peer scores every so many of them, in the order of their lengths.
+        batch_sizes: tried for the peer, on `tried` examples.
+    """
+
+    task: str
+    shots: int
+    floor: float | None = None
+    examples: int | None = None
+    peer_every: int = 1
+    batch_sizes: tuple[int, ...] = (1, 4, 8, 16, 32)
+    tried: int = 20
+
+
 CASES = {
-    "pawsx_5shot": ("pawsx", 5),
-    "pawsx_0shot": ("pawsx", 0),
-    "xnli_5shot": ("xnli", 5),
-    "xnli_0shot": ("xnli", 0),
-    "smollm2_pawsx_5shot": ("pawsx", 5),
+    "pawsx_5shot": Case("pawsx", 5, floor=8.0),
+    "pawsx_0shot": Case("pawsx", 0),
+    "xnli_5shot": Case("xnli", 5, floor=14.0),
+    "xnli_0shot": Case("xnli", 0),
+    "smollm2_pawsx_5shot": Case("pawsx", 5, floor=7.0, examples=60, peer_every=5, batch_sizes=(1, 4, 8), tried=6),
+    "smollm2_xnli_0shot": Case("xnli", 0, examples=60, peer_every=5, batch_sizes=(1, 4, 8), tried=6),
 }
+"""Scaled models, and SmolLM2 where it lies converted."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         rows = os.environ.get("AFP_DATA_DIR") or _made_up_rows(Path(folder), options.examples)
-        for name, (task, shots) in CASES.items():
+        for name, case in CASES.items():
             if options.only not in (None, name) or (options.tiny and name.startswith("smollm2")):
                 continue
             try:
@@ -69,17 +94,19 @@ def main(arguments: list[str] | None = None) -> int:
             except ModelError as error:
                 sys.stderr.write(f"{name} is left out: {error}\n")
                 continue
-            questions = _questions(task, shots, rows, 8 if options.tiny else options.examples)
-            floor = None if options.tiny else FLOORS.get(name)
-            figures.append(_compare(name, model, tokenizer, questions, rounds=options.rounds, floor=floor))
+            number = 8 if options.tiny else case.examples or options.examples
+            questions = _questions(case.task, case.shots, rows, number)
+            figure = _compare(name, case, model, tokenizer, questions=questions, rounds=options.rounds)
+            figures.append(replace(figure, floor=None) if options.tiny else figure)
     sys.stderr.write(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     return show(figures)
 
 
-def _compare(
-    name: str, model: Any, tokenizer: Any, questions: Questions, *, rounds: int, floor: float | None
-) -> Figure:
-    best, peer = _best_peer(name, model, tokenizer, questions[: max(2, len(questions) // 5)])
+def _compare(name: str, case: Case, model: Any, tokenizer: Any, *, questions: Questions, rounds: int) -> Figure:
+    by_length = sorted(range(len(questions)), key=lambda index: sum(map(len, questions[index][0])))
+    places = by_length[case.peer_every // 2 :: case.peer_every]
+    asked = [questions[place] for place in places]
+    best, peer = _best_peer(name, model, tokenizer, asked[:: -(-len(asked) // case.tried)], case.batch_sizes)
     scorer = ContinuationScorer(model, tokenizer)
     found: dict[str, list[tuple[float, ...]]] = {}
 
@@ -87,28 +114,33 @@ def _compare(
         found["ours"] = scorer.score(questions)
 
     def theirs() -> None:
-        found["peer"] = peer(questions)
+        found["peer"] = peer(asked)
 
     our_s, their_s, ratio = interleave(ours, theirs, rounds=rounds)
-    pairs = list(zip(found["ours"], found["peer"], strict=True))
+    pairs = [(found["ours"][place], other) for place, other in zip(places, found["peer"], strict=True)]
     furthest = max(abs(a - b) for own, other in pairs for a, b in zip(own, other, strict=True))
-    sys.stderr.write(f"{name}: best batch size {best}, log-likelihoods within {furthest:.1e} nats\n")
+    sys.stderr.write(
+        f"{name}: best batch size {best}, {len(pairs)} predictions compared, log-likelihoods within {furthest:.1e} "
+        "nats\n"
+    )
     equal = scorer.obstacle is None and all(_likeliest(own) == _likeliest(other) for own, other in pairs)
-    number = len(questions)
-    return Figure(f"scoring.{name}_examples_per_cpu_s", number / our_s, number / their_s, ratio, floor, equal)
+    rates = len(questions) / our_s, len(asked) / their_s
+    per_example = ratio * len(questions) / len(asked)
+    return Figure(f"scoring.{name}_examples_per_cpu_s", *rates, per_example, case.floor, equal)
 
 
-def _best_peer(name: str, model: Any, tokenizer: Any, questions: Questions) -> tuple[int | str, Score]:
+def _best_peer(name: str, model: Any, tokenizer: Any, questions: Questions, sizes: Sequence[int]) -> tuple[int, Score]:
     """The peer at the batch size that is fastest on a few questions.
 
     Sizes grow until one is clearly slower than the best: beyond, the peer's logits take gigabytes and ever more time.
+    Its own search is not among them: it tries whole windows of the model, which takes longer than what it saves.
     """
-    seconds: dict[int | str, float] = {}
+    seconds: dict[int, float] = {}
     peers = {}
-    for size in BATCH_SIZES:
+    _peer(model, tokenizer, 1)(questions[:1])  # what the first call sets up is not the first size's to pay
+    for size in sizes:
         peers[size] = _peer(model, tokenizer, size)
-        work = functools.partial(peers[size], questions)
-        seconds[size] = min(_seconds(work) for _ in range(2))
+        seconds[size] = _seconds(functools.partial(peers[size], questions))
         if seconds[size] > _CLEARLY_SLOWER * min(seconds.values()):
             break
     tried = ", ".join(f"{size}: {len(questions) / taken:.3g}" for size, taken in seconds.items())
@@ -117,12 +149,12 @@ def _best_peer(name: str, model: Any, tokenizer: Any, questions: Questions) -> t
     return best, peers[best]
 
 
-def _peer(model: Any, tokenizer: Any, batch_size: int | str) -> Score:
+def _peer(model: Any, tokenizer: Any, batch_size: int) -> Score:
     """The harness's scores of questions, in the shape of ours."""
     from lm_eval.api.instance import Instance  # type: ignore[import-untyped]
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
 
-    backend = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=32)
+    backend = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
     def score(questions: Questions) -> list[tuple[float, ...]]:
         choices = [choice for question in questions for choice in question]

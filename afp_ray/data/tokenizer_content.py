@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ IDLE_ARGUMENTS = frozenset(
     }
 )
 """Arguments that do not change the ids of a text that is neither padded nor cut."""
+_MAX_KNOWN = 2
+_known: OrderedDict[int, tuple[Any, str, str]] = OrderedDict()
+"""The last backends by identity, each with what is looked at again and the digest of all that it stores."""
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -46,7 +50,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     }
     if backend is not None and hasattr(backend, "to_str"):
         # The probe, which neither pads nor cuts, has just reset what earlier calls had left of padding and cutting.
-        parts["backend"] = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        parts["backend"] = _backend_digest(backend)
         parts["version"] = importlib.metadata.version("tokenizers")
     elif hasattr(tokenizer, "get_vocab"):
         parts["vocabulary"] = tokenizer.get_vocab()
@@ -59,6 +63,27 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     else:
         raise TypeError(f"{type(tokenizer).__qualname__} has neither a backend tokenizer nor a vocabulary")
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def _backend_digest(backend: Any) -> str:
+    """SHA-256 of what a backend stores, in hex; computed once for each that a process keeps from trial to trial.
+
+    Writing out a vocabulary of 250,000 tokens takes more than half a second, and a trial asks several times. Its size
+    and the parts around it are looked at each time.
+    """
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    around = [str(getattr(backend, name, None)) for name in parts]
+    model = getattr(backend, "model", None)
+    own = [getattr(model, name, None) for name in ("dropout", "unk_token", "fuse_unk", "byte_fallback")]
+    seen = repr([backend.get_vocab_size(), around, type(model).__name__, own])
+    held, before, digest = _known.get(id(backend), (None, "", ""))
+    if held is not backend or before != seen:
+        digest = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        _known[id(backend)] = backend, seen, digest
+        while len(_known) > _MAX_KNOWN:
+            _known.popitem(last=False)
+    _known.move_to_end(id(backend))
+    return digest
 
 
 def _argument(value: Any) -> str:

@@ -1,7 +1,8 @@
 """What an evaluation would read, checked and hashed before anything is started; needs no torch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, EvaluationConfig
@@ -12,6 +13,10 @@ from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
 from afp_ray.evaluation.task import SPLITS, Row
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.evaluation.text_metrics import spbleu
+
+_MAX_KNOWN = 8
+_known: OrderedDict[str, tuple[list[LanguageRows], str]] = OrderedDict()
+"""Digests of the last evaluations with the very rows that they were made of, which are still those of their files."""
 
 
 def check_evaluation(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> None:
@@ -47,26 +52,44 @@ def evaluation_fingerprint(config: EvaluationConfig, *, languages: Sequence[str]
     """SHA-256 over the task rows that an evaluation reads: both splits, and with shots the demonstrations.
 
     Rows count by content, not by place: a copied or moved folder keeps its fingerprint. The model file of spBLEU counts
-    too.
+    too. Asked again in a process while the files stay as they are, it is not computed anew.
     The held-out pairs of the representation metrics are not part of it.
 
     Raises: as `check_evaluation`.
     """
+    found = list(_read(config, languages=languages, pivot=pivot))
+    model = ""
+    if config.directions and config.generation.spbleu_model:
+        model = digest(plain_file(expand_path(config.generation.spbleu_model)))
+    key = canonical_json([config.model_dump(mode="json"), list(languages), pivot, model])
+    before, known = _known.get(key, ([], ""))
+    if len(before) == len(found) and all(old is new for old, (_, _, new) in zip(before, found, strict=True)):
+        return known
     whole = hashlib.sha256()
+    for name, fields, rows in found:
+        _add(whole, name, rows, fields, config)
+    whole.update(model.encode())
+    _known[key] = [rows for _, _, rows in found], whole.hexdigest()
+    _known.move_to_end(key)
+    if len(_known) > _MAX_KNOWN:
+        _known.popitem(last=False)
+    return whole.hexdigest()
+
+
+def _read(
+    config: EvaluationConfig, *, languages: Sequence[str], pivot: str
+) -> Iterator[tuple[str, Sequence[str], LanguageRows]]:
+    """Name, fields that count, and rows of everything that is read, in a fixed order."""
     for name in _choices(config):
         extra = (pivot,) if config.prompt_language == "pivot" and any(config.shots) else ()
         for language in sorted({*languages, *extra}):
-            rows = load_rows(TASKS[name], config.data_dir, language)
-            _add(whole, f"{name}/{language}", rows, TASKS[name].fields, config)
+            yield f"{name}/{language}", TASKS[name].fields, load_rows(TASKS[name], config.data_dir, language)
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
+        fields = ("source", "target", *task_of(direction).extra)
         for language in sorted(codes):
             rows = load_direction(direction, config, language=language, pivot=side)
-            fields = ("source", "target", *task_of(direction).extra)
-            _add(whole, f"{direction}/{side}/{language}", rows, fields, config)
-    if config.directions and config.generation.spbleu_model:
-        whole.update(digest(plain_file(expand_path(config.generation.spbleu_model))).encode())
-    return whole.hexdigest()
+            yield f"{direction}/{side}/{language}", fields, rows
 
 
 def _add(whole: Any, name: str, rows: LanguageRows, fields: Sequence[str], config: EvaluationConfig) -> None:

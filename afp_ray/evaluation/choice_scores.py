@@ -1,52 +1,31 @@
 """Choice tasks: what the model finds likeliest, and how often it is right."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.evaluation.cell_scoring import CellScoring
 from afp_ray.evaluation.predictions import Prediction
 from afp_ray.evaluation.questions import Cell, render_cells
-from afp_ray.evaluation.score_cache import CachedScorer, ScoreCache
-from afp_ray.evaluation.task import Question, Split
+from afp_ray.evaluation.score_cache import Answers
+from afp_ray.evaluation.task import Question
 from afp_ray.records import Score
 from afp_ray.statistics import clustered_standard_error
 
+if TYPE_CHECKING:
+    from afp_ray.evaluation.scoring import ContinuationScorer
 
-class ChoiceScoring:
-    """Scores the choice tasks of one evaluation.
+Choices = Sequence[tuple[str, str]]
 
-    Args:
-        model, tokenizer: what is scored.
-        config: shots, demonstration seeds, prompt language, limit.
-        pivot: language of the prompts when `prompt_language` is `pivot`.
-        split: rows to score.
-        warnings: cut contexts are told there.
-        cache: what the model answered before; None scores everything anew.
-    """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: EvaluationConfig,
-        *,
-        pivot: str,
-        split: Split,
-        warnings: list[str],
-        cache: ScoreCache | None = None,
-    ) -> None:
-        self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.pivot, self.split, self.warnings, self.cache = pivot, split, warnings, cache
+class ChoiceScoring(CellScoring):
+    """Scores the choice tasks of one evaluation."""
 
     @cached_property
-    def _scorer(self) -> Any:
-        return self._new_scorer() if self.cache is None else CachedScorer(self.cache, self._new_scorer)
-
-    def _new_scorer(self) -> Any:
+    def _scorer(self) -> "ContinuationScorer":
         from afp_ray.evaluation.scoring import ContinuationScorer  # checks of an evaluation must not load torch
 
         return ContinuationScorer(self.model, self.tokenizer)
@@ -57,15 +36,17 @@ class ChoiceScoring:
 
     def score_cell(self, cell: Cell, place: str) -> list[Prediction]:
         """The choice of every example; `place` names the cell in warnings."""
-        truncated = self._scorer.num_truncated
         questions = [example.question for example in cell.examples]
-        values = self._scorer.score([question.choices for question in questions])
-        neutral = [()] * len(questions)
+        values, cut = self._likelihoods([question.choices for question in questions])
+        neutral: Answers = [()] * len(questions)
         if self.config.scoring == "pmi":
-            neutral = self._scorer.score([question.neutral for question in questions])
-        if cut := self._scorer.num_truncated - truncated:
+            neutral, more = self._likelihoods([question.neutral for question in questions])
+            cut += more
+        if cut:
+            from afp_ray.evaluation.scoring import max_positions
+
             self.warnings.append(
-                f"{place}: {cut} contexts were longer than the model's {self._scorer.max_positions} positions and were "
+                f"{place}: {cut} contexts were longer than the model's {max_positions(self.model)} positions and were "
                 "cut on the left"
             )
         predictions = []
@@ -88,6 +69,18 @@ class ChoiceScoring:
                 )
             )
         return predictions
+
+    def _likelihoods(self, questions: Sequence[Choices]) -> tuple[Answers, int]:
+        """Log-likelihoods of the choices of each question, and how many contexts were cut."""
+
+        def make() -> tuple[Answers, Mapping[str, int]]:
+            before = self._scorer.num_truncated
+            values = self._scorer.score(questions, workers=self.workers)
+            return values, {"num_truncated": self._scorer.num_truncated - before}
+
+        prompts = [[list(choice) for choice in question] for question in questions]
+        values, counts = self.answers({"kind": "log-likelihoods"}, prompts, make)
+        return values, counts["num_truncated"]
 
     def scores(self, predictions: Sequence[Prediction]) -> list[Score]:
         """Accuracy of one task, language and number of shots; seeds are averaged per example first."""

@@ -9,6 +9,7 @@ import inspect
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from afp_ray.errors import ModelError, TaskError
 from afp_ray.evaluation.beginnings import beginnings
 from afp_ray.evaluation.questions import SEPARATOR
 from afp_ray.evaluation.scoring import max_positions
+from afp_ray.evaluation.workers import Workers
 
 _MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 33
 """Bytes of keys and values of a batch, on a CPU and elsewhere."""
@@ -97,7 +99,9 @@ class TextGenerator:
         self._may_pad: bool | None = None
         self._token_bytes = self._longest_shared = 0
 
-    def generate(self, prompts: Sequence[Prompt], *, stop: Sequence[str] = ()) -> list[str]:
+    def generate(
+        self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), workers: Workers | None = None
+    ) -> list[str]:
         """The text written after each prompt, without white space around it.
 
         What prompts share at their beginning, as the demonstrations of a cell, runs through the model once.
@@ -110,11 +114,21 @@ class TextGenerator:
         Args:
             prompts: in any order; equal ones are run once.
             stop: texts that end an answer.
-        Returns: one text per prompt, "" where the model ended at once.
+            workers: those that write a part each, with equal weights and prompts; null leaves all of it to this one.
+        Returns: one text per prompt, "" where the model ended at once; equal on every worker.
         Raises: ModelError when the logits are not finite.
         """
+        workers = workers or Workers()
         encoded = [self._encode(prompt) for prompt in prompts]
-        rows = {ids: _Row(ids, self._draws(ids), []) for ids in encoded}
+        unique = sorted(set(encoded), key=lambda ids: (len(ids), ids))
+        owners = [place % workers.number for place in range(len(unique))]  # none has the long ones alone
+        written = dict(zip(unique, workers.divide(unique, owners, partial(self._write_all, stop=stop)), strict=True))
+        self.num_capped += sum(not written[ids][1] for ids in encoded)
+        return [written[ids][0] for ids in encoded]
+
+    def _write_all(self, prompts: Sequence[tuple[int, ...]], *, stop: Sequence[str]) -> list[tuple[str, bool]]:
+        """The text after each of distinct prompts, and whether it ended before the cap."""
+        rows = {ids: _Row(ids, self._draws(ids), []) for ids in prompts}
         was_training = self.model.training
         self.model.eval()
         try:
@@ -130,9 +144,7 @@ class TextGenerator:
                         self._write(batch, tuple(stop), depth, past)
         finally:
             self.model.train(was_training)
-        texts = {ids: self._text(row, stop) for ids, row in rows.items()}
-        self.num_capped += sum(not rows[ids].is_done for ids in encoded)
-        return [texts[ids] for ids in encoded]
+        return [(self._text(row, stop), row.is_done) for row in rows.values()]
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Tokens of the demonstrations that fit and of the question."""

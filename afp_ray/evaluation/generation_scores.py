@@ -2,61 +2,47 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.evaluation.cell_scoring import CellScoring
 from afp_ray.evaluation.choice_scores import deviation
 from afp_ray.evaluation.generation_task import GenerationCell
 from afp_ray.evaluation.predictions import Prediction
 from afp_ray.evaluation.prompts import generation_cells, sides, task_of
-from afp_ray.evaluation.score_cache import CachedGenerator, ScoreCache
 from afp_ray.evaluation.task import Split
 from afp_ray.evaluation.text_metrics import TextMetric
 from afp_ray.records import Score
 from afp_ray.statistics import clustered_standard_error
 
+if TYPE_CHECKING:
+    from afp_ray.evaluation.generation import TextGenerator
 
-class GenerationScoring:
-    """Scores the generation tasks of one evaluation.
+_COUNTED = {
+    "num_without_demonstrations": "prompts were too long for the model and lost demonstrations",
+    "num_truncated": "prompts were too long for the model and were cut on the left",
+    "num_capped": "texts were not finished after {limit} tokens",
+}
+"""Counts of a `TextGenerator`, and what each says of texts."""
 
-    Args:
-        model, tokenizer: what is scored.
-        config: shots, demonstration seeds, limit and decoding.
-        pivot: one side of every direction.
-        split: rows to score.
-        warnings: cut prompts and unfinished texts are told there.
-        cache: what the model answered before; None writes every text anew.
-    """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: EvaluationConfig,
-        *,
-        pivot: str,
-        split: Split,
-        warnings: list[str],
-        cache: ScoreCache | None = None,
-    ) -> None:
-        self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.pivot, self.split, self.warnings, self.cache = pivot, split, warnings, cache
+class GenerationScoring(CellScoring):
+    """Scores the generation tasks of one evaluation."""
 
     @cached_property
-    def _generator(self) -> Any:
+    def _settings(self) -> dict[str, Any]:
+        """How texts are written; what draws them is named only where something is drawn."""
         settings = self.config.generation
         drawn = {"top_p": settings.top_p, "seed": settings.seed} if settings.temperature > 0 else {}
-        asked = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, **drawn}
-        make = partial(self._new_generator, asked)
-        return make() if self.cache is None else CachedGenerator(self.cache, make, asked)
+        return {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, **drawn}
 
-    def _new_generator(self, asked: Mapping[str, Any]) -> Any:
+    @cached_property
+    def _generator(self) -> "TextGenerator":
         from afp_ray.evaluation.generation import TextGenerator  # checks of an evaluation must not load torch
 
-        return TextGenerator(self.model, self.tokenizer, **asked)
+        return TextGenerator(self.model, self.tokenizer, **self._settings)
 
     def _metrics(self, direction: str, language: str) -> tuple[TextMetric, ...]:
         target = sides(direction, language=language, pivot=self.pivot)[1]
@@ -68,22 +54,28 @@ class GenerationScoring:
 
     def score_cell(self, cell: GenerationCell, place: str) -> list[Prediction]:
         """The text of every example; `place` names the cell in warnings."""
+        stop = task_of(cell.task).stop(self.config.generation)
+        texts, counts = self._texts([(example.demonstrations, example.prompt) for example in cell.examples], stop)
+        for name, what in _COUNTED.items():
+            if counts[name]:
+                what = what.format(limit=self.config.generation.max_new_tokens)
+                self.warnings.append(f"{place}: {counts[name]} of {len(texts)} {what}")
+        return to_predictions(cell, texts, self._metrics(cell.task, cell.language)[0])
+
+    def _texts(
+        self, asked: Sequence[tuple[tuple[str, ...], str]], stop: Sequence[str]
+    ) -> tuple[list[str], Mapping[str, int]]:
+        """The text after each of some demonstrations and a question, and how many were cut."""
         from afp_ray.evaluation.generation import Prompt
 
-        generator = self._generator
-        before = (generator.num_without_demonstrations, generator.num_truncated, generator.num_capped)
-        prompts = [Prompt(example.demonstrations, example.prompt) for example in cell.examples]
-        texts = generator.generate(prompts, stop=task_of(cell.task).stop(self.config.generation))
-        after = (generator.num_without_demonstrations, generator.num_truncated, generator.num_capped)
-        told = (
-            "prompts were too long for the model and lost demonstrations",
-            "prompts were too long for the model and were cut on the left",
-            f"texts were not finished after {generator.max_new_tokens} tokens",
-        )
-        for start, end, what in zip(before, after, told, strict=True):
-            if end > start:
-                self.warnings.append(f"{place}: {end - start} of {len(texts)} {what}")
-        return to_predictions(cell, texts, self._metrics(cell.task, cell.language)[0])
+        def make() -> tuple[list[str], Mapping[str, int]]:
+            generator, prompts = self._generator, [Prompt(*one) for one in asked]
+            before = {name: getattr(generator, name) for name in _COUNTED}
+            texts = generator.generate(prompts, stop=stop, workers=self.workers)
+            return texts, {name: getattr(generator, name) - count for name, count in before.items()}
+
+        rendered = [[list(demonstrations), question] for demonstrations, question in asked]
+        return self.answers({"kind": "texts", **self._settings, "stop": list(stop)}, rendered, make)
 
     def scores(self, predictions: Sequence[Prediction]) -> list[Score]:
         """Every metric of one direction, language and number of shots."""

@@ -29,8 +29,10 @@ def allowed_metrics(config: EvaluationConfig, *, languages: Sequence[str], pivot
     return names
 
 
-def check_metric(metric: str, config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> None:
-    """Refuse a metric that no trial of `config` would have.
+def check_metric(
+    metric: str, config: EvaluationConfig, *, languages: Sequence[str], pivot: str, where: str = "objective.metric"
+) -> None:
+    """Refuse a metric that no trial of `config` would have; `where` is the field that names it.
 
     Raises: ConfigError with the allowed names.
     """
@@ -38,7 +40,7 @@ def check_metric(metric: str, config: EvaluationConfig, *, languages: Sequence[s
     if metric not in allowed:
         raise ConfigError(
             f"metric {metric[:80]!r} is not among the scores of this study",
-            where="objective.metric",
+            where=where,
             allowed=", ".join(allowed) or "none: there is no task and no representation metric",
             fix="choose one of them, or add its task or language to `evaluation`",
         )

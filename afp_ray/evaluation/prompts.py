@@ -1,6 +1,7 @@
 """Rows of a generation task in one direction, rendered as prompts with demonstrations before them."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from afp_ray.config import DIRECTIONS, WITHIN, EvaluationConfig
 from afp_ray.data import embedded
@@ -91,6 +92,7 @@ def _no_files(direction: str, config: EvaluationConfig, *, language: str, pivot:
     )
 
 
+@cache
 def _embedded_rows(task: GenerationTask, direction: str, source: str, target: str) -> LanguageRows:
     if task.embedded is None:
         raise TaskError(

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from afp_ray.config import EvaluationConfig
 from afp_ray.data import embedded
@@ -56,6 +57,8 @@ class Cell:
 def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
     """Both splits of `task` in `language`, embedded or from the original files under `data_dir`.
 
+    Files are parsed once per process, and again when their size or time changes: equal rows come as the same object.
+
     Raises: TaskError when the language has no rows; DataError and ConfigError for files that cannot be read.
     """
     if data_dir is None:
@@ -70,9 +73,15 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
             allowed=f"languages with files: {', '.join(available) or 'none'}",
             fix=f"add the file ({task.layout}), or drop the language or the task",
         )
-    parsed = {split: task.parse(file, language) for split, file in files.items()}
+    return _parsed_rows(task, tuple(files.items()), language)
+
+
+@lru_cache(maxsize=32)
+def _parsed_rows(task: Task, files: tuple[tuple[Split, SourceFile], ...], language: str) -> LanguageRows:
+    """Rows of the files of one language; size and time of change of each file are part of the key."""
+    parsed = {split: task.parse(file, language) for split, file in files}
     num_skipped = sum(part.num_skipped for part in parsed.values())
-    splits = split_rows(parsed, files.values(), asked=task.name, language=language)
+    splits = split_rows(parsed, [file for _, file in files], asked=task.name, language=language)
     return LanguageRows(splits, splits["validation"], num_skipped)
 
 
@@ -103,6 +112,7 @@ def split_rows(
     return splits
 
 
+@cache
 def _embedded_rows(task: Task, language: str) -> LanguageRows:
     if language not in embedded.LANGUAGES:
         raise TaskError(

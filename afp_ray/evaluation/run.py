@@ -17,6 +17,7 @@ from afp_ray.evaluation.questions import Cell
 from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.task import Split
 from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.workers import Workers
 from afp_ray.records import Score
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "evaluation_fingerprint",
     "objective_value",
     "read_predictions",
+    "require_one_model",
     "write_predictions",
 ]
 
@@ -66,8 +68,9 @@ def evaluate_tasks(
     split: Split,
     reporter: Reporter | None = None,
     cache: ScoreCache | None = None,
+    workers: Workers | None = None,
 ) -> Evaluation:
-    """Score every task in every language on `split`.
+    """Score every task in every language on `split`; all workers call this alike, inside `together`.
 
     Args:
         model: a causal LM; its mode and weights are left as they are.
@@ -78,16 +81,18 @@ def evaluate_tasks(
         split: rows to score; demonstrations always come from validation.
         reporter: told after every cell, as stage `evaluate`.
         cache: what this very model answered before; None scores everything anew.
+        workers: those that score a part of the examples each; None leaves all of them to this process.
 
-    Returns: scores per (task, language, shots), over all demonstration seeds; every value in [0, 1].
-    Raises: TaskError, DataError or ModelError when any language cannot be scored: none is left out silently.
+    Returns: scores per (task, language, shots), over all demonstration seeds; every value in [0, 1]. The same on every
+        worker.
+    Raises: TaskError, DataError or ModelError when any language cannot be scored: none is left out silently;
+        ElsewhereFailedError when another worker failed.
     """
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
-    result = Evaluation([], [])
-    choices = ChoiceScoring(model, tokenizer, config, pivot=pivot, split=split, warnings=result.warnings, cache=cache)
-    generations = GenerationScoring(
-        model, tokenizer, config, pivot=side, split=split, warnings=result.warnings, cache=cache
-    )
+    result, workers = Evaluation([], []), workers or Workers()
+    shared = (split, result.warnings, cache, workers)
+    choices = ChoiceScoring(model, tokenizer, config, pivot, *shared)
+    generations = GenerationScoring(model, tokenizer, config, side, *shared)
     units: list[tuple[ChoiceScoring | GenerationScoring, str, str]] = []
     for task in config.tasks:
         if task in CHOICE_TASKS:
@@ -111,6 +116,18 @@ def evaluate_tasks(
             result.predictions.extend(predictions)
             result.scores.extend(scoring.scores(predictions))
     return result
+
+
+def require_one_model(model: Any, tokenizer: Any, workers: Workers) -> None:
+    """Refuse to join what workers say of different models; one of them may have found an older copy.
+
+    Raises: DataError when weights or tokenizers differ.
+    """
+    if workers.number == 1:
+        return
+    from afp_ray.evaluation.weights import tokenizer_digest, weights_digest
+
+    workers.require_equal((weights_digest(model), tokenizer_digest(tokenizer)), "the weights or the tokenizer")
 
 
 def task_version(name: str) -> int:

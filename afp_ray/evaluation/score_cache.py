@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -84,37 +84,35 @@ class ScoreCache:
         """What is asked from here on belongs to that version of that task."""
         self._task = (name, version)
 
-    def answers(
-        self,
-        asked: Mapping[str, Any],
-        prompts: Sequence[Any],
-        make: Callable[[], tuple[Answers, Mapping[str, int]]],
-    ) -> tuple[Answers, Mapping[str, int]]:
-        """What `make` gives, from the disk when the same was asked of the same model before.
+    def find(self, asked: Mapping[str, Any], prompts: Sequence[Any]) -> tuple[Answers, Mapping[str, int]] | None:
+        """What was kept when the same was asked of the same model before, or None.
 
         Args:
             asked: everything beside prompts and task that decides the answers: their kind and settings.
             prompts: what is asked, as JSON, one entry per answer.
-            make: gives one answer per prompt, and counts of what was cut.
-        Raises: whatever `make` raises; nothing is kept then.
+        Returns: one answer per prompt, and counts of what was cut.
         """
-        digest = hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
-        key = canonical_json({**self._common, "task": self._task, "asked": dict(asked), "prompts": digest})
-        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.parquet"
+        path, key = self._place(asked, prompts)
         found = _read(path, key, len(prompts))
         if found is not None:
             with suppress(OSError):  # a folder that cannot be written serves all the same
                 os.utime(path)
             self.num_found += 1
-            return found
-        made, note = make()
-        self.num_made += 1
-        self._keep(path, key, made, note)
-        return made, note
+        return found
 
-    def _keep(self, path: Path, key: str, answers: Answers, note: Mapping[str, int]) -> None:
-        if not self._may_keep:
-            return
+    def keep(self, asked: Mapping[str, Any], prompts: Sequence[Any], answers: Answers, note: Mapping[str, int]) -> None:
+        """Keep answers and counts for `find`; a disk that cannot take them is told of once."""
+        self.num_made += 1
+        if self._may_keep:
+            self._write(*self._place(asked, prompts), answers, note)
+
+    def _place(self, asked: Mapping[str, Any], prompts: Sequence[Any]) -> tuple[Path, str]:
+        """File and key of what is asked."""
+        digest = hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
+        key = canonical_json({**self._common, "task": self._task, "asked": dict(asked), "prompts": digest})
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.parquet", key
+
+    def _write(self, path: Path, key: str, answers: Answers, note: Mapping[str, int]) -> None:
         partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -136,76 +134,6 @@ class ScoreCache:
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-
-
-class CachedScorer:
-    """A `ContinuationScorer` that asks the cache first, and is made only when something is not there.
-
-    Args:
-        cache: answers of the model.
-        make: gives the scorer.
-    """
-
-    def __init__(self, cache: ScoreCache, make: Callable[[], Any]) -> None:
-        self._cache, self._make = cache, make
-        self.num_truncated = 0
-
-    @cached_property
-    def _scorer(self) -> Any:
-        return self._make()
-
-    @property
-    def max_positions(self) -> int:
-        """As the scorer has it."""
-        return int(self._scorer.max_positions)
-
-    def score(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[float, ...]]:
-        """As the scorer gives them."""
-
-        def make() -> tuple[Answers, Mapping[str, int]]:
-            before = self._scorer.num_truncated
-            values = self._scorer.score(questions)
-            return values, {"num_truncated": self._scorer.num_truncated - before}
-
-        prompts = [[list(choice) for choice in question] for question in questions]
-        values, note = self._cache.answers({"kind": "log-likelihoods"}, prompts, make)
-        self.num_truncated += note["num_truncated"]
-        return values
-
-
-class CachedGenerator:
-    """A `TextGenerator` that asks the cache first, and is made only when something is not there.
-
-    Args:
-        cache: answers of the model.
-        make: gives the generator.
-        asked: how it was set.
-    """
-
-    def __init__(self, cache: ScoreCache, make: Callable[[], Any], asked: Mapping[str, Any]) -> None:
-        self._cache, self._make, self._asked = cache, make, {"kind": "texts", **asked}
-        self.max_new_tokens = int(asked["max_new_tokens"])
-        self.num_without_demonstrations = self.num_truncated = self.num_capped = 0
-
-    @cached_property
-    def _generator(self) -> Any:
-        return self._make()
-
-    def generate(self, prompts: Sequence[Any], *, stop: Sequence[str] = ()) -> list[str]:
-        """As the generator writes them."""
-        names = ("num_without_demonstrations", "num_truncated", "num_capped")
-
-        def make() -> tuple[Answers, Mapping[str, int]]:
-            before = {name: getattr(self._generator, name) for name in names}
-            texts = self._generator.generate(prompts, stop=stop)
-            return texts, {name: getattr(self._generator, name) - count for name, count in before.items()}
-
-        asked = {**self._asked, "stop": list(stop)}
-        rendered = [[list(prompt.demonstrations), prompt.question] for prompt in prompts]
-        texts, note = self._cache.answers(asked, rendered, make)
-        for name in names:
-            setattr(self, name, getattr(self, name) + note[name])
-        return texts
 
 
 def _table(key: str, answers: Answers, note: Mapping[str, int]) -> pa.Table:

@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from afp_ray.errors import ModelError, TaskError
 from afp_ray.evaluation.likelihood import log_likelihoods
-from afp_ray.evaluation.sharing import Stretch, packs, plan
+from afp_ray.evaluation.sharing import Stretch, like_parts, packs, plan
 from afp_ray.evaluation.trie import Branches, Request, common_prefix
+from afp_ray.evaluation.workers import Workers
 from afp_ray.models.branching import Trunk, branch_states, branching_obstacle, extend_trunk
 from afp_ray.models.head import VocabularyHead, vocabulary_head
 
@@ -46,7 +47,9 @@ class ContinuationScorer:
         self.num_truncated = 0
         self.head, self.obstacle = _in_evaluation_mode(model, lambda: _head_and_obstacle(model))
 
-    def score(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[float, ...]]:
+    def score(
+        self, questions: Sequence[Sequence[tuple[str, str]]], *, workers: Workers | None = None
+    ) -> list[tuple[float, ...]]:
         """Log-likelihood in nats of every choice of every question, summed over continuation tokens.
 
         The result of a choice does not depend on what else is scored, beyond float rounding. Contexts too long for the
@@ -54,12 +57,16 @@ class ContinuationScorer:
 
         Args:
             questions: (context, continuation) pairs per question.
+            workers: those that score a part each, with equal weights and questions; null leaves all of it to this one.
 
-        Returns: one tuple of nats per question, in its order of choices.
+        Returns: one tuple of nats per question, in its order of choices; equal on every worker.
         Raises: TaskError for a continuation without tokens or too long; ModelError for a result that is not finite.
         """
+        workers = workers or Workers()
         requests = self.requests(questions)
-        values = self.score_requests(requests)
+        unique = sorted(dict.fromkeys(requests), key=lambda request: (request.ids, request.start))
+        owners = like_parts(unique, workers.number)
+        values = dict(zip(unique, workers.divide(unique, owners, self._score_requests), strict=True))
         flat = iter(requests)
         return [tuple(values[next(flat)] for _ in question) for question in questions]
 
@@ -67,14 +74,13 @@ class ContinuationScorer:
         """Every choice of every question, tokenised and cut to what the model can hold."""
         return [self._fit(request) for request in self.encode(questions)]
 
-    def score_requests(self, requests: Sequence[Request]) -> dict[Request, float]:
-        """Log-likelihood in nats of every distinct request.
+    def _score_requests(self, requests: Sequence[Request]) -> list[float]:
+        """Log-likelihood in nats of distinct requests.
 
         Raises: ModelError for a result that is not finite.
         """
-        unique = list(dict.fromkeys(requests))
         values: dict[Request, float] = _in_evaluation_mode(
-            self.model, lambda: self._score_whole(unique) if self.obstacle else self._score_shared(unique)
+            self.model, lambda: self._score_whole(requests) if self.obstacle else self._score_shared(requests)
         )
         if not all(value == value and abs(value) != float("inf") for value in values.values()):
             raise ModelError(
@@ -82,7 +88,7 @@ class ContinuationScorer:
                 allowed="finite numbers",
                 fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
             )
-        return values
+        return [values[request] for request in requests]
 
     def encode(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[Request]:
         """Tokenise every choice, context and continuation together.

@@ -4,9 +4,10 @@ A trunk is a long beginning of many requests (the demonstrations of a k-shot cel
 it stand trees: requests that share their next tokens (the context of a question, of which the choices are branches).
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from afp_ray.evaluation.trie import Branches, Request, TreeBuilder, common_prefix
 
@@ -58,6 +59,24 @@ def packs(trees: Sequence[Branches], budget: int) -> Iterator[list[Branches]]:
         tokens += tree.num_tokens
     if pack:
         yield pack
+
+
+def like_parts(ordered: Sequence[Request], number: int) -> list[int]:
+    """The part of each request, when requests are cut into `number` stretches of like work.
+
+    What shares tokens stays together, and parts hold like numbers of tokens not shared with the request before.
+
+    Args:
+        ordered: requests in the order of their tokens.
+        number: of parts; some are empty where there are fewer requests.
+    Returns: a part, 0 to `number` - 1, for each request.
+    """
+    shared = [0, *(common_prefix(a.ids, b.ids) for a, b in pairwise(ordered))]
+    work = list(accumulate(len(request.ids) - same for request, same in zip(ordered, shared, strict=False)))
+    total = work[-1] if work else 0
+    # Where a part ends, the request that reaches its share of the work is the last one in it.
+    cuts = [sum(done * number <= total * part for done in work) for part in range(1, number)]
+    return [bisect_right(cuts, place) for place in range(len(ordered))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,17 @@ def model_fingerprint(model: Any) -> str:
     """SHA-256 of the weights of `model`, of how it computes with them, and of the device that it does so on, in hex.
 
     Where the model came from does not enter: a folder whose weights were replaced is another model, a copy under
-    another name is the same. Reading it takes about a second for a gigabyte and
-    core.
+    another name is the same. Reading it takes about a second for a gigabyte and core.
 
     Args:
         model: a causal LM, on any device and in any precision.
     """
-    whole = hashlib.sha256(canonical_json(_computation(model)).encode())
+    return hashlib.sha256(f"{canonical_json(_computation(model))}\n{weights_digest(model)}".encode()).hexdigest()
+
+
+def weights_digest(model: Any) -> str:
+    """SHA-256 of the weights of `model` alone, with their names and types, in hex."""
+    whole = hashlib.sha256()
     weights = sorted(model.state_dict().items())
     with ThreadPoolExecutor(_THREADS) as pool:
         for (name, tensor), digest in zip(weights, pool.map(_digest, (tensor for _, tensor in weights)), strict=True):

@@ -1,65 +1,125 @@
-"""Several workers share the requests of one evaluation, and each ends with all log-likelihoods.
+"""The workers of one evaluation: each answers a part of what is asked, and all end with the whole.
 
-Requests are dealt in stretches of their token order, so that what shares tokens stays with one worker; the stretches
-hold like numbers of tokens that are not shared with the request before.
+All of them walk the same cells in the same order and meet at the same exchanges. One that fails meets the others once
+more, at whatever exchange they come to next, and tells them: they end with an error, and none waits for ever.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
-import torch
-import torch.distributed as dist
+from afp_ray.errors import AfpError, DataError
 
-from afp_ray.errors import TaskError, UserError
-from afp_ray.evaluation.scoring import ContinuationScorer
-from afp_ray.evaluation.trie import Request, common_prefix
+T = TypeVar("T")
+U = TypeVar("U")
 
 
-def score_with_workers(
-    scorer: ContinuationScorer,
-    questions: Sequence[Sequence[tuple[str, str]]],
-    *,
-    group: dist.ProcessGroup | None = None,
-) -> list[tuple[float, ...]]:
-    """What `scorer.score` gives, each worker of the group having scored a part.
+class ElsewhereFailedError(AfpError):
+    """Another worker failed, so that what is shared with it cannot be ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a worker tells the others instead of its part."""
+
+    rank: int
+    message: str
+
+
+class Workers:
+    """The process that asks and those that evaluate the same model with it.
 
     Args:
-        scorer: with equal weights on every worker.
-        questions: the same on every worker; (context, continuation) pairs per question.
-        group: the workers; null takes all of them, and this process alone where there is no process group.
-
-    Returns: one tuple of nats per question, equal on every worker.
-    Raises: what a part raises, on its worker; TaskError on the others, so that none waits for ever.
+        rank: place of this process among them.
+        number: how many they are; with 1, the default, every exchange is with itself.
+        group: the process group of torch that they are; null takes the default one.
     """
-    if not dist.is_initialized():
-        return scorer.score(questions)
-    requests = scorer.requests(questions)
-    unique = sorted(dict.fromkeys(requests), key=lambda request: (request.ids, request.start))
-    first, last = _parts(unique, dist.get_world_size(group))[dist.get_rank(group)]
-    found = torch.zeros(len(unique) + 1, dtype=torch.float64, device=scorer.device)  # and how many have failed
-    failure: UserError | None = None
-    try:
-        values = scorer.score_requests(unique[first:last])
-    except UserError as error:
-        failure = error
-        found[-1] = 1
-    else:
-        found[first:last] = torch.tensor([values[request] for request in unique[first:last]], dtype=torch.float64)
-    dist.all_reduce(found, group=group)  # all but one add 0, which is exact
-    *gathered, failed = found.tolist()
-    if failure is not None:
-        raise failure
-    if failed:
-        raise TaskError(f"{failed:.0f} of the workers could not score their part", fix="see the error of that worker")
-    by_request = dict(zip(unique, gathered, strict=True))
-    flat = iter(requests)
-    return [tuple(by_request[next(flat)] for _ in question) for question in questions]
+
+    def __init__(self, rank: int = 0, number: int = 1, *, group: Any = None) -> None:
+        self.rank, self.number, self._group = rank, number, group
+        self._is_joined = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one reads and writes for all."""
+        return self.rank == 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The block in which workers exchange; all enter it alike, and leave it whole or with an error.
+
+        Raises: what the block raises, on its worker; ElsewhereFailedError on the others.
+        """
+        self._is_joined = True
+        try:
+            yield
+            self.exchange(None)  # none leaves while another may still fail
+        except BaseException as error:
+            if self._is_joined and self.number > 1:
+                text = (str(error).strip() or "no message").splitlines()[0]
+                with suppress(RuntimeError):  # the group may be what failed
+                    self._gather(_Failure(self.rank, f"{type(error).__name__}: {text}"))
+            raise
+        finally:
+            self._is_joined = False
+
+    def exchange(self, part: T) -> list[T]:
+        """What every worker gives here, in the order of their ranks.
+
+        Args:
+            part: anything that pickles.
+        Raises: ElsewhereFailedError when another worker has failed since the last exchange.
+        """
+        if self.number == 1:
+            return [part]
+        assert self._is_joined, "workers exchange in `together` alone, or a failure leaves the others waiting"
+        parts = self._gather(part)
+        failures = [found for found in parts if isinstance(found, _Failure)]
+        if failures:
+            self._is_joined = False  # all that are left have heard it
+            raise ElsewhereFailedError("; ".join(f"worker {one.rank} failed: {one.message}" for one in failures))
+        return parts
+
+    def of_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives on the first worker, which alone does it."""
+        return cast(T, self.exchange(work() if self.is_first else None)[0])
+
+    def divide(self, units: Sequence[U], owners: Sequence[int], answer: Callable[[list[U]], Sequence[T]]) -> list[T]:
+        """One answer per unit, each worker having given those that it owns.
+
+        Args:
+            units: the same on every worker, made of numbers alone.
+            owners: rank of the worker that answers each unit.
+            answer: one answer per unit; not called by a worker that owns none.
+        Raises: ElsewhereFailedError as `exchange`; DataError when not all workers were given the same units.
+        """
+        own = [unit for unit, owner in zip(units, owners, strict=True) if owner == self.rank]
+        parts = self.exchange((hash(tuple(units)), list(answer(own)) if own else []))
+        _require_one([digest for digest, _ in parts], "the questions that they were given")
+        left = [iter(answers) for _, answers in parts]
+        return [next(left[owner]) for owner in owners]
+
+    def require_equal(self, value: Any, what: str) -> None:
+        """Make sure that all workers have the same.
+
+        Raises: DataError when they differ in `what`.
+        """
+        _require_one(self.exchange(value), what)
+
+    def _gather(self, part: Any) -> list[Any]:
+        import torch.distributed as dist  # checks of an evaluation must not load torch
+
+        parts: list[Any] = [None] * self.number
+        was_joined, self._is_joined = self._is_joined, False  # an exchange that breaks is the last one
+        dist.all_gather_object(parts, part, group=self._group)
+        self._is_joined = was_joined
+        return parts
 
 
-def _parts(ordered: Sequence[Request], number: int) -> list[tuple[int, int]]:
-    """First request of each part and one past its last."""
-    shared = [0, *(common_prefix(a.ids, b.ids) for a, b in pairwise(ordered))]
-    work = list(accumulate(len(request.ids) - same for request, same in zip(ordered, shared, strict=False)))
-    total = work[-1] if work else 0
-    cuts = [sum(done * number <= total * part for done in work) for part in range(number)]
-    return list(pairwise([*cuts, len(ordered)]))
+def _require_one(values: Sequence[Any], what: str) -> None:
+    if len(set(values)) > 1:
+        raise DataError(
+            f"the {len(values)} workers of a trial differ in {what}",
+            fix="give every node the same files: put models, data and the storage folder on a shared path",
+        )

@@ -99,6 +99,17 @@ def describe(config: ModelConfig) -> ModelDescription:
     return _description(document, folder=str(folder), fingerprint=fingerprint, revision=None)
 
 
+def file_marks(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Path, size, time of change and inode of every file of a model folder, by name.
+
+    Raises: ModelError when the folder cannot be read.
+    """
+    try:
+        return _marks(sorted(path for path in folder.iterdir() if path.is_file()))
+    except OSError as error:
+        raise ModelError(f"the model folder cannot be read: {error}", where=str(folder), fix="try again") from error
+
+
 def local_folder(config: ModelConfig) -> Path | None:
     """Folder of `embedded`, of a packaged model or of a local path; None for a hub id.
 
@@ -302,8 +313,7 @@ def _check_whole(file: Path) -> None:
 
 def _fingerprint(files: Sequence[Path]) -> str:
     """SHA-256 over names and contents; remembered by size and modification time of every file."""
-    stats = [(str(file), file.stat()) for file in files]
-    key = tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+    key = _marks(files)
     if key not in _fingerprints:
         digest = hashlib.sha256()
         for file in files:
@@ -311,6 +321,11 @@ def _fingerprint(files: Sequence[Path]) -> str:
             _digest_file(file, digest)
         _fingerprints[key] = digest.hexdigest()
     return _fingerprints[key]
+
+
+def _marks(files: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
+    stats = [(str(file), file.stat()) for file in files]
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
 
 
 def _digest_file(file: Path, digest: Any) -> None:

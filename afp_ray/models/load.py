@@ -1,10 +1,8 @@
 """Loading of a causal LM and its tokenizer: float32 master weights, and none read twice by a warm process."""
 
 import contextlib
-import copy
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +13,10 @@ from transformers.utils import logging as transformers_logging
 
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
-from afp_ray.models.describe import ALLOWED, ModelDescription, describe
+from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_marks
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.manifest import has_manifest, verify_manifest
+from afp_ray.models.warm import WARM, WarmModels
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,47 +36,6 @@ class LoadedModel:
     hidden_size: int
 
 
-class WeightCache:
-    """The last models that were read, as they were read; what it gives out are copies.
-
-    Args:
-        max_bytes: weights kept in memory; the model used longest ago goes first, one above the limit is never kept.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[str, ...], tuple[CausalModel, PreTrainedTokenizerBase, int]] = OrderedDict()
-
-    def get(
-        self, key: tuple[str, ...], read: Callable[[], tuple[CausalModel, PreTrainedTokenizerBase]]
-    ) -> tuple[CausalModel, PreTrainedTokenizerBase]:
-        """A fresh model and tokenizer for `key`; `read` is called when none is kept.
-
-        Args:
-            key: names the content; equal keys mean equal weights.
-            read: gives a model on the CPU.
-        Returns: copies whose parameters share no memory with the kept ones; tied weights stay tied.
-        """
-        if key not in self._kept:
-            model, tokenizer = read()
-            size = _num_bytes(model)
-            if size > self.max_bytes:
-                return model, tokenizer
-            self._kept[key] = model, tokenizer, size
-        self._kept.move_to_end(key)
-        while sum(size for _, _, size in self._kept.values()) > self.max_bytes:
-            self._kept.popitem(last=False)
-        model, tokenizer, _ = self._kept[key]
-        return copy.deepcopy(model), copy.deepcopy(tokenizer)
-
-    def clear(self) -> None:
-        """Forget every model."""
-        self._kept.clear()
-
-
-_cache = WeightCache(max_bytes=2 * 2**30)
-
-
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, with a padding token (the end-of-text token where it has none of its own).
 
@@ -87,24 +45,26 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    config: ModelConfig, *, device: str | torch.device = "cpu", cache: WeightCache | None = None
+    config: ModelConfig, *, device: str | torch.device = "cpu", cache: WarmModels | None = WARM
 ) -> LoadedModel:
-    """A causal LM that nobody else holds, from the process's cache where it was read before.
+    """A causal LM that nobody else holds, from the process's memory where it was read before.
 
     Args:
         config: what to load.
         device: where the weights go.
-        cache: kept models; None takes the cache of this process.
+        cache: kept models; None reads the files and keeps nothing, as fits a checkpoint that is asked for once.
     Returns: float32 weights whatever the checkpoint's dtype, eval mode, tied head tied.
     Raises: ModelError for a checkpoint that is missing, damaged or no causal LM.
     """
     description = describe(config)
-    key = (description.fingerprint, config.attention)
 
     def read() -> tuple[CausalModel, PreTrainedTokenizerBase]:
         return _read_model(config, description), _read_tokenizer(config, description)
 
-    model, tokenizer = (_cache if cache is None else cache).get(key, read)
+    # The fingerprint does not see every byte of a large file; size, time and place of the files stand for the rest.
+    marks = () if description.folder is None else file_marks(Path(description.folder))
+    key = (description.fingerprint, description.revision, marks, config.attention, config.trust_remote_code)
+    model, tokenizer = read() if cache is None else cache.get(key, read)
     return LoadedModel(model.to(device), tokenizer, description.num_layers, description.hidden_size)
 
 
@@ -191,10 +151,6 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _num_bytes(model: CausalModel) -> int:
-    return sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import tracemalloc
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -382,3 +383,26 @@ def test_another_tokenizer_has_other_tokens(cache: Path) -> None:
     assert not np.array_equal(one.sources[3], other.sources[3])
     shutil.rmtree(cache)  # may be removed at any time
     assert digest(cached_pairs("p", Letters(), lambda: make_pairs(20))) == digest(one)
+
+
+def test_a_vocabulary_is_written_out_once_and_again_when_it_or_its_parts_change(
+    make_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers.normalizers import Lowercase
+
+    from afp_ray.data import tokenizer_content
+
+    monkeypatch.setattr(tokenizer_content, "_known", OrderedDict())
+    tokenizer = make_tokenizer(["where is the boat"])
+    first = tokenizer_fingerprint(tokenizer)
+    ((backend, _, digest),) = tokenizer_content._known.values()
+    seen = tokenizer_content._known[id(backend)][1]
+    tokenizer_content._known[id(backend)] = backend, seen, "0" * 64  # what is kept is what is taken
+    assert tokenizer_fingerprint(tokenizer) != first
+    tokenizer_content._known[id(backend)] = backend, seen, digest
+    assert tokenizer_fingerprint(tokenizer) == first
+    tokenizer.add_tokens(["harbour"])
+    grown = tokenizer_fingerprint(tokenizer)
+    assert grown != first
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    assert tokenizer_fingerprint(tokenizer) not in (first, grown)

@@ -15,6 +15,7 @@ import torch
 
 from afp_ray.config import EvaluationConfig
 from afp_ray.errors import ConfigError, ModelError
+from afp_ray.evaluation.cell_scoring import CellScoring
 from afp_ray.evaluation.run import Evaluation, evaluate_tasks
 from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
 from afp_ray.evaluation.task import Task
@@ -191,7 +192,8 @@ def test_another_decoding_is_written_again(
 
 
 def ask(cache: ScoreCache, prompts: list[Any], answer: float = -1.0) -> Any:
-    return cache.answers({"kind": "test"}, prompts, lambda: ([(answer,)] * len(prompts), {"num_truncated": 0}))[0]
+    scoring = CellScoring(None, None, SETTINGS, "en", "validation", [], cache)
+    return scoring.answers({"kind": "test"}, prompts, lambda: ([(answer,)] * len(prompts), {"num_truncated": 0}))[0]
 
 
 def test_one_character_of_a_prompt_and_the_version_of_a_task_make_another_key(

@@ -11,8 +11,9 @@ from tiny_models import build_model
 
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
-from afp_ray.models.load import WeightCache, load_model, load_tokenizer
+from afp_ray.models.load import load_model, load_tokenizer
 from afp_ray.models.manifest import write_manifest
+from afp_ray.models.warm import WarmModels
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -38,7 +39,7 @@ def test_half_precision_weights_become_float32(saved_model: Path) -> None:
 
 
 def test_every_load_is_the_callers_own(saved_model: Path) -> None:
-    cache = WeightCache(max_bytes=2**20)
+    cache = WarmModels(max_bytes=2**20)
     first = load_model(ModelConfig(name=str(saved_model)), cache=cache)
     expected = logits(first.model)
     with torch.no_grad():
@@ -51,7 +52,7 @@ def test_every_load_is_the_callers_own(saved_model: Path) -> None:
 
 
 def test_a_copy_of_a_tied_model_is_tied(saved_model: Path) -> None:
-    cache = WeightCache(max_bytes=2**20)
+    cache = WarmModels(max_bytes=2**20)
     for _ in range(2):
         model: Any = load_model(ModelConfig(name=str(saved_model)), cache=cache).model
         assert model.lm_head.weight is model.model.embed_tokens.weight
@@ -60,7 +61,7 @@ def test_a_copy_of_a_tied_model_is_tied(saved_model: Path) -> None:
 def test_the_cache_reads_once_and_forgets_what_was_used_longest_ago() -> None:
     reads: list[str] = []
     size = sum(tensor.nbytes for tensor in {*build_model("llama").parameters(), *build_model("llama").buffers()}) // 2
-    cache = WeightCache(max_bytes=5 * size)
+    cache = WarmModels(max_bytes=5 * size)
 
     def ask(name: str) -> None:
         cache.get((name,), lambda: (reads.append(name), (build_model("llama"), None))[1])  # type: ignore[arg-type, func-returns-value]
@@ -71,14 +72,14 @@ def test_the_cache_reads_once_and_forgets_what_was_used_longest_ago() -> None:
 
 
 def test_a_model_above_the_limit_is_not_kept() -> None:
-    cache = WeightCache(max_bytes=10)
+    cache = WarmModels(max_bytes=10)
     models = [cache.get(("a",), lambda: (build_model("llama"), None))[0] for _ in range(2)]  # type: ignore[arg-type, return-value]
     assert models[0] is not models[1]
     assert not cache._kept
 
 
 def test_a_changed_folder_is_read_again(saved_model: Path) -> None:
-    cache = WeightCache(max_bytes=2**20)
+    cache = WarmModels(max_bytes=2**20)
     first = logits(load_model(ModelConfig(name=str(saved_model)), cache=cache).model)
     build_model("llama", seed=1).save_pretrained(saved_model)
     assert not torch.equal(logits(load_model(ModelConfig(name=str(saved_model)), cache=cache).model), first)

@@ -1,0 +1,54 @@
+"""What the scoring of choices and that of texts have in common: a model, its settings, and who answers its prompts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from afp_ray.config import EvaluationConfig
+from afp_ray.evaluation.score_cache import Answers, ScoreCache
+from afp_ray.evaluation.task import Split
+from afp_ray.evaluation.workers import Workers
+
+
+@dataclass
+class CellScoring:
+    """Scores the cells of one evaluation.
+
+    Attributes:
+        model, tokenizer: what is scored.
+        config: shots, demonstration seeds, prompt language, limit, scoring, decoding.
+        pivot: language of the prompts when `prompt_language` is `pivot`, and one side of every direction.
+        split: rows to score.
+        warnings: cut prompts and unfinished texts are told there.
+        cache: what the model answered before; None asks for everything anew.
+        workers: those that answer a part each, and end with all answers.
+    """
+
+    model: Any
+    tokenizer: Any
+    config: EvaluationConfig
+    pivot: str
+    split: Split
+    warnings: list[str]
+    cache: ScoreCache | None = None
+    workers: Workers = field(default_factory=Workers)
+
+    def answers(
+        self,
+        asked: Mapping[str, Any],
+        prompts: Sequence[Any],
+        make: Callable[[], tuple[Answers, Mapping[str, int]]],
+    ) -> tuple[Answers, Mapping[str, int]]:
+        """As `ScoreCache.answers`, from the cache where there is one; all workers call this alike.
+
+        The first worker alone reads and writes the cache: what it found, or not, holds for all.
+        """
+        if self.cache is None:
+            return make()
+        cache = self.cache
+        found = self.workers.of_first(lambda: cache.find(asked, prompts))
+        if found is None:
+            found = make()
+            if self.workers.is_first:
+                cache.keep(asked, prompts, *found)
+        return found
