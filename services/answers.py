@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from afp_ray.errors import UserError
+from afp_ray.errors import DataError, UserError
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
 from afp_ray.tracking.location import find_run
+from afp_ray.tracking.outbox import lag
 from services.kept import kept
-from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrialDetail, TrialPage
+from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrackingLag, TrialDetail, TrialPage
+from services.searching import fronts_answer, has_fronts
 from services.studies import kept_study, paths_of
 
 if TYPE_CHECKING:  # the command line must not wait for numpy
     from afp_ray.comparison.representation import Change
 
+LIMIT_FIX = "loosen the constraint (afp resume --allow-drift), widen `tune`, or raise budget.trials"
 SORTS = ("planned_at", "objective", "gpu_hours", "arm", "seed", "status")
 
 
@@ -41,8 +44,17 @@ def best_answer(
 
         return best(paths, metric=metric, language=language, under=under, max_forgetting=max_forgetting)
 
-    found = kept(paths, {"best": limits}, compute, Best)
-    return found.model_copy(update={"mlflow_run_id": find_run(paths, found.trials[0])})
+    try:
+        found = kept(paths, {"best": limits}, compute, Best)
+    except DataError as error:
+        told = [front.verdict for front in fronts_answer(paths) if not front.points and front.num_scored]
+        if not told:
+            raise
+        raise DataError("\n".join([error.problem, *told]), where=error.where, fix=LIMIT_FIX) from error
+    fronts = fronts_answer(paths)
+    warnings = (*found.warnings, *(front.verdict for front in fronts if not front.points))
+    shown = {"mlflow_run_id": find_run(paths, found.trials[0]), "fronts": fronts, "warnings": warnings}
+    return found.model_copy(update=shown)
 
 
 def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
@@ -110,8 +122,25 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
         best_objective=leader.objective if leader else None,
         best_arm=leader.arm if leader else None,
         opened_at=state.opened_at,
+        tracking=_tracking(paths, is_driven=driver is not None),
+        notes=tuple(_unfeasible(paths, state)) if has_fronts(study) else (),
         folder=str(paths.folder),
     )
+
+
+def _unfeasible(paths: StudyPaths, state: StudyState) -> list[str]:
+    """One sentence for each arm none of whose search trials can be chosen, or that waits for a base that failed."""
+    is_lost = any(trial.status is TrialStatus.FAILED and trial.config.get("method") == "base" for trial in state.trials)
+    empty = [front for front in fronts_answer(paths, state.trials) if not front.points]
+    return [f"{front.arm}: {front.verdict}" for front in empty if front.num_scored or is_lost]
+
+
+def _tracking(paths: StudyPaths, *, is_driven: bool) -> TrackingLag | None:
+    """How far MLflow is behind; None when it is not."""
+    found = lag(paths, is_driven=is_driven)
+    if not found.events and found.reason is None:
+        return None
+    return TrackingLag(events=found.events, trials=found.trials, since=found.since, reason=found.reason)
 
 
 def is_at_work(trial: TrialRecord) -> bool:

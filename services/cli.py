@@ -9,9 +9,12 @@ import typer
 
 from afp_ray.errors import AfpError, ConfigError, UserError
 from services.data_commands import data_app
+from services.export_commands import export
 from services.options import (
     EVAL_EXAMPLES,
     Address,
+    AllowOpen,
+    Attach,
     Drift,
     ExecutorName,
     Json,
@@ -22,6 +25,7 @@ from services.options import (
     StudyName,
 )
 from services.output import COMPLETE, GATE, SIGINT, USAGE, note, say, say_json, show_bug, show_error
+from services.submit_commands import submit
 from services.trial_commands import evaluate, reproduce, trial
 
 app = typer.Typer(
@@ -57,14 +61,17 @@ def plan(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with 7 when training has whole evaluation rows, or long runs of them.")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Estimate the cost from a few steps that are run here now.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show arms, trials, cost, checks and the overlap of training with evaluation; starts nothing."""
+    """Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."""
     from services.planning import plan_answer
     from services.showing import show_plan
     from services.studies import load, storage_folder
 
-    answer = plan_answer(load(study, sets, small=small), storage_folder(storage))
+    answer = plan_answer(load(study, sets, small=small), storage_folder(storage), probe=probe)
     say_json(answer) if as_json else show_plan(answer, f"{study} --small" if small else study)
     if strict and any(report.suspect for report in answer.overlap):
         note("error  training has text of evaluation rows, and --strict was asked")
@@ -80,6 +87,8 @@ def run(
     address: Address = None,
     small: Small = False,
     allow_drift: Drift = False,
+    attach: Attach = False,
+    allow_open: AllowOpen = False,
     as_json: Json = False,
 ) -> None:
     """Run a study, or continue it; finished trials are never trained again."""
@@ -91,6 +100,8 @@ def run(
         address=address,
         small=small,
         allow_drift=allow_drift,
+        attach=attach,
+        allow_open=allow_open,
         as_json=as_json,
     )
 
@@ -104,6 +115,8 @@ def resume(
     address: Address = None,
     small: Small = False,
     allow_drift: Drift = False,
+    attach: Attach = False,
+    allow_open: AllowOpen = False,
     as_json: Json = False,
 ) -> None:
     """Continue a study after any interruption."""
@@ -115,6 +128,8 @@ def resume(
         address=address,
         small=small,
         allow_drift=allow_drift,
+        attach=attach,
+        allow_open=allow_open,
         as_json=as_json,
         is_kept=True,
     )
@@ -241,6 +256,8 @@ def report(study: StudyName, storage: Storage = None, as_json: Json = False) -> 
 app.command()(trial)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.command()(reproduce)
+app.command()(export)
+app.command()(submit)
 
 
 @app.command()
@@ -273,12 +290,17 @@ def sync(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
 
 
 @app.command()
-def doctor(storage: Storage = None, address: Address = None, as_json: Json = False) -> None:
+def doctor(
+    study: Annotated[str | None, typer.Argument(help="A study file whose needs are looked at as well.")] = None,
+    storage: Storage = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
     """Check versions, GPUs, disk, tracking and cluster, each with its fix; 2 when something would not work."""
     from services.doctor import examine
-    from services.studies import storage_folder
+    from services.studies import load, storage_folder
 
-    checks = examine(storage_folder(storage), address=address)
+    checks = examine(storage_folder(storage), address=address, study=load(study) if study else None)
     if as_json:
         say_json(list(checks))
     for check in () if as_json else checks:
@@ -299,6 +321,8 @@ def _run(
     as_json: bool,
     small: bool = False,
     allow_drift: bool = False,
+    attach: bool = False,
+    allow_open: bool = False,
     is_kept: bool = False,
 ) -> None:
     from services.running import run as run_study
@@ -315,7 +339,16 @@ def _run(
         )
     source = str(paths_of(folder, study).study) if is_copy else study
     config = load(source, sets, executor=executor, small=small)
-    raise typer.Exit(run_study(config, folder, address=address, allow_drift=allow_drift, as_json=as_json))
+    code = run_study(
+        config,
+        folder,
+        address=address,
+        allow_drift=allow_drift,
+        allow_open=allow_open,
+        attach=attach,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
 
 
 def _limit(text: str) -> tuple[str, float]:

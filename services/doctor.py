@@ -1,17 +1,19 @@
 """Checks of the environment a study would meet, each with its fix: versions, GPUs, disk, tracking, Ray, caches."""
 
 import importlib.metadata
-import ipaddress
+import importlib.util
 import os
 import shutil
 import socket
+import stat
 import sys
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from afp_ray.config import StudyConfig
+from afp_ray.errors import UnavailableError
 from afp_ray.tracking.location import sqlite_file, tracking_uri
 from services.schemas import DoctorCheck
 
@@ -21,19 +23,22 @@ LITTLE_BYTES = 5 * 2**30
 TIMEOUT_S = 3.0
 
 
-def examine(storage: Path, *, address: str | None = None) -> list[DoctorCheck]:
+def examine(storage: Path, *, address: str | None = None, study: StudyConfig | None = None) -> list[DoctorCheck]:
     """Run every check; nothing is started or changed.
 
     Args:
         storage: folder of the studies.
         address: of a Ray cluster; None takes RAY_ADDRESS.
+        study: what is to run here; None asks for no more than any study needs.
     """
     return [
         *_versions(),
-        _gpus(),
-        _storage(storage),
-        _tracking(storage),
+        _gpus(study),
+        _storage(storage, study),
+        _tracking(storage, study),
+        _token(),
         _cluster(address or os.environ.get("RAY_ADDRESS")),
+        _job_client(),
         _cache(),
         _telemetry(),
     ]
@@ -53,17 +58,19 @@ def _versions() -> Iterator[DoctorCheck]:
         yield _check(name, found.startswith(tested), found, fix=fix, otherwise="WARN")
 
 
-def _gpus() -> DoctorCheck:
+def _gpus(study: StudyConfig | None) -> DoctorCheck:
     import torch
 
-    if not torch.cuda.is_available():
-        fix = "on a GPU machine, install the torch build of its driver: make setup TORCH=..."
-        return DoctorCheck(name="gpu", verdict="OK", found=f"none; torch {torch.__version__} on CPU", fix=fix)
+    needed = study.runtime.gpus_per_worker * study.runtime.workers_per_trial if study else 0.0
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return DoctorCheck(name="gpu", verdict="OK", found=", ".join(names))
+    found = ", ".join(names) or f"none; torch {torch.__version__} on CPU"
+    fix = "install the torch build of the GPU's driver: make setup TORCH=..., or run on a cluster that has GPUs"
+    if needed:
+        found += f"; a trial of {study.name if study else ''} needs {needed:g}"
+    return _check("gpu", len(names) >= needed, found, fix=fix, otherwise="WARN")
 
 
-def _storage(storage: Path) -> DoctorCheck:
+def _storage(storage: Path, study: StudyConfig | None) -> DoctorCheck:
     existing = next(path for path in (storage, *storage.resolve().parents) if path.is_dir())
     if not os.access(existing, os.W_OK):
         return DoctorCheck(
@@ -71,38 +78,111 @@ def _storage(storage: Path) -> DoctorCheck:
         )
     free = shutil.disk_usage(existing).free
     found = f"{storage.resolve()}, {free / 1e9:.1f} GB free"
-    return _check("storage", free >= LITTLE_BYTES, found, fix="free some disk, or give --storage", otherwise="WARN")
+    fix = "free some disk, or give --storage on another"
+    needed = _needed_bytes(study) if study else None
+    if study and needed is not None:
+        found += f"; {study.name} needs about {needed / 1e9:.1f} GB"
+        return _check("storage", free >= needed, found, fix=f"{fix}; or set runtime.keep_checkpoints: none")
+    return _check("storage", free >= LITTLE_BYTES, found, fix=fix, otherwise="WARN")
 
 
-def _tracking(storage: Path) -> DoctorCheck:
-    uri = tracking_uri(None, storage.resolve())
-    file = sqlite_file(uri)
-    if file is not None:
-        return DoctorCheck(
-            name="mlflow tracking", verdict="OK", found=f"{uri}{'' if file.exists() else ' (made when needed)'}"
-        )
+def _needed_bytes(study: StudyConfig) -> int | None:
+    """Checkpoints that stay and states of trials at work; None when the size of a model is not known here."""
+    from afp_ray.config import TrialConfig
+    from afp_ray.search import make_arms
+
+    runtime, total = study.runtime, 0
+    kept = {"none": 0, "confirmed": len(study.seeds), "all": len(study.seeds) + (study.budget.trials or 0)}
+    for number, arm in enumerate(make_arms(study)):
+        folder = Path(str(arm.fields.get("model.name", TrialConfig().model.name))).expanduser()
+        if not folder.is_dir():
+            return None
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        total += weights * kept[runtime.keep_checkpoints]
+        if number == 0 and runtime.checkpoint_every_s is not None:
+            total += 3 * weights * (runtime.keep_last + 1) * (runtime.concurrency or 1)  # with both moments of Adam
+    return total
+
+
+def _tracking(storage: Path, study: StudyConfig | None) -> DoctorCheck:
+    from afp_ray.tracking.schema import schema_verdict
+
+    name, uri = "mlflow tracking", tracking_uri(study.runtime.tracking_uri if study else None, storage.resolve())
+    if sqlite_file(uri) is not None:
+        schema = schema_verdict(uri)
+        verdict = "WARN" if schema.verdict == "busy" else "FAIL"
+        fix = f"studies run all the same; {schema.fix}"
+        return _check(name, schema.is_usable, f"{uri} ({schema.found})", fix=fix, otherwise=verdict)
     if not uri.startswith(("http://", "https://")):
         fix = "set MLFLOW_TRACKING_URI to sqlite:///... or http://..., or unset it"
-        return DoctorCheck(name="mlflow tracking", verdict="FAIL", found=uri, fix=fix)
+        return DoctorCheck(name=name, verdict="FAIL", found=uri, fix=fix)
     answer = _status(f"{uri.rstrip('/')}/health")
     fix = "studies run all the same and `afp sync` writes later; check MLFLOW_TRACKING_URI and the server"
-    return _check("mlflow tracking", answer == 200, f"{uri} {_in_words(answer)}", fix=fix, otherwise="WARN")
+    return _check(name, answer == 200, f"{uri} {_in_words(answer)}", fix=fix, otherwise="WARN")
+
+
+def _token() -> DoctorCheck:
+    """Whether there is the token that clusters ask for, and that nobody else on this machine reads it."""
+    from afp_ray.execution.trust import token, token_file
+
+    name, file = "ray token", token_file()
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return DoctorCheck(name=name, verdict="OK", found="in RAY_AUTH_TOKEN")
+    if token() is None:
+        is_needed = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+        fix = "ray get-auth-token --generate, or copy the cluster's token there"
+        return _check(name, not is_needed, f"none in {file}", fix=fix)
+    return _check(name, not _is_exposed(file), str(file), fix=f"others can read it: chmod 600 {file}", otherwise="WARN")
+
+
+def _is_exposed(file: Path) -> bool:
+    """Whether other users of this machine can read a file: its folders let them through, and it lets them read."""
+    resolved = file.resolve()
+    is_passable = all(folder.stat().st_mode & stat.S_IXOTH for folder in resolved.parents)
+    return is_passable and bool(resolved.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _cluster(address: str | None) -> DoctorCheck:
-    """Whether a cluster answers, and that it does not answer strangers from elsewhere: they could run any code."""
+    """Whether a cluster answers, is of our version, and does not answer strangers: they could run any code."""
     name = "ray cluster"
     if not address:
         return DoctorCheck(name=name, verdict="OK", found="none given; one is started on the loopback for each study")
-    host, port = _host_and_port(address)
-    if not _listens(host, port):
+    from afp_ray.execution.trust import FIX, ask, host_of, is_loopback, port_of, resolve, token
+
+    if address == "local":
+        return DoctorCheck(name=name, verdict="OK", found="local; one is started on the loopback for each study")
+    try:
+        address = resolve(address)
+    except UnavailableError as error:
+        fix = "start one on this machine, or leave --address and RAY_ADDRESS out"
+        return DoctorCheck(name=name, verdict="FAIL", found=str(error), fix=fix)
+    host, port = host_of(address), port_of(address)
+    if port is None or not _listens(host, port):
         fix = "start the cluster, or leave --address and RAY_ADDRESS out"
         return DoctorCheck(name=name, verdict="FAIL", found=f"nobody listens at {address}", fix=fix)
-    if not address.startswith(("http://", "https://")) or _is_loopback(host):
-        return DoctorCheck(name=name, verdict="OK", found=f"{address} listens")
-    answer = _status(f"{address.rstrip('/')}/api/jobs/")
-    fix = "start every node with RAY_AUTH_MODE=token and keep the dashboard on the loopback, behind an ssh tunnel"
-    return _check(name, answer in (401, 403), f"{address} to a stranger: {_in_words(answer)}", fix=fix)
+    stranger = ask(address)
+    found = f"{address} to a stranger: {stranger.words}"
+    if not is_loopback(host) and stranger.kind != "token":
+        return DoctorCheck(name=name, verdict="FAIL", found=found, fix=FIX)
+    known = ask(address, bearer=token()) if stranger.kind == "token" and token() else stranger
+    if known.kind == "token":
+        fix = "write the cluster's token to ~/.ray/auth_token (chmod 600), or set RAY_AUTH_TOKEN"
+        found += "; to us as well"
+        return DoctorCheck(name=name, verdict="FAIL", found=found, fix=fix)
+    ours = importlib.metadata.version("ray")
+    if known.ray_version and known.ray_version != ours:
+        fix = f"pip install ray=={known.ray_version} here, or ray=={ours} on every node"
+        found = f"{address} runs Ray {known.ray_version}, here is {ours}"
+        return DoctorCheck(name=name, verdict="FAIL", found=found, fix=fix)
+    return DoctorCheck(name=name, verdict="OK", found=f"{found}{f'; Ray {ours}' if known.ray_version else ''}")
+
+
+def _job_client() -> DoctorCheck:
+    """Whether `afp submit` could work; nothing else needs it."""
+    is_there = importlib.util.find_spec("aiohttp") is not None
+    fix = "pip install -c constraints.txt 'afp-ray[cluster]'"
+    found = "ready for afp submit" if is_there else "afp submit needs aiohttp"
+    return _check("ray jobs", is_there, found, fix=fix, otherwise="WARN")
 
 
 def _cache() -> DoctorCheck:
@@ -132,24 +212,12 @@ def _check(name: str, is_good: bool, found: str, *, fix: str, otherwise: str = "
     return DoctorCheck(name=name, verdict="WARN" if otherwise == "WARN" else "FAIL", found=found, fix=fix)
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
-    parts = urllib.parse.urlsplit(address if "//" in address else f"//{address}")
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
 def _listens(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _status(url: str) -> int | None:

@@ -7,15 +7,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
-from afp_ray.errors import UserError
-from afp_ray.ledger import holder, replay
+from afp_ray.errors import StudyChangedError, UnavailableError, UserError
+from afp_ray.ledger import holder
 from afp_ray.records import LedgerEvent, StudyState, TrialResult
+from afp_ray.remote import ask_to_stop, keeping
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import tracking_uri
+from services.searching import measured, search_of
 
 OnEvent = Callable[[LedgerEvent, StudyState], None]
 
@@ -28,18 +30,25 @@ def check_study(study: StudyConfig) -> list[str]:
     """
     from afp_ray.comparison.published import check_published
     from afp_ray.evaluation.objective import check_metric
-    from afp_ray.search import make_arms, resolve
+    from afp_ray.search import asked_metrics, make_arms, resolve
     from afp_ray.search.arms import corners
+    from afp_ray.search.conditions import searched
+    from afp_ray.search.objectives import require_base
     from afp_ray.training.together import check_together
     from afp_ray.trial import check_trial
 
     check_published(study.published)
     arms = make_arms(study)
+    require_base(study, arms)
+    limited = [limit.metric for limit in study.constraints]
+    places = {metric: "constraints" if metric in limited else "objective.also" for metric in asked_metrics(study)}
+    places[study.objective.metric] = "objective.metric"
     seen: set[str] = set()
     for arm in arms:
         ends = [corners(spec) for spec in arm.tune.values()]
         params = [
-            dict(zip(arm.tune, values, strict=True)) for values in ([end[0] for end in ends], [end[-1] for end in ends])
+            searched(arm.tune, dict(zip(arm.tune, values, strict=True)))
+            for values in ([end[0] for end in ends], [end[-1] for end in ends])
         ]
         for config in (resolve(arm, values, study.seeds[0]) for values in params):
             key = _what_is_checked(config)
@@ -47,7 +56,8 @@ def check_study(study: StudyConfig) -> list[str]:
                 continue
             seen.add(key)
             pivot = config.data.pivot
-            check_metric(study.objective.metric, config.evaluation, languages=config.evaluated_languages, pivot=pivot)
+            for metric, where in places.items():
+                check_metric(metric, config.evaluation, languages=config.evaluated_languages, pivot=pivot, where=where)
             try:
                 check_together(config.loss, config.training, study.runtime, num_workers=study.runtime.workers_per_trial)
                 check_trial(config)
@@ -125,7 +135,6 @@ def drive(
     from afp_ray.evaluation.objective import objective_value
     from afp_ray.execution import LocalExecutor, StopRequest, run_study
     from afp_ray.execution.base import Executor
-    from afp_ray.search import StudySearch
     from afp_ray.tracking.background import BackgroundProjector
 
     def objective(result: TrialResult) -> float:
@@ -139,26 +148,39 @@ def drive(
     projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
     stop = StopRequest()
     try:
-        with _stop_file(paths, stop):
+        with _kept(paths, stop), _stop_file(paths, stop):
             state = run_study(
                 study,
                 paths,
-                search=StudySearch(study, cached_fingerprints()),
+                search=search_of(study, paths.storage, cached_fingerprints()),
                 executor=executor,
                 objective=objective,
-                on_event=[*on_event, lambda _, state: projector.submit(state)],
+                values=measured(study),
+                on_event=[*on_event, lambda *_: projector.submit()],
                 stop=stop,
                 allow_drift=allow_drift,
             )
-        on_end(state)
-        projector.submit(state)
+            on_end(state)
+        projector.submit()
         return state
+    except StudyChangedError:
+        raise  # what was refused must not show in the runs of what was run
     except BaseException:
         if paths.ledger.is_file() and holder(paths) is None:  # nobody drives it now: no run may stay RUNNING
-            projector.submit(replay(paths.ledger))
+            projector.submit()
         raise
     finally:
         projector.close(deadline_s=20.0)
+
+
+def _kept(paths: StudyPaths, stop: Any) -> AbstractContextManager[None]:
+    """Hold and push a study whose storage is a URL."""
+
+    def lost(reason: str) -> None:
+        stop.request(reason)
+        stop.request(reason)  # twice is at once: another machine runs these trials now
+
+    return keeping(paths, on_lost=lost, on_stop=lambda: stop.request("afp stop"))
 
 
 @contextmanager
@@ -190,7 +212,7 @@ def request_stop(paths: StudyPaths) -> dict[str, Any] | None:
     """
     driver = holder(paths)
     if driver is None:
-        return None
+        return ask_to_stop(paths)
     write_atomic(paths.stop, json.dumps({"time": time.time()}) + "\n")
     if driver.get("host") == socket.gethostname() and isinstance(driver.get("pid"), int):
         try:
@@ -202,11 +224,18 @@ def request_stop(paths: StudyPaths) -> dict[str, Any] | None:
 
 
 def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
-    """Make MLflow show the ledger; returns the number of runs changed and the tracking URI.
+    """Make MLflow show the ledger, every run of it; returns the number of runs changed and the tracking URI.
 
-    Raises: UnavailableError when MLflow cannot be reached.
+    Raises: UnavailableError when MLflow cannot be reached; the outbox then says why.
     """
+    from afp_ray.tracking.outbox import note_failure
     from afp_ray.tracking.projector import MlflowProjector
+    from afp_ray.tracking.redaction import redact
 
     uri = tracking_uri(study.runtime.tracking_uri, paths.storage)
-    return MlflowProjector(study, paths, uri).project(replay(paths.ledger)), uri
+    projector = MlflowProjector(study, paths, uri, verify=True)
+    try:
+        return projector.project(), redact(uri)
+    except UnavailableError as error:
+        note_failure(projector.outbox, str(error))
+        raise

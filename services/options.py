@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
-Storage = Annotated[str | None, typer.Option(help="Folder of the studies [default: $AFP_STORAGE or runs].")]
+Storage = Annotated[
+    str | None, typer.Option(help="Folder or URL (s3://...) of the studies [default: $AFP_STORAGE or runs].")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A field over the file: training.max_steps=50.")]
 Small = Annotated[bool, typer.Option("--small", help="The study's small form, for two CPU cores without a network.")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local, over the file.")]
@@ -14,6 +16,12 @@ Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster [default: $RAY_ADDRESS, else one is started].")
 ]
 Drift = Annotated[bool, typer.Option(help="Continue although the study file differs from the one that ran.")]
+Attach = Annotated[
+    bool, typer.Option("--attach", help="Follow a study that another driver holds, and take it over if that one dies.")
+]
+AllowOpen = Annotated[
+    bool, typer.Option("--allow-open-cluster", help="Use a cluster of other machines that asks for no token.")
+]
 StudyFile = Annotated[str, typer.Argument(help="Study file, or the name of one that ships (demo, paper/...).")]
 StudyName = Annotated[str, typer.Argument(help="Name of a study that was run.")]
 EvalSets = Annotated[

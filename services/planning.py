@@ -1,66 +1,177 @@
 """What a study would do and roughly cost, from its search, its ledger and the finished trials of the storage."""
 
+import math
+import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.ledger import replay, study_hash
-from afp_ray.records import TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, list_studies
+from afp_ray.store import StudyPaths
 from services.driver import cached_fingerprints, check_study
-from services.schemas import PlanAnswer, PlannedArm
+from services.estimating import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
+from services.schemas import PlanAnswer, PlanCost, PlannedArm
+from services.searching import search_of
 
-MAX_SAMPLES = 200
+if TYPE_CHECKING:  # the command line must not wait for Optuna
+    from afp_ray.search import ArmPlan, Plan
 
 
-def plan_answer(study: StudyConfig, storage: Path) -> PlanAnswer:
-    """Check the study and count its work; starts and writes nothing.
+def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> PlanAnswer:
+    """Check the study, count its work and estimate its cost; writes nothing.
 
+    Args:
+        study: what would be run.
+        storage: its finished trials tell what a trial costs.
+        probe: run a few steps of the study's kinds of trials now, in this process, and go by them instead.
     Raises: UserError for the first thing that would fail.
     """
     checks = check_study(study)
-    from afp_ray.search import StudySearch
 
     paths = StudyPaths(storage, study.name)
-    search = StudySearch(study, cached_fingerprints())
-    if paths.ledger.is_file():
-        search.replay(replay(paths.ledger))
+    search = search_of(study, storage, cached_fingerprints())
+    state = replay(paths.ledger) if paths.ledger.is_file() else None
+    if state is not None:
+        search.replay(state)
     plan = search.plan()
-    finished = len(plan.finished_ids)
+    measured = _measured(study, plan, storage, probe=probe)
+    costs = Costs(measured, num_workers=study.runtime.workers_per_trial)
+    records = state.trials if state is not None else ()
+    arms = {arm.arm.name: arm_cost(study, arm, records, costs) for arm in plan.arms}
+    cost = plan_cost(study, list(arms.values()), spent=spent_hours(paths), measured=len(measured), probe=probe)
     first = next((arm for arm in search.arms if arm.method != "base"), search.arms[0])
-    steps = first.fields.get("training.max_steps", TrialConfig().training.max_steps)
-    hours = _hours_per_trial(storage, model=first.fields.get("model.name", TrialConfig().model.name), steps=int(steps))
-    left = max(0, plan.num_trials - finished)
-    notes = list(plan.notes)
-    if not hours:
-        notes.append("no finished trial of this model and number of steps yet, so there is no estimate of the time")
     existing = next(iter(path for path in (storage, *storage.resolve().parents) if path.is_dir()))
     return PlanAnswer(
         study=study.name,
         study_hash=study_hash(study),
-        arms=tuple(
-            PlannedArm(
-                arm=arm.arm.name,
-                search=arm.num_search,
-                confirm=arm.num_confirm,
-                finished=len(arm.finished_ids),
-                searched_fields=tuple(arm.arm.tune),
-            )
-            for arm in plan.arms
-        ),
+        arms=tuple(_planned_arm(arm, arms[arm.arm.name]) for arm in plan.arms),
         trials=plan.num_trials,
-        finished=finished,
-        hours=(left * min(hours), left * max(hours)) if hours else None,
-        based_on=len(hours),
+        finished=len(plan.finished_ids),
+        hours=(cost.trial_hours[0], cost.trial_hours[2]) if cost else None,
+        based_on=0 if probe else len(measured),
+        cost=cost,
         disk_bytes=_disk(
             study, first.fields.get("model.name"), confirmed=len(search.arms) * len(study.seeds), all_=plan.num_trials
         ),
         free_bytes=shutil.disk_usage(existing).free,
-        notes=tuple(notes),
+        notes=(*plan.notes, *_cost_notes(study, arms, cost)),
         checks=tuple(checks),
         overlap=tuple(overlap_reports(study)),
     )
+
+
+def _measured(study: StudyConfig, plan: "Plan", storage: Path, *, probe: bool) -> list[Measured]:
+    on_gpu = study.runtime.gpus_per_worker > 0
+    if not probe:
+        return measured_trials(storage, on_gpu=on_gpu)
+    from services.probing import probe_trials
+
+    num_threads = max(1, int(study.runtime.cpus_per_worker))
+    return probe_trials([_first_point(study, arm) for arm in plan.arms], on_gpu=on_gpu, num_threads=num_threads)
+
+
+def _first_point(study: StudyConfig, plan: "ArmPlan") -> TrialConfig:
+    from afp_ray.search import resolve
+    from afp_ray.search.arms import check_points
+
+    return resolve(plan.arm, check_points(plan.arm)[0], study.seeds[0])
+
+
+def _planned_arm(plan: "ArmPlan", cost: ArmCost) -> PlannedArm:
+    return PlannedArm(
+        arm=plan.arm.name,
+        search=plan.num_search,
+        confirm=plan.num_confirm,
+        finished=len(plan.finished_ids),
+        searched_fields=tuple(plan.arm.tune),
+        left=cost.num_left,
+        trial_s=cost.trial_s,
+        hours=cost.seconds.mid / 3600 if cost.seconds is not None else None,
+        whole_share=cost.whole_share,
+    )
+
+
+def plan_cost(
+    study: StudyConfig, arms: Sequence[ArmCost], *, spent: float, measured: int, probe: bool
+) -> PlanCost | None:
+    """The arms together, and which budget ends them first.
+
+    Args:
+        study: gives workers, concurrency and budgets.
+        arms: what each has left.
+        spent: device-hours so far.
+        measured: trials or probes behind the prices.
+        probe: whether they are probes.
+    Returns: None where an arm has no price.
+    """
+    seconds = NOTHING
+    for arm in arms:
+        if arm.seconds is None:
+            return None
+        seconds += arm.seconds
+    hours = (seconds.low / 3600, seconds.mid / 3600, seconds.high / 3600)
+    device_hours = hours[1] * study.runtime.workers_per_trial
+    at_once = _concurrency(study)
+    wall_hours = hours[1] / min(at_once, max(1, sum(arm.num_left for arm in arms))) if at_once else None
+    stops = {
+        "budget.gpu_hours": (study.budget.gpu_hours or math.inf) - spent,
+        "budget.wall_s": (study.budget.wall_s or math.inf) / 3600,
+    }
+    shares = {
+        name: max(0.0, limit) / needed
+        for (name, limit), needed in zip(stops.items(), (device_hours, wall_hours or 0.0), strict=True)
+        if needed > 0
+    }
+    name = min(shares, key=shares.__getitem__, default="")
+    is_cut = bool(name) and shares[name] < 1
+    return PlanCost(
+        source="probe" if probe else "trials",
+        measured=measured,
+        trial_hours=hours,
+        device_hours=device_hours,
+        concurrency=at_once,
+        wall_hours=wall_hours,
+        spent_hours=spent,
+        stops_at=shares[name] if is_cut else None,
+        stopped_by=name if is_cut else "",
+    )
+
+
+def _concurrency(study: StudyConfig) -> int | None:
+    """Trials at the same time; of a cluster it is not known before it is asked."""
+    runtime = study.runtime
+    if runtime.executor == "local":
+        return 1
+    if runtime.concurrency is not None or runtime.gpus_per_worker > 0 or os.environ.get("RAY_ADDRESS"):
+        return runtime.concurrency
+    return max(1, int((os.cpu_count() or 1) // (runtime.cpus_per_worker * runtime.workers_per_trial)))
+
+
+def _cost_notes(study: StudyConfig, arms: Mapping[str, ArmCost], cost: PlanCost | None) -> Iterator[str]:
+    unknown = [name for name, arm in arms.items() if arm.seconds is None]
+    if unknown:
+        yield (
+            f"no finished trial here is like those of {', '.join(unknown)}, so there is no estimate of the time; "
+            "--probe measures a few steps now"
+        )
+    if cost is None or cost.trial_hours[2] == 0:
+        return
+    if study.pruner.name != "none":
+        yield "with rungs the cost is what halving is expected to train; a search that promotes more costs more"
+    if study.runtime.max_retries:
+        yield f"lost workers are not counted: each may repeat a trial from its checkpoint, {_times(study)} at most"
+    if cost.stopped_by:
+        yield (
+            f"{cost.stopped_by} ends the study after about {cost.stops_at:.0%} of what is left, with exit code 5; "
+            f"`afp resume {study.name} --set {cost.stopped_by}=...` continues it"
+        )
+
+
+def _times(study: StudyConfig) -> str:
+    return "once" if study.runtime.max_retries == 1 else f"{study.runtime.max_retries} times"
 
 
 def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
@@ -99,24 +210,6 @@ def planned_trials(study: StudyConfig) -> int:
     from afp_ray.search import StudySearch
 
     return StudySearch(study, cached_fingerprints()).plan().num_trials
-
-
-def _hours_per_trial(storage: Path, *, model: str, steps: int) -> list[float]:
-    """Hours of finished trials of the same model and number of steps, from every study of the storage."""
-    found: list[float] = []
-    for paths in list_studies(storage):
-        for record in replay(paths.ledger).trials:
-            if record.status is not TrialStatus.DONE or len(found) >= MAX_SAMPLES:
-                continue
-            same_steps = record.config.get("training", {}).get("max_steps") == steps
-            if not same_steps or record.config.get("model", {}).get("name") != model:
-                continue
-            try:
-                result = TrialResult.model_validate_json(paths.trial(record.trial_id).result.read_bytes())
-            except (OSError, ValueError):
-                continue
-            found.append(result.seconds / 3600)
-    return found
 
 
 def _disk(study: StudyConfig, model: object, *, confirmed: int, all_: int) -> int | None:

@@ -1,22 +1,26 @@
 """The verbs that run a study, and the block of answers that they end with."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import AfpError
+from afp_ray.errors import AfpError, ConfigError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
+from afp_ray.remote.place import place_of
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
+from services.attaching import drive_or_follow, is_ray_job
 from services.driver import check_study, drive
-from services.output import SIGINT, SIGTERM, console, exit_code_of_study, note, say
+from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
+from services.reports.fronts import front_grids
 from services.reports.published import LEGEND, published_lines
 from services.reports.tables import (
     FORMATS,
@@ -28,20 +32,33 @@ from services.reports.tables import (
     representation_grid,
     to_terminal,
 )
+from services.schemas import RESULT_MARK, JobResult
 from services.studies import kept_study
 
 
 def run(
-    study: StudyConfig, storage: Path, *, address: str | None = None, allow_drift: bool = False, as_json: bool = False
+    study: StudyConfig,
+    storage: Path,
+    *,
+    address: str | None = None,
+    allow_drift: bool = False,
+    allow_open: bool = False,
+    attach: bool = False,
+    as_json: bool = False,
 ) -> int:
-    """Check, run and sum up a study; returns the exit code. Nothing is written before the checks pass."""
+    """Check, run and sum up a study; returns the exit code. Nothing is written before the checks pass.
+
+    Under a Ray job, and where `attach` says so, a study that another driver holds is followed to its end.
+    """
     check_study(study)
+    address = checked_address(study, storage, address, allow_open=allow_open)
     paths = StudyPaths(storage, study.name)
     is_live = sys.stdout.isatty() and not as_json
     num_expected = planned_trials(study)
     progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
-    with progress:
-        state = drive(
+
+    def drive_it() -> StudyState:
+        return drive(
             study,
             paths,
             address=address,
@@ -49,6 +66,10 @@ def run(
             on_event=[progress],
             on_end=lambda state: write_reports(paths, state, quiet=True),
         )
+
+    may_follow = (attach or is_ray_job()) and place_of(storage) is None  # a ledger elsewhere is seen now and then only
+    with progress:
+        state = drive_or_follow(study, paths, drive_it, on_event=[progress]) if may_follow else drive_it()
     code = exit_code_of_study(state)
     if as_json:
         status = status_of(paths, state)
@@ -57,13 +78,66 @@ def run(
         say(saved_line(state))
     else:
         summarize(paths, state)
+        if code == BUDGET:
+            say(budget_line(study, state))
+    if is_ray_job() and not as_json:
+        say(
+            RESULT_MARK
+            + JobResult(exit_code=code, status=status_of(paths, state), best=best_of(paths)).model_dump_json()
+        )
     return code
+
+
+def checked_address(study: StudyConfig, storage: Path, address: str | None, *, allow_open: bool) -> str | None:
+    """The cluster to use, as every node of it understands; None where none is used but one that starts here.
+
+    Raises: ConfigError for a cluster that serves strangers, or whose other nodes do not see the storage;
+        UnavailableError when there is none.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if study.runtime.executor != "ray" or not address:
+        return None
+    from afp_ray.execution.trust import num_nodes, require_token, resolve
+
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{address} is a dashboard, and a study that runs here needs the head itself",
+            where="--address",
+            allowed="HOST:PORT of the head, or auto on a node of the cluster",
+            fix=f"afp submit STUDY --address {address} runs it on the cluster",
+        )
+    address = resolve(address)
+    require_token(address, allow_open=allow_open)
+    if place_of(storage) is not None and num_nodes(address) != 1:
+        raise ConfigError(
+            "a storage at a URL is worked on in a folder of one machine, and this cluster has others",
+            where="--storage",
+            fix="give a folder that every node sees, or leave --address and RAY_ADDRESS out",
+        )
+    return address
+
+
+def best_of(paths: StudyPaths) -> Best | None:
+    """The best configuration; None where there is none yet."""
+    return answers_of(paths)[1]
 
 
 def saved_line(state: StudyState) -> str:
     """What an interrupted study leaves."""
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
     return f"saved; {done} of {len(state.trials)} planned trials done. Continue: afp resume {state.name}"
+
+
+def budget_line(study: StudyConfig, state: StudyState) -> str:
+    """What a study that its budget has ended needs to go on."""
+    reason = (state.closed or "").partition(": ")[2]
+    resume = f"afp resume {state.name}"
+    if reason.startswith("gpu_hours") and study.budget.gpu_hours is not None:
+        double = 2 * study.budget.gpu_hours
+        resume += f" --set budget.gpu_hours={f'{double:g}' if double >= 1e-4 else f'{double:.1e}'}"  # YAML wants 1.0e-9
+    elif reason.startswith("wall_s"):
+        resume += f"   (for {study.budget.wall_s:g} s more, or --set budget.wall_s=...)"
+    return f"stopped  budget.{reason}; nothing is lost. Continue: {resume}"
 
 
 def answers_of(paths: StudyPaths) -> tuple[Comparison | None, Best | None, AfpError | None]:
@@ -175,8 +249,13 @@ def show_best(best: Best) -> None:
 
 
 def show_pareto(best: Best) -> None:
-    """Every arm by score and cost."""
+    """Every arm by score and cost, and the search trials of each arm that no other dominates."""
     console().print(to_terminal(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost"))
+    for title, grid in front_grids(best.fronts):
+        console().print(to_terminal(grid, title))
+    for front in best.fronts:
+        if front.verdict:
+            say(f"{front.arm}: {front.verdict}")
 
 
 def show_requirements(found: Sequence[Requirement]) -> None:

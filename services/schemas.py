@@ -10,10 +10,12 @@ __all__ = [
     "Best",
     "Comparison",
     "Health",
+    "JobResult",
     "PlanAnswer",
     "Problem",
     "StudyDetail",
     "StudyStatus",
+    "Submission",
     "TrialDetail",
     "TrialPage",
 ]
@@ -47,6 +49,7 @@ class ArmStatus(StrictModel):
     planned: int = 0
     failed: int = 0
     pruned: int = 0
+    paused: int = 0
     cancelled: int = 0
     best_objective: float | None = None
 
@@ -76,6 +79,18 @@ class DoctorCheck(StrictModel):
     fix: str = ""
 
 
+class TrackingLag(StrictModel):
+    """How far MLflow is behind the ledger."""
+
+    events: int
+    trials: int
+    """That the events are of."""
+    since: float | None = None
+    """When the first of them was written, or since when MLflow cannot be written; null when it shows everything."""
+    reason: str | None = None
+    """Why they are not shown; null when nothing is known to be wrong."""
+
+
 class StudyStatus(StrictModel):
     """How far a study is, from its ledger."""
 
@@ -97,7 +112,40 @@ class StudyStatus(StrictModel):
     best_objective: float | None = None
     best_arm: str | None = None
     opened_at: float | None = None
+    tracking: TrackingLag | None = None
+    """Null when MLflow shows all of the ledger."""
+    notes: tuple[str, ...] = ()
+    """Arms of which no search trial keeps the study's constraints."""
     folder: str
+
+
+RESULT_MARK = "result   "
+"""How the last line of a study that runs as a job of a cluster begins; a `JobResult` follows."""
+
+
+class JobResult(StrictModel):
+    """How a study that runs as a job of a cluster ended, for whoever follows its log."""
+
+    exit_code: int
+    status: StudyStatus
+    best: Best | None = None
+
+
+class Submission(StrictModel):
+    """The job of a cluster that runs a study."""
+
+    submission_id: str
+    address: str
+    study: str
+    study_hash: str
+    state: Literal["submitted", "attached", "complete"]
+    """`attached`: it was at work already; `complete`: it had completed the study, and nothing was started."""
+    job_status: str | None = None
+    """Ray's word for the job once it is over; null while it goes on without us."""
+    exit_code: int | None = None
+    """Of the study; null while it goes on."""
+    status: StudyStatus | None = None
+    best: Best | None = None
 
 
 class StudyDetail(StrictModel):
@@ -137,6 +185,37 @@ class PlannedArm(StrictModel):
     confirm: int
     finished: int
     searched_fields: tuple[str, ...] = ()
+    left: int = 0
+    """Trials that it still trains."""
+    trial_s: float | None = None
+    """Likely seconds of one of them, trained whole; null where nothing tells."""
+    hours: float | None = None
+    """Likely trial-hours of what it has left; null where nothing tells."""
+    whole_share: float = 1.0
+    """Whole trainings that its search is expected to run for each of its trials: below 1 with rungs."""
+
+
+class PlanCost(StrictModel):
+    """What the rest of a study will cost, as far as measured trials tell."""
+
+    source: Literal["trials", "probe"]
+    """Finished trials of the storage, or a few steps that were run for it now."""
+    measured: int
+    """Of them."""
+    trial_hours: tuple[float, float, float]
+    """Least, likely and most hours of trials still to run, one after another."""
+    device_hours: float
+    """Likely hours of the workers of all of them, as `budget.gpu_hours` counts them."""
+    concurrency: int | None = None
+    """Trials at the same time; null where that is not known before the cluster is."""
+    wall_hours: float | None = None
+    """Likely hours until the end; null without `concurrency`."""
+    spent_hours: float = 0.0
+    """Device-hours that the study has spent."""
+    stops_at: float | None = None
+    """Share of the cost after which a budget ends the study; null where it comes to its end."""
+    stopped_by: str = ""
+    """That budget, as the study file names it."""
 
 
 class PlanAnswer(StrictModel):
@@ -150,9 +229,11 @@ class PlanAnswer(StrictModel):
     finished: int
     """Of them already finished in this study."""
     hours: tuple[float, float] | None = None
-    """Range of the trial-hours still to spend, from finished trials of this storage; null when there are none."""
+    """Range of the trial-hours still to spend, as in `cost`; null where that is."""
     based_on: int = 0
     """Finished trials behind `hours`."""
+    cost: PlanCost | None = None
+    """Null where an arm has trials left whose like nobody has measured."""
     disk_bytes: int | None = None
     """Checkpoints that stay, at most; null when the model's size is not known."""
     free_bytes: int

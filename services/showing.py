@@ -5,7 +5,10 @@ from pathlib import Path
 
 from afp_ray.evaluation.overlap_records import OverlapReport
 from services.output import say
-from services.schemas import PlanAnswer, StudyStatus
+from services.schemas import PlanAnswer, PlanCost, PlannedArm, StudyStatus
+
+LAG_S = 60.0
+"""Seconds that a projector may be behind without a word."""
 
 
 def show_plan(answer: PlanAnswer, file: str) -> None:
@@ -16,12 +19,11 @@ def show_plan(answer: PlanAnswer, file: str) -> None:
         searched = (
             f"search {arm.search} trials over {', '.join(arm.searched_fields)}" if arm.search else "nothing to search"
         )
-        say(f"  {arm.arm:<{width}}  {searched}; confirm {arm.confirm}; finished {arm.finished}")
+        say(f"  {arm.arm:<{width}}  {searched}; confirm {arm.confirm}; finished {arm.finished}{_arm_cost(arm)}")
     left = answer.trials - answer.finished
     say(f"  trials {answer.trials} at most   finished {answer.finished}   to run {max(0, left)}")
-    if answer.hours is not None:
-        low, high = answer.hours
-        say(f"  cost   {low:.2g} to {high:.2g} trial-hours (from {answer.based_on} finished trials)")
+    if answer.cost is not None:
+        _show_cost(answer.cost)
     disk = f"checkpoints {_size(answer.disk_bytes)}, " if answer.disk_bytes is not None else ""
     say(f"  disk   {disk}free {_size(answer.free_bytes)}")
     for check in answer.checks:
@@ -31,6 +33,31 @@ def show_plan(answer: PlanAnswer, file: str) -> None:
     for line in answer.notes:
         say(f"  note   {line}")
     say(f"nothing started. run: afp run {file}")
+
+
+def _arm_cost(arm: PlannedArm) -> str:
+    if arm.hours is None or arm.trial_s is None or not arm.left:
+        return ""
+    rungs = f", {arm.whole_share:.0%} of the search trained" if arm.whole_share < 1 else ""
+    return f"; to run {arm.left}, {_hours(arm.hours)} ({_hours(arm.trial_s / 3600)} each{rungs})"
+
+
+def _show_cost(cost: PlanCost) -> None:
+    low, likely, high = cost.trial_hours
+    behind = f"{cost.measured} finished trials" if cost.source == "trials" else f"{cost.measured} probes run now"
+    say(f"  cost   {_hours(likely)} of trials ({_hours(low)} to {_hours(high)}), from {behind}")
+    at_once = f", {_hours(cost.wall_hours)} with {cost.concurrency} at a time" if cost.wall_hours is not None else ""
+    spent = f", {cost.spent_hours:.3g} spent so far" if cost.spent_hours else ""
+    say(f"         {cost.device_hours:.3g} device-hours{spent}{at_once}")
+    if cost.stopped_by and cost.stops_at is not None:
+        say(f"  CUT    {cost.stopped_by} ends it after about {cost.stops_at:.0%} of that")
+
+
+def _hours(hours: float) -> str:
+    """A duration in the unit that suits it."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.2g} s"
+    return f"{60 * hours:.2g} min" if hours < 1 else f"{hours:.3g} h"
 
 
 def show_status(status: StudyStatus) -> None:
@@ -47,11 +74,28 @@ def show_status(status: StudyStatus) -> None:
     for trial in status.running:
         share = f"{100 * trial.done / trial.total:.0f} %" if trial.total else ""
         say(f"  {trial.trial_id}  {trial.arm} seed {trial.seed}  {trial.stage} {share}")
+    for line in status.notes:
+        say(f"note     {line}")
     for line in status.failures:
         say(f"  failed {line}")
+    if line := _lag_line(status):
+        say(f"tracking {line}")
     say(f"spent    {status.gpu_hours:.3f} device-hours   folder {status.folder}")
     if status.state in ("dead", "interrupted", "budget", "error"):
         say(f"continue: afp resume {status.name}")
+
+
+def _lag_line(status: StudyStatus) -> str:
+    """How far MLflow is behind, where a projector at work will not show it in a moment anyway."""
+    lag = status.tracking
+    if lag is None:
+        return ""
+    age = max(0.0, time.time() - lag.since) if lag.since else 0.0
+    if lag.reason is None and status.state == "running" and age < LAG_S:
+        return ""
+    since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(lag.since))}" if lag.since else ""
+    count = f"{lag.events} events of {lag.trials} trials behind{since}"
+    return f"{count if lag.events else 'behind'}{f': {lag.reason}' if lag.reason else ''}; afp sync {status.name}"
 
 
 def show_studies(found: list[StudyStatus], folder: Path) -> None:

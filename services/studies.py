@@ -7,6 +7,7 @@ from pathlib import Path
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import ConfigError, DataError, UserError
+from afp_ray.remote import Place, is_url, pull_for_reading, working_copy
 from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
 
 _SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.prefix) / "share/afp_ray/search_spaces")
@@ -19,8 +20,15 @@ def storage_folder(given: str | None) -> Path:
     """The storage: what was given, else AFP_STORAGE, else `runs`; under a Ray job, `afp_ray/runs` in the home folder.
 
     A Ray job works in a copy of the submitted folder that the cluster throws away, and the study would go with it.
+    A URL gives the folder of this machine that stands for it, brought up to date first.
+
+    Raises: ConfigError for a URL that cannot be opened, UnavailableError when what is there cannot be read.
     """
     chosen = given or os.environ.get("AFP_STORAGE")
+    if chosen and is_url(chosen):
+        folder = working_copy(chosen)
+        pull_for_reading(Place(chosen), folder)
+        return folder
     if not chosen and _JOB_FOLDER in Path.cwd().parts:
         return Path.home() / "afp_ray" / DEFAULT_STORAGE
     return Path(chosen or DEFAULT_STORAGE).expanduser()
@@ -29,15 +37,21 @@ def storage_folder(given: str | None) -> Path:
 def find(name: str) -> Path:
     """A study file: the path itself, else `search_spaces/<name>.yaml` among those that ship, `paper/...` included.
 
+    `search_spaces/<name>.yaml` itself is found in this way too where there is no such file below the current folder.
+
     Raises: ConfigError with the names that ship.
     """
     path = Path(name).expanduser()
-    if path.is_file() or path.suffix in (".yaml", ".yml", ".json"):
+    # A script that `ray submit` ships runs in the home folder, and is told of the project's own files all the same.
+    short = name.removeprefix("search_spaces/").removesuffix(".yaml") if name.startswith("search_spaces/") else name
+    if path.is_file() or (short == name and path.suffix in (".yaml", ".yml", ".json")):
         return path
     for folder in _SHIPPED:
-        shipped = folder / f"{name}.yaml"
+        shipped = folder / f"{short}.yaml"
         if shipped.is_file():
             return shipped
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return path
     known = shipped_names()
     raise ConfigError(
         f"there is no study file {name!r}", allowed=f"a path, or one of: {', '.join(known)}", fix="check the path"

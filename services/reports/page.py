@@ -10,6 +10,7 @@ from afp_ray import __version__
 from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
 from afp_ray.records import Best, Comparison, StudyState, TrialStatus
+from services.reports.fronts import front_grids
 from services.reports.published import LEGEND, published_lines
 from services.reports.representation import NUM_COLOURS, figures
 from services.reports.tables import MARKS, ablation_grid, cell_grid, finding_grids, representation_grid
@@ -86,7 +87,7 @@ def render_report(
         figures=figures(changes, best.arm if best else None),
         num_colours=NUM_COLOURS,
         chance=_chance(comparison),
-        findings=finding_grids(comparison) if comparison else [],
+        findings=[*(finding_grids(comparison) if comparison else []), *(front_grids(best.fronts) if best else [])],
         published=published_lines(comparison) if comparison else [],
         legend=LEGEND,
         forest=forest(best) if best else None,

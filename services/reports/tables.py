@@ -32,15 +32,21 @@ __all__ = [
 ]
 
 MARKS = "† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and seeds, against base"
+DEMONSTRATIONS = "± demonstrations"
 EFFECTS = "What each component adds: arms that differ in it, in points, Holm over this table"
 IMPORTANCES = "Which searched field told the best tenth of the trials from all (PED-ANOVA), Holm over this table"
 PARETO = "Mean score against cost; on the front nothing is as good and as cheap"
 
 
 def ablation_grid(comparison: Comparison) -> Grid:
-    """Arms by language (mean over tasks and shots), with the means and the verdict's numbers."""
+    """Arms by language (mean over tasks and shots), with the means and the verdict's numbers.
+
+    The last column, where several sets of demonstrations were drawn, is the mean over cells of what they make differ.
+    """
     languages = sorted({cell.language for arm in comparison.arms for cell in arm.cells})
     header = ["arm", "seeds", *languages, "mean", "pivot mean", "mean - base", "95 % interval", "p (Holm)"]
+    has_deviations = any(_deviation_over_demonstrations(arm) is not None for arm in comparison.arms)
+    header += [DEMONSTRATIONS] if has_deviations else []
     values = [
         [_language_mean(arm, code) for code in languages] + [_mean(arm.mean), _mean(arm.pivot_mean)]
         for arm in comparison.arms
@@ -48,24 +54,29 @@ def ablation_grid(comparison: Comparison) -> Grid:
     best = [_highest([row[column] for row in values]) for column in range(len(languages) + 2)]
     rows, marks = [], []
     if comparison.majority is not None:
-        rows.append(_majority_line(comparison.majority, languages))
+        rows.append(_majority_line(comparison.majority, languages) + ["-"] * has_deviations)
         marks.append([False] * len(header))
     for arm, numbers in zip(comparison.arms, values, strict=True):
         delta = arm.mean.vs_base if arm.mean else None
         shown = [percent(value) for value in numbers]
         shown[-2] += mark(delta)
-        rows.append([arm.arm, str(arm.n_seeds), *shown, *_delta_columns(delta)])
+        over_demonstrations = [percent(_deviation_over_demonstrations(arm))] if has_deviations else []
+        rows.append([arm.arm, str(arm.n_seeds), *shown, *_delta_columns(delta), *over_demonstrations])
         marks.append(
             [
                 False,
                 False,
                 *(value is not None and value == top for value, top in zip(numbers, best, strict=True)),
-                False,
-                False,
-                False,
+                *[False] * (3 + has_deviations),
             ]
         )
     return Grid(header, rows, marks)
+
+
+def _deviation_over_demonstrations(arm: ArmRow) -> float | None:
+    """Mean over the cells that have one; None where none has."""
+    found = [cell.demo_deviation for cell in arm.cells if cell.demo_deviation is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _majority_line(row: MajorityRow, languages: Sequence[str]) -> list[str]:
@@ -142,7 +153,7 @@ def cell_grid(comparison: Comparison) -> Grid:
         row, own = [arm.arm], [False]
         for key, top in zip(keys, best, strict=True):
             cell = cells.get(key)
-            row.append(percent(cell.mean) + mark(cell.vs_base) if cell else "-")
+            row.append(_with_deviation(cell) if cell else "-")
             own.append(cell is not None and cell.mean == top)
         rows.append(row)
         marks.append(own)
@@ -221,20 +232,22 @@ def to_csv(comparison: Comparison) -> str:
     """One line per arm and cell, numbers as they are (accuracy in [0, 1])."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["arm", "n_seeds", "task", "language", "shots", "mean", "delta", "low", "high", "p", "p_holm", "n"])
+    head = ["arm", "n_seeds", "task", "language", "shots", "mean", "delta", "low", "high", "p", "p_holm", "n"]
+    writer.writerow([*head, "demo_deviation"])
     if comparison.majority is not None:
         for cell in comparison.majority.cells:
-            writer.writerow(["majority", "", cell.task, cell.language, "", cell.mean, *[""] * 6])
+            writer.writerow(["majority", "", cell.task, cell.language, "", cell.mean, *[""] * 7])
     for arm in comparison.arms:
         for cell in (*(mean for mean in (arm.mean, arm.pivot_mean) if mean), *arm.cells):
             delta = cell.vs_base
             low, high = delta.ci95 if delta and delta.ci95 else ("", "")
-            tail = [delta.delta, low, high, _blank(delta.p), _blank(delta.p_holm), delta.n] if delta else [""] * 6
+            shown = [delta.delta, low, high, _blank(delta.p), _blank(delta.p_holm), delta.n] if delta else [""] * 6
+            tail = [*shown, _blank(cell.demo_deviation)]
             name = (
                 f"'{arm.arm}" if arm.arm.startswith(("=", "+", "-", "@")) else arm.arm
             )  # no formula for a spreadsheet
             writer.writerow([name, arm.n_seeds, cell.task, cell.language, _blank(cell.shots), cell.mean, *tail])
-    writer.writerows([*row, "", "", "", "", ""] for row in published_csv(comparison))
+    writer.writerows([*row, "", "", "", "", "", ""] for row in published_csv(comparison))
     return out.getvalue()
 
 
@@ -261,6 +274,12 @@ def measured(comparison: Comparison) -> str:
     """The metrics of the cells."""
     names = {cell.metric for arm in comparison.arms for cell in arm.cells}
     return ", ".join(TITLES.get(name, name) for name in sorted(names)) or "accuracy"
+
+
+def _with_deviation(cell: TableCell) -> str:
+    """A cell's mean, its mark, and how far demonstration seeds lie apart."""
+    spread = "" if cell.demo_deviation is None else f" ±{100 * cell.demo_deviation:.1f}"
+    return percent(cell.mean) + mark(cell.vs_base) + spread
 
 
 def _language_mean(arm: ArmRow, language: str) -> float | None:

@@ -1,124 +1,152 @@
-"""`ray job submit --working-dir . -- afp run ...` against a cluster of its own, with a token, on the loopback."""
+"""Studies as jobs of a real cluster with a token: `ray job submit -- afp run ...` and `afp submit`, both twice."""
 
-import os
-import secrets
+import json
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ray_heads import OVERRIDES, ROOT, Head, best_configuration, expected_configuration, ray_head
 
+from afp_ray.execution.job_client import RayJobs
 from afp_ray.ledger import replay
 from afp_ray.records import TrialStatus
 from afp_ray.store import StudyPaths
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
-ROOT = Path(__file__).parent.parent.parent
-SMALL = ("training.max_steps=2", "budget.trials=1", "evaluation.limit=8", "seeds=[0]", "compare.method=[base,afp]")
 
-
-@dataclass(frozen=True)
-class Head:
-    address: str
-    environment: Mapping[str, str]
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def answers(address: str, token: str) -> bool:
-    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
-    try:
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    folder = Path("/tmp") / f"afp-{secrets.token_hex(3)}"  # Ray's socket names must stay short
-    folder.mkdir()
-    token = secrets.token_urlsafe(32)
-    port, client, dashboard, agent, metrics = free_ports(5)
-    # `afp` is found on the path of the cluster's nodes, as in an activated environment.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    options = {
-        "node-ip-address": "127.0.0.1",
-        "port": port,
-        "ray-client-server-port": client,
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": dashboard,
-        "dashboard-agent-listen-port": agent,
-        "metrics-export-port": metrics,
-        "num-cpus": 2,
-        "temp-dir": folder,
-    }
-    log = (tmp_path_factory.mktemp("head") / "head.log").open("wb")
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    process = subprocess.Popen(
-        [*command, *(f"--{name}={value}" for name, value in options.items())],
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(address, token):
-            assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
-            time.sleep(0.2)
-        yield Head(address, environment)
-    finally:
-        process.send_signal(signal.SIGTERM)  # the head ends what it started
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
+    with ray_head(tmp_path_factory.mktemp("head")) as found:
+        yield found
 
 
-def test_a_study_runs_as_a_ray_job(head: Head, tmp_path: Path) -> None:
-    overrides = [part for override in SMALL for part in ("--set", override)]
-    command = ["afp", "run", "search_spaces/demo.yaml", "--storage", str(tmp_path), *overrides]
-    submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
-    done = subprocess.run(
-        [*submit, "--working-dir", ".", "--", *command],
-        cwd=ROOT,
-        env=dict(head.environment),
-        capture_output=True,
-        text=True,
-        timeout=350,
-        check=False,
+def start(head: Head, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=ROOT, env=dict(head.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    assert "succeeded" in output
-    state = replay(StudyPaths(tmp_path, "demo").ledger)
+
+
+def ray_job(head: Head, *arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        *arguments[:1],
+        "--address",
+        head.address,
+        *arguments[1:],
+    ]
+
+
+def afp_submit(head: Head, *options: str, overrides: Sequence[str] = OVERRIDES) -> list[str]:
+    return ["afp", "submit", "demo", "--address", head.address, *overrides, *options]
+
+
+def ask_to_stop(head: Head, job_id: str) -> None:
+    """What `ray job stop` does."""
+    token = head.environment["RAY_AUTH_TOKEN"]
+    url = f"{head.address}/api/jobs/{job_id}/stop"
+    request = urllib.request.Request(url, method="POST", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert answer.status == 200
+
+
+def assert_complete(storage: Path) -> None:
+    """Both arms are done, and nothing was trained twice."""
+    paths = StudyPaths(storage, "demo")
+    state = replay(paths.ledger)
     assert state.closed == "complete"
     assert {trial.arm for trial in state.trials} == {"base", "afp"}
     assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
+    for trial in state.trials:
+        calls = paths.trial(trial.trial_id).training_calls
+        assert not calls.exists() or len(calls.read_text().splitlines()) == 1
+
+
+def test_a_study_that_is_two_ray_jobs_runs_once(head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The later job follows the earlier one's ledger, and both end well with the same configuration."""
+    command = ["afp", "run", "search_spaces/demo.yaml", "--storage", str(tmp_path / "job"), *OVERRIDES]
+    submit = ray_job(head, "submit", "--working-dir", ".", "--", *command)
+    outputs = []
+    jobs = [start(head, *submit) for _ in range(2)]
+    for job in jobs:
+        out, err = job.communicate(timeout=300)
+        assert job.returncode == 0, out + err
+        assert "succeeded" in out + err
+        outputs.append(out)
+    assert Counter("following it" in out for out in outputs) == {True: 1, False: 1}
+    results = [next(line for line in out.splitlines() if line.startswith("result ")) for out in outputs]
+    first, second = (json.loads(line.removeprefix("result "))["best"]["config"] for line in results)
+    assert_complete(tmp_path / "job")
+    assert replay(StudyPaths(tmp_path / "job", "demo").ledger).driver_attempt == 1
+    expected = expected_configuration(tmp_path / "run", capsys)
+    assert best_configuration(tmp_path / "job", capsys) == first == second == expected
+
+
+def test_a_study_that_is_submitted_twice_is_one_job(
+    head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the same time, and once more afterwards."""
+    both = [start(head, *afp_submit(head, "--json")) for _ in range(2)]
+    answers = []
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        assert "CLOSED    demo  complete" in err
+        answers.append(json.loads(out))
+    later = start(head, *afp_submit(head))
+    out, err = later.communicate(timeout=100)
+    assert later.returncode == 0, out + err
+    assert "nothing runs again" in out
+    assert "best     demo" in out
+    assert Counter(answer["state"] for answer in answers) == {"submitted": 1, "attached": 1}
+    assert len({answer["submission_id"] for answer in answers}) == 1
+    storage = head.home / "afp_ray" / "runs"  # of the cluster, since none was given
+    assert_complete(storage)
+    expected = expected_configuration(tmp_path, capsys)
+    assert best_configuration(storage, capsys) == expected
+    assert [answer["best"]["config"] for answer in answers] == [expected, expected]
+
+
+def test_a_job_that_is_stopped_drains_and_is_continued(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.environment["RAY_AUTH_TOKEN"])
+    overrides = [*OVERRIDES, "--set", "seeds=[0,1,2]", "--set", "runtime.concurrency=1"]
+    submit = afp_submit(head, "--storage", str(tmp_path), overrides=overrides)
+    attached = start(head, *submit)
+    assert attached.stdout is not None
+    job_id = attached.stdout.readline().split()[1]
+    for line in attached.stdout:
+        if "  RUNNING  " in line:
+            break
+    attached.send_signal(signal.SIGINT)  # detaches, and leaves the job alone
+    _, err = attached.communicate(timeout=60)
+    assert attached.returncode == 130
+    assert "goes on" in err
+    state = replay(StudyPaths(tmp_path, "demo").ledger)
+    assert state.closed is None
+    ask_to_stop(head, job_id)
+    paths = StudyPaths(tmp_path, "demo")
+    while replay(paths.ledger).closed is None:
+        time.sleep(0.2)
+    stopped = replay(paths.ledger)
+    assert stopped.closed == "interrupted: SIGTERM"  # it was heard, not cut off
+    assert TrialStatus.RUNNING not in {trial.status for trial in stopped.trials}
+    job = RayJobs(head.address).find(job_id)
+    while job is not None and not job.is_over:  # Ray looks at its process now and then
+        time.sleep(0.2)
+        job = RayJobs(head.address).find(job_id)
+    again = start(head, *submit)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, out + err
+    assert f"{job_id}-2 submitted" in out
+    assert_complete(tmp_path)
