@@ -42,7 +42,7 @@ check: setup-dev
 
 # All of them, whatever the first ones say; the exit code is 7 when a floor was missed.
 bench: setup-dev
-	@status=0; for name in step contrastive scoring ledger gpu; do \
+	@status=0; for name in step contrastive scoring ledger sweep gpu; do \
 		echo "benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || status=$$?; \
 	done; exit $$status
 

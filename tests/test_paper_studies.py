@@ -37,7 +37,7 @@ class NoProjection:
     def to_mlflow(cls, *args: object) -> "NoProjection":
         return cls()
 
-    def submit(self, state: object) -> None:
+    def submit(self) -> None:
         """Take no notice."""
 
     def close(self, **options: object) -> None:

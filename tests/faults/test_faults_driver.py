@@ -1,5 +1,6 @@
-"""Kill the driver anywhere, then continue: everything ends, nothing that finished is trained again, the best stays."""
+"""Kill the driver, or ask it to stop: everything ends, nothing that finished is trained again, the best stays."""
 
+import itertools
 import json
 import os
 import random
@@ -14,17 +15,25 @@ from typing import Any
 import fake_trials
 import pytest
 from conformance.executor_suite import make_study, num_trainings, run
+from fault_driver import KILLED, TESTS
+from faults.oracle import MARK, Oracle, run_here
 
 from afp_ray.errors import StudyLockedError
 from afp_ray.execution import LocalExecutor
 from afp_ray.execution.failpoints import NAMES
 from afp_ray.ledger import replay
-from afp_ray.records import StudyState, TrialStatus
-from afp_ray.store import StudyPaths
+from afp_ray.records import TrialStatus
 
-TESTS = Path(__file__).parent.parent
 NUM_EVENTS = 23
 """Events of the fake study when nothing goes wrong: 6 trials, one test job, OPENED and CLOSED."""
+THIRTY: dict[str, Any] = {"budget": {"trials": 28}}
+"""With `base` and the confirmation of the best configuration these are 30 trials."""
+WITH_RUNGS: dict[str, Any] = {"pruner": {"name": "asha", "min": 20}, "budget": {"trials": 9}}
+WAITING: dict[str, Any] = {
+    "compare": {"training.learning_rate": [fake_trials.FAILS["waits"], 1e-5]},
+    "tune": {},
+    "seeds": [1],
+}
 
 
 @contextmanager
@@ -33,7 +42,7 @@ def driver(storage: Path, *, failpoint: str = "", **fields: Any) -> Iterator[sub
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     process = subprocess.Popen(
         [sys.executable, str(TESTS / "fault_driver.py"), str(storage), json.dumps(fields)],
-        env={**os.environ, "PYTHONPATH": path, "AFP_FAILPOINT": failpoint},
+        env={**os.environ, "PYTHONPATH": path, "AFP_FAILPOINT": failpoint, MARK: str(storage)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -45,57 +54,74 @@ def driver(storage: Path, *, failpoint: str = "", **fields: Any) -> Iterator[sub
         process.communicate()
 
 
-def best_of(state: StudyState) -> str:
-    return max((t for t in state.trials if t.role == "search"), key=lambda trial: trial.objective or 0).trial_id
+def wait_until_running(process: subprocess.Popen[str]) -> None:
+    assert process.stdout
+    while not process.stdout.readline().startswith("RUNNING"):
+        pass
 
 
-def assert_whole(storage: Path, before: StudyState, num_redone: int) -> None:
-    """Continue after a kill and check what must hold after every fault."""
-    study = make_study()
-    state = run(study, storage, LocalExecutor())
-    assert state.closed == "complete"
-    assert all(trial.status is TrialStatus.DONE for trial in state.trials)
-    assert len(state.trials) == 6
-    trainings = num_trainings(storage)
-    finished = {trial.trial_id for trial in before.trials if trial.status is TrialStatus.DONE}
-    assert all(trainings[trial_id] == 1 for trial_id in finished)
-    assert sum(trainings.values()) <= 6 + num_redone
-    undisturbed = run(make_study("undisturbed"), storage / "elsewhere", LocalExecutor())
-    assert best_of(state) == best_of(undisturbed)
-    assert {t.trial_id: t.objective for t in state.trials} == {t.trial_id: t.objective for t in undisturbed.trials}
-    paths = StudyPaths(storage, "fake")
-    kept = {trial.trial_id for trial in state.trials if paths.trial(trial.trial_id).checkpoint.exists()}
-    assert kept == {trial.trial_id for trial in state.trials if "test" in trial.splits}
-
-
-@pytest.mark.parametrize("num_events", random.Random(0).sample(range(1, NUM_EVENTS), 5))
-def test_a_driver_killed_at_any_moment_is_continued(tmp_path: Path, num_events: int) -> None:
-    with driver(tmp_path) as process:
+def kill_after(storage: Path, num_events: int, **fields: Any) -> bool:
+    """Kill a driver with SIGKILL once it has told of so many events; False when it had ended by itself."""
+    with driver(storage, **fields) as process:
         assert process.stdout
         for _ in range(num_events):
-            process.stdout.readline()
+            if process.stdout.readline() == "":
+                break
         process.kill()
-        process.wait()
-    assert_whole(tmp_path, replay(tmp_path / "fake" / "ledger.jsonl"), num_redone=1)
+        return process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "after_failed"])
-def test_a_driver_killed_at_a_commit_boundary_is_continued(tmp_path: Path, name: str) -> None:
-    nth = 1 if name == "after_confirmed_before_cleanup" else 3
-    with driver(tmp_path, failpoint=f"{name}:{nth}") as process:
+@pytest.mark.parametrize("num_events", random.Random(0).sample(range(1, NUM_EVENTS), 3))
+def test_a_driver_killed_at_any_moment_is_continued(oracle: Oracle, tmp_path: Path, num_events: int) -> None:
+    kill_after(tmp_path, num_events)
+    run_here(make_study(), tmp_path)
+    oracle(make_study(), tmp_path, max_repeated=1, mark=str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_study_of_thirty_trials_whose_driver_is_killed_twenty_times(
+    oracle: Oracle, tmp_path: Path, seed: int
+) -> None:
+    """Each driver finds what the ones before had done, gets some trials further, and is killed in its turn."""
+    draws, study = random.Random(seed), make_study(**THIRTY)
+    finished: list[set[str]] = []
+    num_kills = 0
+    while num_kills < 20:
+        num_kills += kill_after(tmp_path, draws.randint(1, 6), **THIRTY)
+        state = replay(tmp_path / "fake" / "ledger.jsonl")
+        finished.append({trial.trial_id for trial in state.trials if trial.status is TrialStatus.DONE})
+        assert state.closed is None
+    assert all(before <= after for before, after in itertools.pairwise(finished))
+    assert 0 < len(finished[-1]) < 30
+    run_here(study, tmp_path)
+    state = oracle(study, tmp_path, max_repeated=20, mark=str(tmp_path))
+    assert len(state.trials) == 30
+    assert state.driver_attempt >= 20
+    trainings = num_trainings(tmp_path)
+    assert len(trainings) == 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_driver_killed_at_a_commit_boundary_is_continued(oracle: Oracle, tmp_path: Path, name: str) -> None:
+    fields = WITH_RUNGS if name in ("after_paused", "after_pruned") else {}
+    if name == "after_failed":
+        fields = {"compare": {"training.learning_rate": [fake_trials.FAILS["diverged"], 1e-5, 2e-5]}, "tune": {}}
+    nth = 1 if name in ("after_confirmed_before_cleanup", "after_failed") else 3
+    with driver(tmp_path, failpoint=f"{name}:{nth}", **fields) as process:
         process.communicate()
-        assert process.returncode == 9
-    before = replay(tmp_path / "fake" / "ledger.jsonl")
-    assert_whole(tmp_path, before, num_redone=0)
+        assert process.returncode == KILLED
+    run_here(make_study(**fields), tmp_path)
+    oracle(make_study(**fields), tmp_path, max_repeated=0, mark=str(tmp_path))
 
 
-def test_a_result_that_the_ledger_missed_is_adopted(tmp_path: Path) -> None:
+def test_a_result_that_the_ledger_missed_is_adopted(oracle: Oracle, tmp_path: Path) -> None:
     with driver(tmp_path, failpoint="after_result_before_commit:2") as process:
         process.communicate()
     before = replay(tmp_path / "fake" / "ledger.jsonl")
     (missed,) = [trial for trial in before.trials if trial.status is TrialStatus.RUNNING]
-    state = run(make_study(), tmp_path, LocalExecutor())
-    trial = state.trial(missed.trial_id)
+    run_here(make_study(), tmp_path)
+    trial = oracle(make_study(), tmp_path, max_repeated=0).trial(missed.trial_id)
     assert trial is not None
     assert (trial.status, trial.note) == (TrialStatus.DONE, "adopted")
     assert num_trainings(tmp_path)[missed.trial_id] == 1
@@ -104,37 +130,28 @@ def test_a_result_that_the_ledger_missed_is_adopted(tmp_path: Path) -> None:
 def test_a_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
     fields = {"compare": {"training.learning_rate": [fake_trials.FAILS["waits"]]}, "tune": {}}
     with driver(tmp_path, **fields) as process:
-        assert process.stdout
-        while not process.stdout.readline().startswith("RUNNING"):
-            pass
+        wait_until_running(process)
         with pytest.raises(StudyLockedError, match=f"pid {process.pid} "):
             run(make_study(**fields), tmp_path, LocalExecutor())
 
 
-WAITING: dict[str, Any] = {
-    "compare": {"training.learning_rate": [fake_trials.FAILS["waits"], 1e-5]},
-    "tune": {},
-    "seeds": [1],
-}
-
-
-def test_the_first_signal_waits_for_the_running_trial(tmp_path: Path) -> None:
+def test_the_first_signal_waits_for_the_running_trial(oracle: Oracle, tmp_path: Path) -> None:
     with driver(tmp_path, **WAITING) as process:
-        assert process.stdout
-        while not process.stdout.readline().startswith("RUNNING"):
-            pass
+        wait_until_running(process)
         process.send_signal(signal.SIGINT)
         process.communicate("go on\n")
     state = replay(tmp_path / "fake" / "ledger.jsonl")
     assert state.closed == "interrupted: SIGINT"
     assert [trial.status for trial in state.trials] == [TrialStatus.DONE]
-
-
-def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(tmp_path: Path) -> None:
     with driver(tmp_path, **WAITING) as process:
-        assert process.stdout
-        while not process.stdout.readline().startswith("RUNNING"):
-            pass
+        process.communicate("")
+    resumed = replay(tmp_path / "fake" / "ledger.jsonl")
+    oracle(make_study(**WAITING), tmp_path, max_repeated=0, mark=str(tmp_path), undisturbed=resumed)
+
+
+def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(oracle: Oracle, tmp_path: Path) -> None:
+    with driver(tmp_path, **WAITING) as process:
+        wait_until_running(process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         process.wait()
@@ -146,3 +163,4 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(tmp_path: Pa
         process.communicate("go on\n")
     resumed = replay(tmp_path / "fake" / "ledger.jsonl")
     assert [(trial.status, trial.attempt) for trial in resumed.trials] == [(TrialStatus.DONE, 2), (TrialStatus.DONE, 1)]
+    oracle(make_study(**WAITING), tmp_path, max_repeated=1, mark=str(tmp_path), undisturbed=resumed)
