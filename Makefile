@@ -28,12 +28,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: setup
 	$(BIN)/afp demo
 
+# Most tests of the orchestration wait for processes of their own, so more run at once than there are cores.
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadgroup
+
 test: setup-dev
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST)
 
 # The fault matrix alone, slow rows included.
 test-faults: setup-dev
-	$(BIN)/python -m pytest -m "not gpu" tests/faults
+	$(PYTEST) tests/faults
 
 check: setup-dev
 	$(BIN)/ruff check .
@@ -42,7 +45,7 @@ check: setup-dev
 
 # All of them, whatever the first ones say; the exit code is 7 when a floor was missed.
 bench: setup-dev
-	@status=0; for name in step contrastive scoring ledger sweep gpu; do \
+	@status=0; for name in step contrastive scoring ledger sweep soak halving gpu; do \
 		echo "benchmarks/$$name.py"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || status=$$?; \
 	done; exit $$status
 

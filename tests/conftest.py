@@ -10,6 +10,17 @@ import pytest
 TESTS = str(Path(__file__).parent)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests, and all tests of the shared cluster, in one process where several run them.
+
+    Fixtures of a module are made once then, and there is one cluster in all.
+    """
+    for item in items:
+        group = "ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Rows and tokens that tests keep are their own, for this run alone, and never the user's."""

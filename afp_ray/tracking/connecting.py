@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from afp_ray.errors import UnavailableError
 from afp_ray.store import StudyPaths
-from afp_ray.tracking.location import ARTIFACTS, default_uri, read_runs, sqlite_file
+from afp_ray.tracking.location import ARTIFACTS, read_runs, sqlite_file
 from afp_ray.tracking.redaction import redact
 from afp_ray.tracking.schema import schema_verdict
 
@@ -61,8 +61,8 @@ def _check_schema(file: Path, uri: str) -> None:
 def _open_experiment(client: MlflowClient, paths: StudyPaths, uri: str) -> str:
     experiment = client.get_experiment_by_name(paths.name) or _renamed_experiment(client, paths, uri)
     if experiment is None:
-        is_ours = uri == default_uri(paths.storage)
-        folder = (paths.storage / ARTIFACTS / paths.name).as_uri() if is_ours else None
+        file = sqlite_file(uri)  # MLflow's own default is `mlruns` in whatever folder the command was given in
+        folder = (file.resolve().parent / ARTIFACTS / paths.name).as_uri() if file is not None else None
         return str(client.create_experiment(paths.name, artifact_location=folder))
     if experiment.lifecycle_stage == "deleted":
         logger.warning("the MLflow experiment of study %s was deleted, and is restored", paths.name)

@@ -14,6 +14,17 @@ from typing import Any
 MODES = ("pass", "refuse", "black-hole", "reset", "delay", "500", "429", "503", "close-in-body", "lose-answer")
 
 
+def _bound(port: int) -> socket.socket:
+    bound = socket.socket()
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
 class TcpProxy:
     """One listening port; a thread for each direction of each connection, all ended by `close`."""
 
@@ -29,7 +40,8 @@ class TcpProxy:
         self._over = threading.Event()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
-        self.port = 0
+        self._reserved = _bound(0)  # while nobody listens, the port must not become that of somebody's connection
+        self.port = self._reserved.getsockname()[1]
         self._listen()
         self.mode = mode
 
@@ -68,19 +80,19 @@ class TcpProxy:
         self._over.set()
         self._stop_listening()
         self._drop()
+        self._reserved.close()
 
     def _listen(self) -> None:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener = _bound(self.port)
         listener.listen(64)
         listener.settimeout(0.1)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # the accepting thread would keep it listening a while
             self._listener.close()
             self._listener = None
 

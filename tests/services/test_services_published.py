@@ -69,7 +69,7 @@ def test_every_form_has_the_table(comparison: Comparison, finished: StudyPaths) 
         if row["arm"] == "paper mit_vs_cit_xnli BLOOM-560M cit" and (row["language"], row["shots"]) == ("sw", "5")
     ]
     assert (float(found["mean"]), float(found["delta"])) == (0.386, 0.041)
-    assert all(len(row) == 12 for row in csv.reader(io.StringIO(to_csv(comparison))))
+    assert all(len(row) == 13 for row in csv.reader(io.StringIO(to_csv(comparison))))
     assert json.loads(to_json(comparison))["published"][1]["model"] == "BLOOM-560M"
     assert cli.main(["report", finished.name, "--storage", str(finished.storage)]) == 0
     page = finished.report.read_text("utf-8")

@@ -346,4 +346,4 @@ def test_sums_come_back_as_they_were() -> None:
     other = Record(20, torch.device("cpu"), period=1)
     other.restore(4, json.loads(json.dumps(record.state())))
     assert other.state()["sums"] == record.state()["sums"]
-    assert other.summary().resumed_from_step == 4
+    assert other.summary(steps=4).resumed_from_step == 4
