@@ -224,11 +224,12 @@ class Driver:
     def _finish(self, job: Job, outcome: Outcome, *, note: str = "") -> None:
         failure = outcome.failure
         if outcome.result is not None:
-            value = self._value(outcome.result)
-            if isinstance(value, Failure):
-                failure = value
+            measured = self._measure(outcome.result)
+            if isinstance(measured, Failure):
+                failure = measured
             else:
-                self._scored(job, outcome.result, objective=value, note=note)
+                objective, values = measured
+                self._scored(job, outcome.result, objective=objective, values=values, note=note)
         elif failure is None:
             failure = Failure(failure_class=FailureClass.BUG, message="the trial gave neither a result nor a failure")
         if failure is not None:
@@ -237,19 +238,21 @@ class Driver:
         self._prune()
         self._tidy(job.arm)
 
-    def _value(self, result: TrialResult) -> float | Failure:
-        """The study's objective, or why there is none; one that is not finite can win nothing."""
+    def _measure(self, result: TrialResult) -> tuple[float, dict[str, float]] | Failure:
+        """The study's objective and further metrics, or why there is none; one that is not finite can win nothing."""
         try:
             value = float(self._objective(result))
+            others = {name: other for name, other in self.values(result).items() if math.isfinite(other)}
         except Exception as error:  # the executor's edge: a result that cannot be judged fails its trial alone
             return failure_of(error)
         if not math.isfinite(value):
             return Failure(failure_class=FailureClass.DIVERGED, message=f"the objective is {value}")
-        return value
+        return value, others
 
-    def _scored(self, job: Job, result: TrialResult, *, objective: float, note: str) -> None:
+    def _scored(
+        self, job: Job, result: TrialResult, *, objective: float, values: Mapping[str, float], note: str
+    ) -> None:
         """Write DONE, or PAUSED at a rung."""
-        found = {name: value for name, value in self.values(result).items() if math.isfinite(value)}
         is_paused = result.status == "PAUSED"
         self._append(
             TrialStatus.PAUSED if is_paused else TrialStatus.DONE,
@@ -257,7 +260,7 @@ class Driver:
             job.attempt,
             role=job.role,
             objective=objective,
-            values=found or None,
+            values=dict(values) or None,
             splits=None if is_paused else result.splits,
             until=result.until,
             gpu_hours=result.training.gpu_hours,
