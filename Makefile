@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/afp demo
 
 # Most tests of the orchestration wait for processes of their own, so more run at once than there are cores.
-PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadgroup
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile
 
 test: setup-dev
 	$(PYTEST)

@@ -3,22 +3,34 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TESTS = str(Path(__file__).parent)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests, and all tests of the shared cluster, in one process where several run them.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests, and all files of the shared cluster, in one process where several run them.
 
     Fixtures of a module are made once then, and there is one cluster in all.
     """
-    for item in items:
-        group = "ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if _uses_cluster(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+@cache
+def _uses_cluster(file: Path) -> bool:
+    return "ray_cluster" in file.read_text("utf-8")
 
 
 @pytest.fixture(scope="session", autouse=True)
