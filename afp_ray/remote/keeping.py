@@ -44,18 +44,19 @@ def keeping(paths: StudyPaths, *, on_lost: Callable[[str], None], on_stop: Calla
     if place is None:
         yield
         return
-    lease = RemoteLease.take(place, paths.name)
-    keeper = _Keeper(Mirror(paths, place), lease, on_lost=on_lost, on_stop=on_stop)
+    lease, mirror = RemoteLease.take(place, paths.name), Mirror(paths, place)
     try:
-        Mirror(paths, place).pull(heavy=True)
+        # Nothing is pushed unless all was pulled: what is not here is removed there.
+        mirror.pull(heavy=True)
         place.remove(f"{paths.name}/stop")
+        keeper = _Keeper(mirror, lease, on_lost=on_lost, on_stop=on_stop)
         keeper.start()
-        yield
-    finally:
         try:
-            keeper.finish()
+            yield
         finally:
-            _give_back(lease)
+            keeper.finish()
+    finally:
+        _give_back(lease)
 
 
 def _give_back(lease: RemoteLease) -> None:
@@ -121,8 +122,7 @@ class _Keeper:
         Raises: UnavailableError when the place refuses all along; everything is still in the working copy.
         """
         self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
         if self._is_lost:
             return
         for left in reversed(range(LAST_PUSH_TRIES)):

@@ -252,6 +252,28 @@ def test_a_driver_that_lost_the_study_hears_it_and_pushes_no_more(
     assert Place(url).read("s/ledger.jsonl") is None
 
 
+def test_a_pull_that_fails_removes_nothing_there(
+    machine: Callable[[str], StudyPaths], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan(machine("one"), "a", "b")
+    Mirror(machine("one"), Place(url)).push()
+    two, index = machine("two"), Place(url).read(f"s/{INDEX}")
+
+    def refuse(*_: Any) -> None:
+        raise UnavailableError("the network is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "download", refuse)
+        with (
+            pytest.raises(UnavailableError, match="the network is away"),
+            keeping(two, on_lost=lambda _: None, on_stop=lambda: None),
+        ):
+            pass
+    assert Place(url).read(f"s/{INDEX}") == index
+    assert Place(url).read("s/trials/a/checkpoint/model.safetensors") == b"a"
+    assert Place(url).read("s/lease.json") is None, "others need not wait"
+
+
 def test_a_folder_needs_no_keeping(tmp_path: Path) -> None:
     with keeping(StudyPaths(tmp_path, "s"), on_lost=lambda _: None, on_stop=lambda: None):
         pass
