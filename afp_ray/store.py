@@ -134,6 +134,20 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise StorageError(f"cannot write {path} ({len(data):,} bytes): {error}") from error
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file whole, without waiting for the disk: a crash of the machine may lose it, nothing else.
+
+    Raises: OSError when the disk refuses; the old file is intact and nothing is left beside it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def cache_folder(kind: str) -> Path:
     """Where things that can be made again are kept for all studies of a user: `$AFP_CACHE/<kind>`.
 

@@ -215,8 +215,10 @@ def read_rung(paths: TrialPaths, until: Until | None) -> TrialResult | None:
 
 def _last_rung(paths: TrialPaths) -> TrialResult | None:
     """The result of the highest rung at which the trial was paused, or None."""
-    rungs = sorted(paths.folder.glob(paths.rung(0).name.replace("0", "*")), key=lambda path: (len(path.name), path))
-    return TrialResult.model_validate_json(rungs[-1].read_bytes()) if rungs else None
+    number = 0
+    while paths.rung(number).is_file():
+        number += 1
+    return TrialResult.model_validate_json(paths.rung(number - 1).read_bytes()) if number else None
 
 
 def _hours_outside_training(paused: TrialResult, world_size: int) -> float:

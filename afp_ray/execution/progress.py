@@ -1,12 +1,13 @@
 """How a running trial tells the driver's live table how far it is: one small file, replaced a few times a second."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from afp_ray.store import replace_text
 from afp_ray.training.reporter import Pace
 
 INTERVAL_S = 0.25
@@ -42,12 +43,8 @@ class ProgressReporter:
         }
         content["left_s"] = left_s
         content["metrics"] = {name: float(value) for name, value in metrics.items()}
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(temporary, self._path)
-        except OSError:  # a full disk stops the trial where its result is written, not here
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk stops the trial where its result is written, not here
+            replace_text(self._path, json.dumps(content))
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:

@@ -1,13 +1,12 @@
 """What tells a running trial to save its state and end, or that another attempt has taken its place."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from afp_ray.errors import StorageError, SupersededError
-from afp_ray.store import TrialPaths
+from afp_ray.store import TrialPaths, replace_text
 
 POLL_S = 0.5
 """Between two looks at the file system: a trial asks at every step, and a step may take a millisecond."""
@@ -24,11 +23,9 @@ def claim(trial: TrialPaths, *, attempt: int, token: str) -> None:
         token: of the driver, since two drivers may count the same attempt.
     Raises: StorageError when the disk refuses.
     """
-    temporary = trial.attempt.with_name(f".{trial.attempt.name}.{os.getpid()}.tmp")
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"attempt": attempt, "token": token}), encoding="utf-8")
-        os.replace(temporary, trial.attempt)
+        replace_text(trial.attempt, json.dumps({"attempt": attempt, "token": token}))
     except OSError as error:
         raise StorageError(f"cannot write {trial.attempt}: {error}") from error
 
