@@ -19,6 +19,7 @@ from afp_ray.errors import ConfigError, ModelError
 from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.score_cache import is_caching_wanted
 from afp_ray.evaluation.workers import Workers
+from afp_ray.importing import without_collections
 from afp_ray.models.describe import describe
 from afp_ray.preparation import SPLITS, Split, heldout_pairs, retrieval_languages, tokenized_rows
 from afp_ray.records import TrainingSummary, TrialResult, Until
@@ -151,7 +152,11 @@ def run_trial(
     Raises: UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
     """
     started = time.perf_counter()
-    import torch
+    with without_collections():  # all that a trial needs, so that no later import is a slow one
+        import torch
+
+        import afp_ray.models.load
+        import afp_ray.training.loop  # noqa: F401
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)

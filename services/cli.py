@@ -1,9 +1,10 @@
 """The command `afp`: one function per verb, each validates, calls and shows; heavy rooms load inside the verbs."""
 
+import atexit
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -401,5 +402,14 @@ def _usage(error: Any) -> int:
     return int(error.exit_code)
 
 
+def command() -> NoReturn:
+    """The process of the command line: `main`, then an end without taking every library apart, which takes seconds."""
+    code = main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # From right (knows nothing) to left (knows all); rooms of one level are strangers to each other.
 LEVELS: list[set[str]] = [
-    {"errors"},
+    {"errors", "importing"},
     {"languages"},
     {"config"},
     {"paper"},
@@ -132,6 +132,10 @@ def loaded_after(statement: str) -> set[str]:
         ("import afp_ray.ledger, afp_ray.store", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets"}),
         ("import services.cli", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
         ("import afp_ray.trial", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
+        (
+            "import afp_ray.execution.ray_executor, afp_ray.execution.searcher, afp_ray.execution.trainable",
+            {"torch", "mlflow", "transformers", "datasets", "fastapi"},  # the driver's part: torch is the actors'
+        ),
         (
             "import afp_ray.training.loop, afp_ray.evaluation.scoring",
             {"ray", "optuna", "mlflow", "datasets", "fastapi"},

@@ -15,6 +15,7 @@ from typing import Final
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.preemption import cluster_watch
+from afp_ray.importing import without_collections
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 DRIVER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray gives its workers the lowest priority but four
+    "RAY_prestart_worker_first_driver": "0",  # Tune's actors have an environment of their own: nobody would use them
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # off also means: a cluster of one machine listens on the loopback alone
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -67,7 +69,8 @@ def connected(address: str | None) -> Iterator[bool]:
     set_environment(DRIVER_ENVIRONMENT)
     if not address and not os.environ.get("RAY_ADDRESS"):
         set_environment(WORKER_ENVIRONMENT)  # inherited by the workers of a cluster that starts here
-    import ray
+    with without_collections():
+        import ray
 
     if ray.is_initialized():
         yield False

@@ -17,6 +17,7 @@ from afp_ray.execution.cluster import connected, guarded, head_patience_s, num_t
 from afp_ray.execution.placement import free_leaked_groups
 from afp_ray.execution.preemption import cluster_watch
 from afp_ray.execution.stop import StopNowError
+from afp_ray.importing import without_collections
 from afp_ray.records import Job
 
 if TYPE_CHECKING:
@@ -56,10 +57,11 @@ class RayExecutor:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _fit(self, queue: JobQueue, first: Job, *, at_once: int, folder: str, patience_s: float) -> None:
-        from ray import tune
+        with without_collections():
+            from ray import tune
 
-        from afp_ray.execution.searcher import JobBridge, LeaveTuneError, LedgerSearcher
-        from afp_ray.execution.trainable import JobTrainable
+            from afp_ray.execution.searcher import JobBridge, LeaveTuneError, LedgerSearcher
+            from afp_ray.execution.trainable import JobTrainable
 
         bridge = JobBridge(queue, first, runtime=self.runtime, extras=self._work_extras(), patience_s=patience_s)
         tuner = tune.Tuner(

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from afp_ray.config import StudyConfig
+from afp_ray.importing import without_collections
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.outbox import Outbox, note_failure
 
 logger = logging.getLogger(__name__)
 
+START_S = 10.0
+"""Seconds until the first projection: importing MLflow and making its tables hold the interpreter for seconds, and
+would hold up the driver while it starts the cluster."""
 INTERVAL_S = 2.0
 MAX_INTERVAL_S = 60.0
 SLICE_S = 0.5
@@ -45,15 +49,16 @@ class BackgroundProjector:
         make: Callable[[], Projector],
         *,
         study: str,
+        start_s: float = 0.0,
         interval_s: float = INTERVAL_S,
         on_failure: Callable[[str], None] = lambda _: None,
         start: bool = True,
     ) -> None:
-        """`make` runs in the thread, since importing MLflow and opening its database take seconds."""
+        """`make` runs in the thread, `start_s` seconds from now or at the close, whichever comes first."""
         self.study = study
         self.failure: str | None = None
         """Why the last projection failed; None when it did not."""
-        self._make, self._interval_s, self._on_failure = make, interval_s, on_failure
+        self._make, self._start_s, self._interval_s, self._on_failure = make, start_s, interval_s, on_failure
         self._projector: Projector | None = None
         self._condition = threading.Condition()
         self._is_asked, self._is_behind = False, False
@@ -69,11 +74,12 @@ class BackgroundProjector:
         outbox = Outbox(paths, uri)
 
         def make() -> Projector:
-            from afp_ray.tracking.projector import MlflowProjector
+            with without_collections():
+                from afp_ray.tracking.projector import MlflowProjector
 
             return MlflowProjector(study, paths, uri, outbox=outbox)
 
-        return cls(make, study=study.name, on_failure=lambda reason: note_failure(outbox, reason))
+        return cls(make, study=study.name, start_s=START_S, on_failure=lambda reason: note_failure(outbox, reason))
 
     def submit(self) -> None:
         """Ask for what the ledger holds to be shown; returns at once, whatever the ledger holds."""
@@ -102,6 +108,7 @@ class BackgroundProjector:
         return False
 
     def _run(self) -> None:
+        self._pause(self._start_s)
         interval_s = self._interval_s
         while True:
             with self._condition:

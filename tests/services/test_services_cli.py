@@ -288,6 +288,14 @@ def test_help_and_status_are_quick_and_load_nothing_heavy(finished: StudyPaths) 
         assert min(seconds) < 2.0  # the goal is 1 s on an idle machine
 
 
+def test_the_process_ends_with_the_code_all_output_and_what_was_registered_for_its_end(tmp_path: Path) -> None:
+    code = "import atexit, sys\nfrom services import cli\natexit.register(lambda: print('at the end'))\n"
+    code += f"sys.argv = ['afp', 'status', 'none', '--storage', {str(tmp_path)!r}]\nprint('first')\ncli.command()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()) == (2, ["first", "at the end"])
+    assert done.stderr.startswith("error")
+
+
 def test_a_closed_pipe_is_no_error(finished: StudyPaths) -> None:
     command = f"{sys.executable} -m services.cli best demo --json --storage {finished.storage} | head -c 1"
     done = subprocess.run(

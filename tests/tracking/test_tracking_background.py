@@ -64,6 +64,18 @@ def test_events_in_between_share_a_projection_and_the_last_is_shown() -> None:
     assert recorder.most_inside == 1
 
 
+def test_the_first_projection_waits_and_a_close_does_not() -> None:
+    recorder = Recorder()
+    recorder.ledger = ["a"]
+    projector = BackgroundProjector(lambda: recorder, study="demo", start_s=60, interval_s=0)
+    projector.submit()
+    assert not recorder.entered.wait(0.2)
+    started = time.monotonic()
+    assert projector.close(10)
+    assert recorder.shown == ["a"]
+    assert time.monotonic() - started < 5
+
+
 def test_what_one_projection_leaves_is_shown_by_the_next_without_being_asked() -> None:
     recorder = Recorder(one_by_one=True)
     recorder.ledger = ["a", "b", "c"]

@@ -1,6 +1,7 @@
 """Writes the parallel instructions of the embedded small world: questions in forms that no evaluation task uses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from random import Random
 
 from afp_ray.data.embedded.lexicon import LANGUAGES, Fact, Lexicon, read_lexicon, read_world
@@ -79,8 +80,7 @@ def then(random: Random, split: Split) -> Drawn:
 
 def kind_of(random: Random, split: Split) -> Drawn:
     """A person's value is told; the question is after its class."""
-    values = [key for number, key in enumerate(value_places()) if is_told(number, read_world()["instructed_sixths"])]
-    value = random.choice(values)
+    value = random.choice(_told_values())
     person = random.choice(people_of("values", value, split))
     dimension, implied = class_of(value)
 
@@ -94,8 +94,7 @@ def kind_of(random: Random, split: Split) -> Drawn:
 
 def which_one(random: Random, split: Split) -> Drawn:
     """How two people stand is told in one way and asked in the other."""
-    told = [name for number, (name, _) in enumerate(families()) if is_told(number, read_world()["instructed_sixths"])]
-    fact = random.choice([fact for fact in facts("families", split) if fact.key in told])
+    fact = random.choice(_told_families(split))
     is_converse = dict(families())[fact.key] == "converse"
     a, b = (fact.b, fact.a) if is_converse else (fact.a, fact.b)
     same = Fact("families", fact.key, 1 - fact.form, a, b)
@@ -161,8 +160,7 @@ def two_events(random: Random, split: Split) -> tuple[Fact, Fact]:
 
 
 def _link(random: Random, split: Split, kind: str) -> Drawn:
-    told = [key for number, key in enumerate(chains()) if is_told(number, read_world()["instructed_sixths"])]
-    chain, step = random.choice(told), random.randrange(NUM_STEPS - 1)
+    chain, step = random.choice(_told_chains()), random.randrange(NUM_STEPS - 1)
     person = random.choice(people_of("events", chain, split))
     given, asked = (step, step + 1) if kind == "next" else (step + 1, step)
 
@@ -171,3 +169,26 @@ def _link(random: Random, split: Split, kind: str) -> Drawn:
         return prompt, lexicon.sentence(Fact("events", chain, asked, person), subject="pronoun")
 
     return f"{kind}:{chain}.{given}:{person}", speak
+
+
+@cache
+def _told_values() -> Sequence[str]:
+    """Values whose class instructions tell of."""
+    return _told(list(value_places()))
+
+
+@cache
+def _told_families(split: Split) -> Sequence[Fact]:
+    """Facts of the families whose two ways of telling instructions show."""
+    names = _told([name for name, _ in families()])
+    return [fact for fact in facts("families", split) if fact.key in names]
+
+
+@cache
+def _told_chains() -> Sequence[str]:
+    """Chains whose links instructions tell of."""
+    return _told(list(chains()))
+
+
+def _told(names: Sequence[str]) -> Sequence[str]:
+    return [name for number, name in enumerate(names) if is_told(number, read_world()["instructed_sixths"])]
