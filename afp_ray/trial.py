@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afp_ray import __version__
+from afp_ray.collection import without_collection
 from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
@@ -19,7 +20,6 @@ from afp_ray.errors import ConfigError, ModelError
 from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.score_cache import is_caching_wanted
 from afp_ray.evaluation.workers import Workers
-from afp_ray.importing import without_collections
 from afp_ray.models.describe import describe
 from afp_ray.preparation import SPLITS, Split, heldout_pairs, retrieval_languages, tokenized_rows
 from afp_ray.records import TrainingSummary, TrialResult, Until
@@ -152,7 +152,7 @@ def run_trial(
     Raises: UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
     """
     started = time.perf_counter()
-    with without_collections():  # all that a trial needs, so that no later import is a slow one
+    with without_collection():  # all that a trial needs, so that no later import is a slow one
         import torch
 
         import afp_ray.models.load

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.preemption import cluster_watch
-from afp_ray.importing import without_collections
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def connected(address: str | None) -> Iterator[bool]:
     set_environment(DRIVER_ENVIRONMENT)
     if not address and not os.environ.get("RAY_ADDRESS"):
         set_environment(WORKER_ENVIRONMENT)  # inherited by the workers of a cluster that starts here
-    with without_collections():
+    with without_collection():
         import ray
 
     if ray.is_initialized():

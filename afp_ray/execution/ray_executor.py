@@ -11,13 +11,13 @@ import tempfile
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.execution.base import JobQueue
 from afp_ray.execution.cluster import connected, guarded, head_patience_s, num_trials_at_once
 from afp_ray.execution.placement import free_leaked_groups
 from afp_ray.execution.preemption import cluster_watch
 from afp_ray.execution.stop import StopNowError
-from afp_ray.importing import without_collections
 from afp_ray.records import Job
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class RayExecutor:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _fit(self, queue: JobQueue, first: Job, *, at_once: int, folder: str, patience_s: float) -> None:
-        with without_collections():
+        with without_collection():
             from ray import tune
 
             from afp_ray.execution.searcher import JobBridge, LeaveTuneError, LedgerSearcher

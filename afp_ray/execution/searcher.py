@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _CHECK_S = 1.0
 _SILENT_LOOKS = 3
 """Looks at a silent head node before it counts as gone: a machine that was suspended wakes up with an old answer."""
+_MOST_ENDED = 50
+"""Ended trials that Tune keeps in its list, which it walks through several times a step."""
 _FREE_FOR_S = 30.0
 """After the loss of a worker group: its actors take a moment to die, and its placement group is freed after them."""
 
@@ -99,6 +101,11 @@ class JobBridge(Callback):  # type: ignore[misc]  # Ray's class is untyped
         except Exception as error:
             self.error = self.error or error
             raise LeaveTuneError from None
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+        """Take ended trials out of Tune's own list, so that the thousandth costs what the first did."""
+        if len(trials) > _MOST_ENDED + len(self._jobs):
+            trials[:] = [trial for trial in trials if not trial.is_finished()]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """The trial has its process."""

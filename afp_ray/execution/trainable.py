@@ -12,10 +12,10 @@ from typing import Any
 
 from ray.tune import Trainable
 
+from afp_ray.collection import without_collection
 from afp_ray.execution.cluster import WORKER_ENVIRONMENT, set_environment
 from afp_ray.execution.outcome import Outcome
 from afp_ray.execution.preemption import is_announced
-from afp_ray.importing import without_collections
 from afp_ray.records import FailureClass
 
 WORK, OUTCOME, STARVED = "work", "outcome", "starved"
@@ -45,7 +45,7 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
 
     def step(self) -> dict[str, Any]:
         """Run the job to its end; whatever happens is an outcome, so that the actor stays."""
-        with without_collections():
+        with without_collection():
             from afp_ray.execution.train_job import StarvedError, run_alone, run_group
 
         work = json.loads(self._work)

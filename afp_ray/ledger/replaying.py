@@ -4,13 +4,10 @@ A line counts once its newline is on disk, and once its writer still held the le
 one had replaced by then are passed over, however late they reached the file.
 """
 
-import gc
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from afp_ray.collection import without_collection
 from afp_ray.errors import DataError
 from afp_ray.ledger import snapshot
 from afp_ray.records import Failure, LedgerEvent, StudyState, TrialRecord, TrialStatus, Until
@@ -211,7 +209,7 @@ def read(path: Path, *, quiet: bool = False) -> Replayer:
         content = path.read_bytes()
     except FileNotFoundError:
         return replayer
-    with _without_collection():
+    with without_collection():
         snapshot.restore(replayer, snapshot.path_of(path), content)
         _apply_lines(replayer, path, content)
         replayer._refresh()
@@ -237,18 +235,6 @@ def _apply_lines(replayer: Replayer, path: Path, content: bytes) -> None:
         number = len(lines) + 1
     replayer.offset, replayer.num_events = end, replayer.num_events + number - 1
     replayer.digest.update(memoryview(content)[start:end])
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Hold the cyclic collector: it would search the growing records again and again, and they have no cycles."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _is_event(line: bytes) -> bool:

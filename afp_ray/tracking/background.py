@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from afp_ray.collection import without_collection
 from afp_ray.config import StudyConfig
-from afp_ray.importing import without_collections
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.outbox import Outbox, note_failure
 
@@ -74,7 +74,7 @@ class BackgroundProjector:
         outbox = Outbox(paths, uri)
 
         def make() -> Projector:
-            with without_collections():
+            with without_collection():
                 from afp_ray.tracking.projector import MlflowProjector
 
             return MlflowProjector(study, paths, uri, outbox=outbox)

@@ -1,18 +1,18 @@
-"""Imports without collections: off inside, on again whatever happens, and off where it was off before."""
+"""Work without collection: off inside, on again whatever happens, and off where it was off before."""
 
 import gc
 import threading
 
 import pytest
 
-from afp_ray.importing import without_collections
+from afp_ray.collection import without_collection
 
 
 def test_collection_is_off_inside_and_on_again_after_an_error() -> None:
-    with without_collections():
+    with without_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
-    with pytest.raises(ImportError), without_collections():
+    with pytest.raises(ImportError), without_collection():
         raise ImportError("no such library")
     assert gc.isenabled()
 
@@ -20,7 +20,7 @@ def test_collection_is_off_inside_and_on_again_after_an_error() -> None:
 def test_one_who_has_turned_it_off_keeps_it_off() -> None:
     gc.disable()
     try:
-        with without_collections():
+        with without_collection():
             pass
         assert not gc.isenabled()
     finally:
@@ -31,12 +31,12 @@ def test_blocks_of_two_threads_that_overlap_leave_it_on() -> None:
     inside, left = threading.Event(), threading.Event()
 
     def other() -> None:
-        with without_collections():
+        with without_collection():
             inside.set()
             left.wait(10)
 
     thread = threading.Thread(target=other)
-    with without_collections():
+    with without_collection():
         thread.start()
         assert inside.wait(10)
     left.set()
