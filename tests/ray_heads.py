@@ -22,8 +22,11 @@ from services import cli
 ROOT = Path(__file__).parent.parent
 SMALL = ("training.max_steps=2", "budget.trials=1", "evaluation.limit=12", "seeds=[0]", "compare.method=[base,afp]")
 """The demonstration in the smallest form in which its arms do not score alike."""
-OVERRIDES = [part for override in SMALL for part in ("--set", override)]
-
+IS_WHOLE = os.environ.get("AFP_TEST_DEMO") == "whole"
+"""Whether these tests take it as it ships; each then runs for many minutes."""
+OVERRIDES = [] if IS_WHOLE else [part for override in SMALL for part in ("--set", override)]
+ARMS = {"base", "mit", "cit", "mcl", "afp"} if IS_WHOLE else {"base", "afp"}
+PATIENCE_S = 1_200 if IS_WHOLE else 300
 
 _EXPECTED: list[dict[str, Any]] = []
 
@@ -134,7 +137,8 @@ def best_configuration(storage: Path, capsys: Any) -> dict[str, Any]:
 def expected_configuration(storage: Path, capsys: Any) -> dict[str, Any]:
     """The same after a plain `afp run` in this process; run once, and the same for all tests."""
     if not _EXPECTED:
-        arguments = ["run", "demo", "--storage", str(storage), "--executor", "local", *OVERRIDES]
+        executor = [] if IS_WHOLE else ["--executor", "local"]
+        arguments = ["run", "demo", "--storage", str(storage), *executor, *OVERRIDES]
         assert cli.main(arguments) == 0
         _EXPECTED.append(best_configuration(storage, capsys))
     return _EXPECTED[0]
