@@ -69,7 +69,7 @@ class ModelError(UserError):
 
 
 class StudyChangedError(UserError):
-    """The study on disk was made from another study file."""
+    """The study on disk was made from another study file, or ran with other packages."""
 
 
 class DivergedError(AfpError):

@@ -307,6 +307,8 @@ class LedgerEvent(StrictModel):
     """`adopted` when the result was found on disk, the study that it came from, or why a study was closed."""
     study_hash: str | None = None
     """With OPENED: hash of the study without its runtime."""
+    packages: dict[str, str] | None = None
+    """With OPENED: versions of the packages that scores depend on, where the driver runs."""
     driver: str | None = None
     """Token of the driver that wrote it; null in ledgers of before there were tokens."""
 
@@ -352,6 +354,8 @@ class StudyState(StrictModel):
     closed: str | None = None
     """Why the last driver closed the study; null while one is driving or after a kill."""
     driver_attempt: int = 0
+    packages: dict[str, str] = {}
+    """Versions that the last driver had; empty in ledgers of before they were kept."""
     trials: tuple[TrialRecord, ...] = Field(default=())
     """In the order in which they were planned."""
 

@@ -15,7 +15,9 @@ ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or loc
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster [default: $RAY_ADDRESS, else one is started].")
 ]
-Drift = Annotated[bool, typer.Option(help="Continue although the study file differs from the one that ran.")]
+Drift = Annotated[
+    bool, typer.Option(help="Continue although the study file or the installed packages differ from what ran.")
+]
 Attach = Annotated[
     bool, typer.Option("--attach", help="Follow a study that another driver holds, and take it over if that one dies.")
 ]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from afp_ray.config import StudyConfig
 from afp_ray.errors import DataError, StudyChangedError, StudyLockedError
 from afp_ray.ledger import Ledger, holder, replay, study_hash
+from afp_ray.ledger.agreement import package_versions
 from afp_ray.records import Failure, FailureClass, LedgerEvent, StudyState, TrialStatus
 from afp_ray.store import StudyPaths
 
@@ -166,6 +167,43 @@ def test_a_changed_study_is_refused_with_its_differences(tmp_path: Path) -> None
     opened = [line for line in map(json.loads, paths.ledger.read_text().splitlines()) if line["state"] == "OPENED"]
     assert opened[-1]["note"] == "drift: fixed.training.max_steps: 10 -> 20"
     Ledger.open(paths, changed).close("complete")  # the drift is the study now
+
+
+def test_other_packages_are_refused_and_noted_where_they_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = StudyPaths(tmp_path, "s")
+    installed = package_versions()
+    assert {"afp-ray", "torch", "transformers"} <= installed.keys()
+    assert not any("+" in version for version in installed.values())
+    Ledger.open(paths, STUDY).close("complete")
+    assert replay(paths.ledger).packages == installed
+    newer = {**installed, "torch": "99.1", "unheard-of": "1"}
+    monkeypatch.setattr("afp_ray.ledger.writing.package_versions", lambda: newer)
+    with pytest.raises(StudyChangedError, match=f"packages.torch: {installed['torch']} -> 99.1") as caught:
+        Ledger.open(paths, STUDY)
+    assert f"pip install torch=={installed['torch']}" in str(caught.value.fix)
+    assert holder(paths) is None
+    assert replay(paths.ledger).packages == installed
+    changed = STUDY.model_copy(update={"fixed": {"training.max_steps": 20}})
+    Ledger.open(paths, changed, allow_drift=True).close("complete")
+    opened = [line for line in map(json.loads, paths.ledger.read_text().splitlines()) if line["state"] == "OPENED"]
+    assert opened[-1]["note"] == (
+        f"drift: fixed.training.max_steps: 10 -> 20; drift: packages.torch: {installed['torch']} -> 99.1"
+    )
+    Ledger.open(paths, changed).close("complete")  # the drift is the study now
+    Ledger.open(paths).close("complete")  # nothing is about to run: nothing is compared, nothing forgotten
+    assert replay(paths.ledger).packages == newer
+
+
+def test_a_ledger_without_versions_is_continued(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path, "s")
+    Ledger.open(paths, STUDY).close("complete")
+    lines = [json.loads(line) for line in paths.ledger.read_text().splitlines()]
+    assert lines[0].pop("packages")
+    paths.ledger.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    Ledger.open(paths, STUDY).close("complete")
+    assert replay(paths.ledger).packages == package_versions()
 
 
 def test_ten_thousand_trials_are_read_in_well_under_a_second(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """What a study asks, as a hash and as differences, so that a ledger never mixes the trials of two studies."""
 
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,6 +12,8 @@ from pydantic import ValidationError
 from afp_ray.config import StudyConfig, canonical_json, flatten
 from afp_ray.errors import DataError, StudyChangedError
 from afp_ray.store import StudyPaths, write_json
+
+_PACKAGES = ("afp-ray", "torch", "transformers", "tokenizers", "peft")
 
 
 def study_hash(config: StudyConfig) -> str:
@@ -49,6 +53,34 @@ def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> 
         )
     write_json(paths.study, study.model_dump(mode="json"))
     return "drift: " + "; ".join(changes)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that scores depend on; what a build adds to its own (`+cpu`) is left out."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+    return found
+
+
+def require_versions(paths: StudyPaths, before: Mapping[str, str], now: Mapping[str, str], *, allow_drift: bool) -> str:
+    """Compare the packages of the last driver with those of this one; returns a note on a drift that was allowed.
+
+    Raises: StudyChangedError when a package that both know has another version.
+    """
+    changed = {name: (before[name], now[name]) for name in _PACKAGES if name in before and name in now}
+    lines = [f"packages.{name}: {old} -> {new}" for name, (old, new) in changed.items() if old != new]
+    if not lines:
+        return ""
+    if not allow_drift:
+        wanted = " ".join(f"{name}=={old}" for name, (old, new) in changed.items() if old != new)
+        raise StudyChangedError(
+            "trials of this study ran with other packages, which may score otherwise:\n  " + "\n  ".join(lines),
+            where=str(paths.ledger),
+            fix=f"pip install {wanted}, or go on with --allow-drift, which notes it",
+        )
+    return "drift: " + "; ".join(lines)
 
 
 def _differences(kept: StudyConfig, study: StudyConfig) -> Iterator[str]:

@@ -137,6 +137,8 @@ class Replayer:
             self.study.setdefault("opened_at", event["time"])
             self.study |= {"driver_attempt": event["attempt"], "closed": None}
             self.study["study_hash"] = event.get("study_hash") or self.study.get("study_hash")
+            if event.get("packages"):
+                self.study["packages"] = event["packages"]
         elif event["state"] == CLOSED:
             self.study["closed"] = event.get("note", "")
         else:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from afp_ray.config import StudyConfig
 from afp_ray.errors import StorageError
 from afp_ray.ledger import snapshot
-from afp_ray.ledger.agreement import adopt_study, study_hash
+from afp_ray.ledger.agreement import adopt_study, package_versions, require_versions, study_hash
 from afp_ray.ledger.lease import Lease
 from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, cut_torn_tail, read
 from afp_ray.records import LedgerEvent, StudyState, TrialRecord
@@ -55,7 +55,7 @@ class Ledger:
             allow_drift: go on with a study that differs from the one that ran before, and note the difference.
         Raises:
             StudyLockedError: a live driver holds the study; its pid and host are in the text.
-            StudyChangedError: `study` differs from what ran before; the fields are in the text.
+            StudyChangedError: `study` differs from what ran before, or the packages do; the fields are in the text.
             StorageError: the folder cannot be written.
         """
         try:
@@ -72,8 +72,12 @@ class Ledger:
             raise StorageError(f"cannot open the study folder {paths.folder}: {error}") from error
         try:
             attempt = ledger.state.driver_attempt + 1
-            digest = study_hash(study) if study else ledger.state.study_hash
-            ledger.append(_event(OPENED, attempt=attempt, study_hash=digest, note=note))
+            digest, versions = ledger.state.study_hash, None
+            if study is not None:
+                digest, versions = study_hash(study), package_versions()
+                drift = require_versions(paths, ledger.state.packages, versions, allow_drift=allow_drift)
+                note = "; ".join(part for part in (note, drift) if part)
+            ledger.append(_event(OPENED, attempt=attempt, study_hash=digest, packages=versions, note=note))
         except BaseException:
             ledger.release()
             raise

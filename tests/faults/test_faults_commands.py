@@ -143,6 +143,24 @@ def contents(storage: Path) -> Mapping[Path, bytes]:
     return {path.relative_to(storage): path.read_bytes() for path in files}
 
 
+def test_another_version_of_a_library_is_refused_until_it_is_allowed(afp: Commands) -> None:
+    afp.study([1e-4])
+    assert afp("run", str(afp.file))[0] == 0
+    ledger = afp.storage / "fake" / "ledger.jsonl"
+    now = replay(ledger).packages["torch"]
+    ledger.write_text(ledger.read_text().replace(f'"torch":"{now}"', '"torch":"1.0"'))  # before an upgrade
+    before = contents(afp.storage)
+    for verb in (("run", str(afp.file)), ("resume", "fake")):
+        code, err = afp(*verb)
+        assert code == 2
+        assert f"packages.torch: 1.0 -> {now}" in err
+        assert "--allow-drift" in err
+    assert contents(afp.storage) == before
+    assert afp("resume", "fake", "--allow-drift")[0] == 0
+    assert replay(ledger).packages["torch"] == now
+    assert f"drift: packages.torch: 1.0 -> {now}" in ledger.read_text()
+
+
 def test_another_study_of_the_same_name_overwrites_nothing(afp: Commands) -> None:
     afp.study([1e-4])
     assert afp("run", str(afp.file))[0] == 0
