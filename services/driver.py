@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import StudyChangedError, UnavailableError, UserError
@@ -18,6 +18,9 @@ from afp_ray.remote import ask_to_stop, keeping
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import tracking_uri
 from services.searching import measured, search_of
+
+if TYPE_CHECKING:
+    from afp_ray.search.arms import Arm
 
 OnEvent = Callable[[LedgerEvent, StudyState], None]
 
@@ -30,9 +33,7 @@ def check_study(study: StudyConfig) -> list[str]:
     """
     from afp_ray.comparison.published import check_published
     from afp_ray.evaluation.objective import check_metric
-    from afp_ray.search import asked_metrics, make_arms, resolve
-    from afp_ray.search.arms import corners
-    from afp_ray.search.conditions import searched
+    from afp_ray.search import asked_metrics, make_arms
     from afp_ray.search.objectives import require_base
     from afp_ray.training.together import check_together
     from afp_ray.trial import check_trial
@@ -45,12 +46,7 @@ def check_study(study: StudyConfig) -> list[str]:
     places[study.objective.metric] = "objective.metric"
     seen: set[str] = set()
     for arm in arms:
-        ends = [corners(spec) for spec in arm.tune.values()]
-        params = [
-            searched(arm.tune, dict(zip(arm.tune, values, strict=True)))
-            for values in ([end[0] for end in ends], [end[-1] for end in ends])
-        ]
-        for config in (resolve(arm, values, study.seeds[0]) for values in params):
+        for config in _ends_of(arm, study.seeds[0]):
             key = _what_is_checked(config)
             if key in seen:
                 continue
@@ -67,6 +63,36 @@ def check_study(study: StudyConfig) -> list[str]:
                 ) from error
     count = f"{len(arms)} arm{'s' if len(arms) != 1 else ''}"
     return [f"{count}: configuration, model, training data, evaluation rows and objective are there"]
+
+
+def _ends_of(arm: "Arm", seed: int) -> Iterator[TrialConfig]:
+    """The arm with every searched field at its first and at its last value."""
+    from afp_ray.search import resolve
+    from afp_ray.search.arms import corners
+    from afp_ray.search.conditions import searched
+
+    ends = [corners(spec) for spec in arm.tune.values()]
+    for values in ([end[0] for end in ends], [end[-1] for end in ends]):
+        yield resolve(arm, searched(arm.tune, dict(zip(arm.tune, values, strict=True))), seed)
+
+
+def fetch_models(study: StudyConfig, *, on_fetch: Callable[[str], None] = lambda _: None) -> None:
+    """Bring the hub models of a study into this machine's cache, once for all its trials.
+
+    Args:
+        study: checked.
+        on_fetch: hears the name of every model that comes from a hub, before it is asked for.
+    Raises: ModelError for one that is neither cached nor to be had.
+    """
+    from afp_ray.models.describe import local_folder
+    from afp_ray.models.hub import fetch
+    from afp_ray.search import make_arms
+
+    models = {config.model for arm in make_arms(study) for config in _ends_of(arm, study.seeds[0])}
+    for model in sorted(models, key=lambda model: model.name):
+        if local_folder(model) is None:
+            on_fetch(model.name)
+            fetch(model)
 
 
 def _what_is_checked(config: TrialConfig) -> str:

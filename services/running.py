@@ -16,7 +16,7 @@ from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.attaching import drive_or_follow, is_ray_job
-from services.driver import check_study, drive
+from services.driver import check_study, drive, fetch_models
 from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
@@ -52,6 +52,8 @@ def run(
     """
     check_study(study)
     address = checked_address(study, storage, address, allow_open=allow_open)
+    if address is None:  # the nodes of a cluster have caches of their own
+        fetch_models(study, on_fetch=lambda name: note(f"model  {name}: what the local hub cache lacks is fetched"))
     paths = StudyPaths(storage, study.name)
     is_live = sys.stdout.isatty() and not as_json
     num_expected = planned_trials(study)

@@ -92,7 +92,7 @@ def use(monkeypatch: pytest.MonkeyPatch, *, data: Path, hub: Path) -> None:
     """Let the process see the staged data and hub cache, and no network."""
     monkeypatch.setenv("AFP_DATA_DIR", str(data))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
-    monkeypatch.setattr("afp_ray.models.describe._is_hub_reachable", lambda: False)
+    monkeypatch.setattr("afp_ray.models.hub._is_reachable", lambda: False)
 
 
 def _sentences(code: str, first: int, count: int) -> Iterator[str]:

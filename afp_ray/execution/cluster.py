@@ -7,7 +7,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -77,6 +77,7 @@ def connected(address: str | None) -> Iterator[bool]:
         return
     address = address or os.environ.get("RAY_ADDRESS")
     folder = None if address else tempfile.mkdtemp(prefix="afp-ray-")
+    others = _descendants(os.getpid()) if folder else {}
     try:
         if address:
             _connect(address)
@@ -84,20 +85,25 @@ def connected(address: str | None) -> Iterator[bool]:
             start_local(folder or tempfile.gettempdir())
         yield address is None
     finally:
-        started = _descendants(os.getpid()) if folder else {}
+        started = _descendants(os.getpid(), but=others) if folder else {}
         ray.shutdown()
         if folder:
             _end_leftovers(started)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _descendants(pid: int) -> dict[int, str]:
-    """When each process below `pid` was started, by its id; empty where the system does not tell."""
+def _descendants(pid: int, *, but: Container[int] = ()) -> dict[int, str]:
+    """When each process below `pid` was started, by its id; empty where the system does not tell.
+
+    Args:
+        but: ids of processes that are left out with all below them: a cluster that the caller has started for himself.
+    """
     found: dict[int, str] = {}
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # it may have ended
             for child in map(int, file.read_text().split()):
-                found |= {child: _start_time(child), **_descendants(child)}
+                if child not in but:
+                    found |= {child: _start_time(child), **_descendants(child, but=but)}
     return found
 
 

@@ -19,6 +19,7 @@ from afp_ray.execution.outcome import Outcome, failure_of
 from afp_ray.execution.stop import StopNowError, StopRequest
 from afp_ray.execution.stop_signs import claim
 from afp_ray.ledger import CloseReason, Ledger
+from afp_ray.models.hub import pins
 from afp_ray.records import Failure, FailureClass, Job, LedgerEvent, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.search import WAIT, Wait
 from afp_ray.store import StudyPaths, write_atomic
@@ -173,6 +174,7 @@ class Driver:
             "runtime": self._training_runtime(job).model_dump(mode="json"),
             "num_threads": max(1, int(self.runtime.cpus_per_worker)),
             "token": self._ledger.token,
+            "hub": pins(),
         }
 
     def check(self) -> None:

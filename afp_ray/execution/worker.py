@@ -15,6 +15,7 @@ from afp_ray.execution.log_file import open_log
 from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of
 from afp_ray.execution.progress import ProgressReporter
 from afp_ray.execution.stop_signs import StopSigns
+from afp_ray.models.hub import pin
 from afp_ray.records import Job
 from afp_ray.store import TrialPaths, write_json
 from afp_ray.training.reporter import Reporter, SilentReporter
@@ -41,6 +42,7 @@ def run_job(
         if Path(work["cwd"]).is_dir():
             os.chdir(work["cwd"])
         trial.folder.mkdir(parents=True, exist_ok=True)
+        pin(work["hub"])
         reporter: Reporter = SilentReporter()
         if rank == 0:
             reporter = ProgressReporter(trial.progress, attempt=job.attempt)

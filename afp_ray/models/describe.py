@@ -7,22 +7,17 @@ tensor of such a file that leaves all of these alone is not seen. A hub id is fi
 
 import hashlib
 import json
-import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.errors import ModelError
+from afp_ray.models.hub import COMMIT, hub_file
 from afp_ray.models.packaged import PACKAGED, packaged_folder
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-_HUB_TIMEOUT_S = 5.0
 WHOLE_FILE_BYTES = 64 * 2**20
 ALLOWED = "decoder-only causal language models (Llama, Mistral, Qwen, Gemma, XGLM, BLOOM, GPT-2, GPT-Neo, ...)"
 
@@ -51,7 +46,6 @@ _TOKENIZER_FILES = (
     "vocab.txt",
 )
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _fingerprints: dict[tuple[Any, ...], str] = {}
 
 
@@ -135,64 +129,20 @@ def local_folder(config: ModelConfig) -> Path | None:
 
 
 def _describe_hub(config: ModelConfig) -> ModelDescription:
-    if config.trust_remote_code and not (config.revision and _COMMIT.fullmatch(config.revision)):
+    if config.trust_remote_code and not (config.revision and COMMIT.fullmatch(config.revision)):
         raise ModelError(
             f"model.trust_remote_code runs code of {config.name!r}, whose revision {config.revision!r} can change",
             where="model.revision",
             allowed="a full commit hash (40 hex digits)",
             fix="read that code, then pin model.revision to its commit",
         )
-    path = _hub_file(config, "config.json")
+    path = hub_file(config, "config.json")
     document = _read_json(path)
     _refuse_other_kinds(document, config.name)
     # The cache keeps a file under snapshots/<commit>/: the commit names every byte of the repository.
     commit = path.parent.name
     fingerprint = hashlib.sha256(f"hub:{config.name}@{commit}".encode()).hexdigest()
     return _description(document, folder=None, fingerprint=fingerprint, revision=commit)
-
-
-def _hub_file(config: ModelConfig, name: str) -> Path:
-    """Path of one file of a hub repository in the local cache, downloaded when it is not there."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        cached = try_to_load_from_cache(config.name, name, revision=config.revision)
-        if isinstance(cached, str) and config.revision and _COMMIT.fullmatch(config.revision):
-            return Path(cached)
-        return Path(
-            hf_hub_download(config.name, name, revision=config.revision, local_files_only=not _is_hub_reachable())
-        )
-    except HFValidationError as error:
-        raise ModelError(
-            f"model {config.name!r} is neither a folder nor a hub id",
-            where="model.name",
-            allowed="embedded, a local folder, or a hub id such as facebook/xglm-564M",
-            fix="check the spelling, or give the folder that holds config.json",
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{name} of model {config.name!r} is not in the local hub cache and not to be had: {_first_line(error)}",
-            where="model.name",
-            allowed="embedded, a local folder, or a hub id that is cached or reachable",
-            fix=f"run `hf download {config.name}` where there is a network, or give a local folder",
-        ) from error
-
-
-@cache
-def _is_hub_reachable() -> bool:
-    """Whether the hub answers within seconds; its own client would retry for half a minute first."""
-    from huggingface_hub import constants
-
-    if urllib.request.getproxies():
-        return True  # a proxy stands between; only a real request can tell
-    place = urllib.parse.urlsplit(constants.ENDPOINT)
-    try:
-        port = place.port or (80 if place.scheme == "http" else 443)
-        socket.create_connection((place.hostname or "", port), timeout=_HUB_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def _refuse_other_kinds(document: Mapping[str, Any], place: str) -> None:

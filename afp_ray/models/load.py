@@ -15,6 +15,7 @@ from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
 from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_marks
 from afp_ray.models.hidden_states import CausalModel
+from afp_ray.models.hub import fetch
 from afp_ray.models.manifest import has_manifest, verify_manifest
 from afp_ray.models.warm import WARM, WarmModels
 
@@ -69,14 +70,15 @@ def load_model(
 
 
 def _read_model(config: ModelConfig, description: ModelDescription) -> CausalModel:
-    if description.folder is not None and has_manifest(Path(description.folder)):
-        verify_manifest(Path(description.folder))
-    arguments = _arguments(config, description)
+    folder = _folder(config, description)
+    if has_manifest(folder):
+        verify_manifest(folder)
+    arguments = _arguments(config)
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
     with quiet_transformers(), _as_model_error(config, "the model"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            description.folder or config.name,
+            str(folder),
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
@@ -94,7 +96,7 @@ def _read_model(config: ModelConfig, description: ModelDescription) -> CausalMod
 
 def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTrainedTokenizerBase:
     with quiet_transformers(), _as_model_error(config, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(description.folder or config.name, **_arguments(config, description))
+        tokenizer = AutoTokenizer.from_pretrained(str(_folder(config, description)), **_arguments(config))
     place = description.folder or config.name
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -113,11 +115,13 @@ def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTr
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _arguments(config: ModelConfig, description: ModelDescription) -> dict[str, Any]:
+def _folder(config: ModelConfig, description: ModelDescription) -> Path:
+    return fetch(config) if description.folder is None else Path(description.folder)
+
+
+def _arguments(config: ModelConfig) -> dict[str, Any]:
     """Keywords that model and tokenizer share; a folder is never looked up anywhere else."""
-    if description.folder is not None:
-        return {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
-    return {"revision": description.revision, "trust_remote_code": config.trust_remote_code}
+    return {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
 
 
 @contextlib.contextmanager

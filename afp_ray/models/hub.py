@@ -1,0 +1,130 @@
+"""Checkpoints of the model hub: a name's commit is asked for once a study, its files are fetched once a machine.
+
+A driver looks a name up and fetches the files; what it found goes to the workers with every job, so that a branch that
+moves meanwhile changes no trial, and a thousand trials are no thousand requests. The hub's own client locks its cache,
+waits as long as a busy hub asks it to (Retry-After) and tries again after errors of the server.
+"""
+
+import re
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from afp_ray.config.model import ModelConfig
+from afp_ray.errors import ModelError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 5.0
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_found: dict[tuple[str, str | None], "_Found"] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a name stood for when it was looked up, and the folder of its files where they have been fetched."""
+
+    commit: str
+    folder: str | None = None
+
+
+def pins() -> list[tuple[str, str | None, str, str | None]]:
+    """Name, revision, commit and folder of every model that this process has looked up, for others to `pin`."""
+    return [(name, revision, found.commit, found.folder) for (name, revision), found in _found.items()]
+
+
+def pin(known: Iterable[Sequence[str | None]]) -> None:
+    """Take over what another process has looked up; a folder counts where it is there on this machine."""
+    for name, revision, commit, folder in known:
+        if name is not None and commit is not None:
+            _found[name, revision] = _Found(commit, folder if folder and Path(folder).is_dir() else None)
+
+
+def hub_file(config: ModelConfig, name: str) -> Path:
+    """Path of one file of a hub repository in the local cache, downloaded when it is not there.
+
+    The file lies under `snapshots/<commit>/`; that commit is the model's from here on.
+
+    Raises: ModelError when the name is none, or the file is neither cached nor to be had.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    key = config.name, config.revision
+    revision = _found[key].commit if key in _found else config.revision
+    try:
+        cached = try_to_load_from_cache(config.name, name, revision=revision)
+        if isinstance(cached, str) and revision and COMMIT.fullmatch(revision):
+            path = Path(cached)
+        else:
+            path = Path(hf_hub_download(config.name, name, revision=revision, local_files_only=not _is_reachable()))
+    except HFValidationError as error:
+        raise ModelError(
+            f"model {config.name!r} is neither a folder nor a hub id",
+            where="model.name",
+            allowed="embedded, a local folder, or a hub id such as facebook/xglm-564M",
+            fix="check the spelling, or give the folder that holds config.json",
+        ) from error
+    except OSError as error:  # what the hub's client raises for a hub that refuses or is away is one
+        raise _not_to_be_had(config, name, error) from error
+    _found.setdefault(key, _Found(path.parent.name))
+    return path
+
+
+def fetch(config: ModelConfig) -> Path:
+    """Folder with the files that loading the model takes, downloaded where they are not in the local cache.
+
+    Args:
+        config: names a hub id.
+    Raises: ModelError when they are neither cached nor to be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    commit = hub_file(config, "config.json").parent.name
+    known = _found[config.name, config.revision]
+    if known.folder is not None:
+        return Path(known.folder)
+    try:
+        folder = snapshot_download(
+            config.name,
+            revision=commit,
+            allow_patterns=list(_WANTED),
+            ignore_patterns=["*/*"],  # the same weights again, for other libraries
+            local_files_only=not _is_reachable(),
+        )
+    except Exception as error:  # the client lets through what its transport raises, which is no OSError
+        raise _not_to_be_had(config, "the weights", error) from error
+    if not any(Path(folder).glob("*.safetensors")):  # the client is content with whatever was cached before
+        reason = FileNotFoundError("it has no safetensors file, or the hub would not list its files")
+        raise _not_to_be_had(config, "the weights", reason)
+    _found[config.name, config.revision] = _Found(commit, folder)
+    return Path(folder)
+
+
+def _not_to_be_had(config: ModelConfig, what: str, error: Exception) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(
+        f"{what} of model {config.name!r} is not in the local hub cache and not to be had: {reason}",
+        where="model.name",
+        allowed="embedded, a local folder, or a hub id that is cached or reachable",
+        fix=f"run `hf download {config.name}` where there is a network, or give a local folder",
+    )
+
+
+@cache
+def _is_reachable() -> bool:
+    """Whether the hub answers within seconds; its own client would retry for half a minute first."""
+    from huggingface_hub import constants
+
+    if urllib.request.getproxies():
+        return True  # a proxy stands between; only a real request can tell
+    place = urllib.parse.urlsplit(constants.ENDPOINT)
+    try:
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname or "", port), timeout=_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
