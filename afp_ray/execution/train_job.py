@@ -14,11 +14,11 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from afp_ray.execution.cluster import WORKER_ENVIRONMENT, set_environment
 from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of, worst
 from afp_ray.execution.preemption import is_announced
+from afp_ray.execution.trainable import WORK
 from afp_ray.execution.worker import output_to, run_job
 from afp_ray.records import Failure, FailureClass
 from afp_ray.store import TrialPaths
 
-_WORK = "work"
 _FOREVER_S = 10.0**9
 _NO_ROOM = frozenset({"WorkerGroupStartupTimeoutError", "InsufficientClusterResourcesError"})
 
@@ -31,13 +31,13 @@ def run_alone(work: dict[str, Any]) -> str:
     """A job of one worker, in this process."""
     with output_to(TrialPaths(Path(work["folder"])).log):
         trainer = TorchTrainer(
-            _in_process_loop, train_loop_config={_WORK: work}, scaling_config=ScalingConfig(num_workers=0)
+            _in_process_loop, train_loop_config={WORK: work}, scaling_config=ScalingConfig(num_workers=0)
         )
         return str(trainer.fit().return_value)
 
 
 def _in_process_loop(config: dict[str, Any]) -> str | None:
-    return run_job(config[_WORK], notice=is_announced)
+    return run_job(config[WORK], notice=is_announced)
 
 
 class _GroupTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
@@ -58,7 +58,7 @@ def run_group(work: dict[str, Any]) -> str:
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(work["start_s"] or _FOREVER_S)
     trainer = _GroupTrainer(
         _group_loop,
-        train_loop_config={_WORK: work},
+        train_loop_config={WORK: work},
         scaling_config=ScalingConfig(num_workers=work["num_workers"], use_gpu=with_gpu, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if with_gpu else "gloo"),
         run_config=RunConfig(
@@ -92,7 +92,7 @@ def _group_failure(error: Exception) -> Failure:
 
 def _group_loop(config: dict[str, Any]) -> str | None:
     """One worker of a group; its output goes to the trial's log."""
-    work, rank = config[_WORK], get_context().get_world_rank()
+    work, rank = config[WORK], get_context().get_world_rank()
     set_environment(WORKER_ENVIRONMENT)
     with output_to(TrialPaths(Path(work["folder"])).log):
         try:
