@@ -22,3 +22,20 @@ def test_the_reference_pages_are_what_the_code_says() -> None:
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_row_of_the_fault_matrix_names_tests_that_are_there_and_that_make_runs() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \|.*\|([^|]*)\|$", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    command = subprocess.run(
+        ["make", "--dry-run", "--silent", "test-faults"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for number, cell in rows:
+        files = re.findall(r"`([\w/.]+\.py)`", cell)
+        assert any(file.split("/")[-1].startswith("test_") for file in files), f"row {number} names no test"
+        for file in files:
+            path = ROOT / file if file.startswith("benchmarks/") else ROOT / "tests" / file
+            assert path.exists(), f"row {number} names {file}"
+            is_test = path.name.startswith("test_")
+            assert not is_test or f"tests/{file}" in command.split(), f"make test-faults leaves {file} out"
