@@ -25,6 +25,7 @@ from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError
 from afp_ray.ledger import Ledger, replay
 from afp_ray.store import StudyPaths
+from afp_ray.tracking import background
 from afp_ray.tracking.background import BackgroundProjector
 from afp_ray.tracking.location import default_uri
 from afp_ray.tracking.outbox import lag
@@ -36,6 +37,12 @@ from services.showing import show_status
 ROOT = Path(__file__).parents[2]
 OWN = ("mlflow.parentRunId", "afp.digest")
 FAULTS = ("refuse", "black-hole", "reset", "500", "429", "503", "close-in-body", "lose-answer")
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait before the first projection: what is tested here begins with it."""
+    monkeypatch.setattr(background, "START_S", 0.0)
 
 
 @pytest.fixture(scope="module")
