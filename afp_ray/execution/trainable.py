@@ -36,6 +36,8 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which drains
+        with without_collection():  # before the trial counts as running: its time is watched from then on
+            import afp_ray.execution.train_job  # noqa: F401
         self._work = config[WORK]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -45,8 +47,7 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
 
     def step(self) -> dict[str, Any]:
         """Run the job to its end; whatever happens is an outcome, so that the actor stays."""
-        with without_collection():
-            from afp_ray.execution.train_job import StarvedError, run_alone, run_group
+        from afp_ray.execution.train_job import StarvedError, run_alone, run_group
 
         work = json.loads(self._work)
         try:
