@@ -69,12 +69,12 @@ def require_versions(paths: StudyPaths, before: Mapping[str, str], now: Mapping[
 
     Raises: StudyChangedError when a package that both know has another version.
     """
-    changed = {name: (before[name], now[name]) for name in _PACKAGES if name in before and name in now}
-    lines = [f"packages.{name}: {old} -> {new}" for name, (old, new) in changed.items() if old != new]
-    if not lines:
+    changed = [name for name in _PACKAGES if name in before and name in now and before[name] != now[name]]
+    if not changed:
         return ""
+    lines = [f"packages.{name}: {before[name]} -> {now[name]}" for name in changed]
     if not allow_drift:
-        wanted = " ".join(f"{name}=={old}" for name, (old, new) in changed.items() if old != new)
+        wanted = " ".join(f"{name}=={before[name]}" for name in changed)
         raise StudyChangedError(
             "trials of this study ran with other packages, which may score otherwise:\n  " + "\n  ".join(lines),
             where=str(paths.ledger),

@@ -305,7 +305,3 @@ def _existing(path: Path, problem: str) -> Path:
     if not path.exists():
         raise ModelError(problem, where=str(path), fix="copy the missing file, or give another model.name")
     return path
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 5.0
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _found: dict[tuple[str, str | None], "_Found"] = {}
+Pin = tuple[str, str | None, str, str | None]
+"""Name, revision, commit and folder of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,19 @@ class _Found:
     folder: str | None = None
 
 
-def pins() -> list[tuple[str, str | None, str, str | None]]:
-    """Name, revision, commit and folder of every model that this process has looked up, for others to `pin`."""
+def pins() -> list[Pin]:
+    """Every model that this process has looked up, for others to `pin`."""
     return [(name, revision, found.commit, found.folder) for (name, revision), found in _found.items()]
 
 
-def pin(known: Iterable[Sequence[str | None]]) -> None:
-    """Take over what another process has looked up; a folder counts where it is there on this machine."""
+def pin(known: Iterable[Pin]) -> None:
+    """Take over what another process has looked up; a folder counts where it is there on this machine.
+
+    What this process has fetched of the same commit stays: pins come with every job.
+    """
     for name, revision, commit, folder in known:
-        if name is not None and commit is not None:
+        own = _found.get((name, revision))
+        if own is None or own.commit != commit or own.folder is None:
             _found[name, revision] = _Found(commit, folder if folder and Path(folder).is_dir() else None)
 
 
@@ -96,18 +102,22 @@ def fetch(config: ModelConfig) -> Path:
             local_files_only=not _is_reachable(),
         )
     except Exception as error:  # the client lets through what its transport raises, which is no OSError
-        raise _not_to_be_had(config, "the weights", error) from error
+        raise _not_to_be_had(config, "the checkpoint", error) from error
     if not any(Path(folder).glob("*.safetensors")):  # the client is content with whatever was cached before
         reason = FileNotFoundError("it has no safetensors file, or the hub would not list its files")
-        raise _not_to_be_had(config, "the weights", reason)
+        raise _not_to_be_had(config, "the checkpoint", reason)
     _found[config.name, config.revision] = _Found(commit, folder)
     return Path(folder)
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without its advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _not_to_be_had(config: ModelConfig, what: str, error: Exception) -> ModelError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ModelError(
-        f"{what} of model {config.name!r} is not in the local hub cache and not to be had: {reason}",
+        f"{what} of model {config.name!r} is not in the local hub cache and not to be had: {first_line(error)}",
         where="model.name",
         allowed="embedded, a local folder, or a hub id that is cached or reachable",
         fix=f"run `hf download {config.name}` where there is a network, or give a local folder",

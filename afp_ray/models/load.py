@@ -15,7 +15,7 @@ from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
 from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_marks
 from afp_ray.models.hidden_states import CausalModel
-from afp_ray.models.hub import fetch
+from afp_ray.models.hub import fetch, first_line
 from afp_ray.models.manifest import has_manifest, verify_manifest
 from afp_ray.models.warm import WARM, WarmModels
 
@@ -130,11 +130,11 @@ def _as_model_error(config: ModelConfig, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ModelError(
-            f"{what} needs a library that is not installed: {_first_line(error)}", where="model", fix="install it"
+            f"{what} needs a library that is not installed: {first_line(error)}", where="model", fix="install it"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"{what} of {config.name!r} cannot be loaded: {_first_line(error)}",
+            f"{what} of {config.name!r} cannot be loaded: {first_line(error)}",
             where="model.name",
             allowed=ALLOWED,
             fix="try AutoModelForCausalLM.from_pretrained on it; code of its own needs model.trust_remote_code",
@@ -155,7 +155,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

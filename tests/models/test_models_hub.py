@@ -95,13 +95,16 @@ def hub(saved_model: Path) -> Iterator[Hub]:
     server.server_close()
 
 
-def run(code: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own: the hub's client reads its settings when it is imported."""
+def settings(endpoint: str, cache: Path) -> dict[str, str]:
+    """Environment of a process; the hub's client reads it when it is imported."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", LOOK_UP + code], env=environment, capture_output=True, text=True, timeout=200
-    )
+    return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+
+
+def run(code: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own."""
+    command = [sys.executable, "-c", LOOK_UP + code]
+    return subprocess.run(command, env=settings(endpoint, cache), capture_output=True, text=True, timeout=200)
 
 
 def test_a_model_is_fetched_once_and_workers_need_no_hub(hub: Hub, tmp_path: Path) -> None:
@@ -127,10 +130,9 @@ def test_a_process_asks_for_a_branch_once(hub: Hub, tmp_path: Path) -> None:
     code = (
         "before = describe(config)\nprint('moved', flush=True)\nsys.stdin.readline()\nprint(describe(config) == before)"
     )
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     with subprocess.Popen(
         [sys.executable, "-c", LOOK_UP + code],
-        env={**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)},
+        env=settings(hub.url, tmp_path),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -151,6 +153,14 @@ def test_a_folder_that_is_not_on_this_machine_is_fetched_at_the_same_commit(hub:
         f"hub.pin({pins})\n{LOAD}\nprint(hub.fetch(config).name, load_model(config).num_layers)", hub.url, tmp_path
     )
     assert done.stdout == f"{FIRST} 3\n", done.stderr
+
+
+def test_what_was_fetched_here_stays_when_a_later_job_pins_the_same_commit(hub: Hub, tmp_path: Path) -> None:
+    pins = [[NAME, None, FIRST, "/on/another/machine"]]
+    code = f"hub.pin({pins})\nhub.fetch(config)\nhub.pin({pins})\nprint(hub.fetch(config).name)"
+    done = run(code, hub.url, tmp_path)
+    assert done.stdout == f"{FIRST}\n", done.stderr
+    assert sum(number for asked, number in hub.asked.items() if "/tree/" in asked) == 1
 
 
 def test_a_busy_hub_is_waited_for(hub: Hub, tmp_path: Path) -> None:
