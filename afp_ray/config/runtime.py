@@ -1,8 +1,9 @@
 """How a study is carried out; nothing here changes a score."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from afp_ray.config.base import StrictModel
 
@@ -55,6 +56,20 @@ class RuntimeConfig(TrainingRuntime):
     """Which checkpoints stay on disk once an arm is decided."""
     tracking_uri: str | None = None
     """MLflow tracking URI; null is the environment's MLFLOW_TRACKING_URI, else `sqlite:///` beside the runs."""
+
+    @model_validator(mode="after")
+    def _gpus_can_be_given(self) -> Self:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker:g}: trials can share one GPU, several are given whole; write "
+                f"{math.floor(self.gpus_per_worker)} or {math.ceil(self.gpus_per_worker)}"
+            )
+        if self.workers_per_trial > 1 and 0 < self.gpus_per_worker < 1:
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker:g} with {self.workers_per_trial} workers: NCCL lets no two "
+                "workers of a trial share a GPU; write 1, or set workers_per_trial to 1"
+            )
+        return self
 
     @property
     def of_training(self) -> TrainingRuntime:

@@ -5,6 +5,7 @@ Shapes: b pairs of this worker, N tokens of a packed row.
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,8 +59,9 @@ def pair_keys(row: PackedBatch) -> Tensor:
 
 def _packed(ids: Tensor, lengths: Tensor, labels: Tensor | None = None) -> PackedBatch:
     """A row of (N,) ids and labels of samples of these lengths."""
-    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    positions = torch.arange(len(ids), device=ids.device) - starts
+    first_places = (lengths.cumsum(0) - lengths).cpu().numpy()
+    starts = torch.from_numpy(np.repeat(first_places, lengths.cpu().numpy()))  # torch's own wakes all threads for it
+    positions = torch.arange(len(ids), device=ids.device) - starts.to(ids.device)
     if labels is not None:
         labels = labels.masked_fill(positions == 0, IGNORED)[None]  # no state predicts the first token of a sample
     return PackedBatch(ids[None], positions[None], lengths, labels)

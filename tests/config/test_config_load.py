@@ -110,6 +110,8 @@ MISTAKES = [
     ("name with a path", "name: ../evil\n", "1:7", "cannot be a study's name"),
     ("metric", HEAD + "objective: {metric: xcop}\n", "2:21", "'xcop' is not known"),
     ("metric language", HEAD + "objective: {metric: xcopa/xx}\n", "2:21", "'xx' is unknown"),
+    ("part of two GPUs", HEAD + "runtime: {gpus_per_worker: 1.5}\n", "2:28", "several are given whole"),
+    ("a GPU for two", HEAD + "runtime: {gpus_per_worker: 0.5, workers_per_trial: 2}\n", "2:28", "NCCL"),
     ("list on top", "- name: demo\n", "1:1", "must be a mapping"),
     ("text on top", "hello\n", "1:1", "must be a mapping"),
     ("unclosed", "name: [demo\n", "2:1", "no YAML"),
