@@ -114,6 +114,13 @@ class _Run:
         return self.workers.number
 
 
+def import_libraries() -> None:
+    """Import all that a trial needs, so that no later import is a slow one."""
+    with without_collection():
+        import afp_ray.models.load
+        import afp_ray.training.loop  # noqa: F401
+
+
 def run_trial(
     config: TrialConfig,
     *,
@@ -152,11 +159,8 @@ def run_trial(
     Raises: UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
     """
     started = time.perf_counter()
-    with without_collection():  # all that a trial needs, so that no later import is a slow one
-        import torch
-
-        import afp_ray.models.load
-        import afp_ray.training.loop  # noqa: F401
+    import_libraries()
+    import torch
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)

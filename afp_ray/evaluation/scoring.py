@@ -16,8 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from afp_ray.errors import ModelError, TaskError
 from afp_ray.evaluation.likelihood import log_likelihoods
+from afp_ray.evaluation.request_cache import KEPT
 from afp_ray.evaluation.sharing import Stretch, like_parts, packs, plan
 from afp_ray.evaluation.trie import Branches, Request, common_prefix
+from afp_ray.evaluation.weights import tokenizer_digest
 from afp_ray.evaluation.workers import Workers
 from afp_ray.models.branching import Trunk, branch_states, branching_obstacle, extend_trunk
 from afp_ray.models.head import VocabularyHead, vocabulary_head
@@ -45,6 +47,7 @@ class ContinuationScorer:
         self.max_batch_tokens = max_batch_tokens or token_budget(model)
         self.max_positions = max_positions(model)
         self.num_truncated = 0
+        self._tokens_by = tokenizer_digest(tokenizer)
         self.head, self.obstacle = _in_evaluation_mode(model, lambda: _head_and_obstacle(model))
 
     def score(
@@ -72,7 +75,8 @@ class ContinuationScorer:
 
     def requests(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[Request]:
         """Every choice of every question, tokenised and cut to what the model can hold."""
-        return [self._fit(request) for request in self.encode(questions)]
+        key = self._tokens_by, tuple(tuple(question) for question in questions)
+        return [self._fit(request) for request in KEPT.get(key, lambda: self.encode(questions))]
 
     def _score_requests(self, requests: Sequence[Request]) -> list[float]:
         """Log-likelihood in nats of distinct requests.

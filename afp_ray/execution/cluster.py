@@ -1,5 +1,6 @@
 """Connects to a Ray cluster or starts one on this machine, and says how many trials it has room for."""
 
+import importlib
 import logging
 import os
 import shutil
@@ -44,6 +45,8 @@ WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
+# The second because Tune counts callbacks by their kind before it starts an actor, and imports MLflow to tell one kind.
+_RUN_BY = ("ray.tune", "ray.air.integrations.mlflow")
 _ANSWER_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # only JSON and code cross it
 
@@ -82,14 +85,45 @@ def connected(address: str | None) -> Iterator[bool]:
         if address:
             _connect(address)
         else:
-            start_local(folder or tempfile.gettempdir())
+            with _importing_tune():
+                start_local(folder or tempfile.gettempdir())
         yield address is None
     finally:
         started = _descendants(os.getpid(), but=others) if folder else {}
+        _end_autoscaler(started)
         ray.shutdown()
         if folder:
             _end_leftovers(started)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _importing_tune() -> Iterator[None]:
+    """Import in a thread what runs the study, while this one waits for a cluster's processes to come up.
+
+    The two have no more than a few small modules in common, so that neither waits for what the other imports.
+    """
+
+    def load() -> None:
+        with suppress(ImportError):  # raised again where it is needed
+            for name in _RUN_BY:
+                importlib.import_module(name)
+
+    with without_collection():
+        thread = threading.Thread(target=load, name="imports")
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+
+def _end_autoscaler(started: Mapping[int, str]) -> None:
+    """End the monitor of a cluster that cannot grow: it heeds no polite request, for a second of everybody's time."""
+    for pid, start in started.items():
+        with suppress(OSError):
+            if b"/autoscaler/" in Path(f"/proc/{pid}/cmdline").read_bytes() and _start_time(pid) == start:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int, *, but: Container[int] = ()) -> dict[int, str]:

@@ -27,6 +27,14 @@ class StarvedError(Exception):
     """The workers of a group did not get their resources in time."""
 
 
+def prepare(work: dict[str, Any]) -> None:
+    """Import what the job will need in this process: all of a trial, or nothing more where others train."""
+    if work["num_workers"] == 1:
+        from afp_ray.trial import import_libraries
+
+        import_libraries()
+
+
 def run_alone(work: dict[str, Any]) -> str:
     """A job of one worker, in this process."""
     with output_to(TrialPaths(Path(work["folder"])).log):
