@@ -136,6 +136,23 @@ class Score(StrictModel):
         return self.metric in MAIN_METRICS
 
 
+class MissingScore(StrictModel):
+    """A task that could not be scored in one language on one split, at any number of shots."""
+
+    task: str
+    language: str
+    split: Literal["validation", "test"]
+    problem: str
+    """Kind and first line of the error."""
+
+
+class IncompleteScores(StrictModel):
+    """What a trial scored that could not score everything; `incomplete.json` of a trial that failed for it."""
+
+    scores: tuple[Score, ...]
+    missing: tuple[MissingScore, ...]
+
+
 class LayerMetrics(StrictModel):
     """Representation metrics of one layer and pooling for one language and split."""
 

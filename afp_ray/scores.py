@@ -58,26 +58,36 @@ def score_splits(
         workers: those that score a part each.
         keep_scores: ask the cache of scores first, and keep what it lacks.
     Returns: None on workers other than the first.
-    Raises: UserError for bad input, ElsewhereFailedError when another worker failed, whatever torch raises.
+    Raises: IncompleteError when a task cannot be scored in a language, on all workers, once all other scores are made;
+        UserError for bad input, ElsewhereFailedError when another worker failed, whatever torch raises.
     """
     missing = [split for split in splits if stored is None or split not in stored.splits]
     cache = ScoreCache(loaded.model, loaded.tokenizer) if keep_scores else None
     with workers.together():
         evaluation.require_one_model(loaded.model, loaded.tokenizer, workers)
-        evaluated = {
-            split: evaluation.evaluate_tasks(
-                loaded.model,
-                loaded.tokenizer,
-                config.evaluation,
-                languages=config.evaluated_languages,
-                pivot=config.data.pivot,
-                split=split,
-                reporter=reporter,
-                cache=cache,
-                workers=workers,
-            )
-            for split in missing
-        }
+        evaluated: dict[Split, evaluation.Evaluation] = {}
+        failed: list[evaluation.IncompleteError] = []
+        for split in missing:
+            try:
+                evaluated[split] = evaluation.evaluate_tasks(
+                    loaded.model,
+                    loaded.tokenizer,
+                    config.evaluation,
+                    languages=config.evaluated_languages,
+                    pivot=config.data.pivot,
+                    split=split,
+                    reporter=reporter,
+                    cache=cache,
+                    workers=workers,
+                )
+            except evaluation.IncompleteError as error:
+                failed.append(error)
+    if failed:
+        complete = [score for found in evaluated.values() for score in found.scores]
+        raise evaluation.IncompleteError(
+            [*complete, *(score for one in failed for score in one.found.scores)],
+            [cell for one in failed for cell in one.found.missing],
+        ) from failed[0].__cause__
     if not workers.is_first:
         return None
     scores = [score for score in stored.scores if score.task != "retrieval"] if stored else []

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from afp_ray.errors import StorageError
+from afp_ray.records import IncompleteScores
 
 DEFAULT_STORAGE = "runs"
 LEDGER_SNAPSHOT = "ledger.snapshot.json"
@@ -46,6 +47,7 @@ class TrialPaths:
         self.folder = folder
         self.config = folder / "config.json"
         self.result = folder / "result.json"
+        self.incomplete = folder / "incomplete.json"
         self.progress = folder / "progress.json"
         self.attempt = folder / "attempt.json"
         self.training_calls = folder / "training_calls.jsonl"
@@ -73,6 +75,14 @@ class TrialPaths:
     def representation_of(self, split: str) -> Path:
         """States of the held-out sentences of one split."""
         return self.representation / f"{split}.safetensors"
+
+
+def read_incomplete(paths: TrialPaths) -> IncompleteScores | None:
+    """What a trial scored that could not score everything; None when it is not there, or not whole."""
+    try:
+        return IncompleteScores.model_validate_json(paths.incomplete.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 class StudyPaths:

@@ -156,7 +156,8 @@ def run_trial(
         keep_scores: take what the very same weights answered before from the cache, and keep what they answer now;
             `AFP_CACHE_SCORES=0` says no for all.
     Returns: the result, None on workers other than the first.
-    Raises: UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
+    Raises: IncompleteError when a task cannot be scored in a language; the other scores are in `incomplete.json` then.
+        UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
     """
     started = time.perf_counter()
     import_libraries()
@@ -181,9 +182,15 @@ def run_trial(
     loaded, summary = _trained_model(run, stored)
     is_paused = summary.steps < config.training.max_steps
     wanted: list[Split] = ["validation"] if is_paused else [split for split in SPLITS if split in splits]
-    scored = score_splits(
-        config, loaded, wanted, paths=paths, stored=stored, reporter=reporter, workers=workers, keep_scores=keeps
-    )
+    try:
+        scored = score_splits(
+            config, loaded, wanted, paths=paths, stored=stored, reporter=reporter, workers=workers, keep_scores=keeps
+        )
+    except evaluation.IncompleteError as error:
+        if rank == 0:
+            fence()
+            write_json(paths.incomplete, error.found.model_dump(mode="json"))
+        raise
     if scored is None:
         return None
     before = _last_rung(paths) if stored is None else None
@@ -206,6 +213,7 @@ def run_trial(
         warnings=tuple(dict.fromkeys([*summary.notes, *scored.warnings])),
     )
     fence()
+    paths.incomplete.unlink(missing_ok=True)
     if is_paused and until is not None:
         write_json(paths.rung(until.rung), result.model_dump(mode="json"))
         return result

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from afp_ray.errors import DataError, UserError
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, list_studies
+from afp_ray.store import StudyPaths, list_studies, read_incomplete
 from afp_ray.tracking.location import find_run
 from afp_ray.tracking.outbox import lag
 from services.kept import kept
@@ -224,6 +224,7 @@ def trial_answer(storage: Path, name: str, trial_id: str) -> TrialDetail:
     try:
         result = TrialResult.model_validate_json(paths.trial(trial_id).result.read_bytes())
     except (OSError, ValueError):
-        return detail
+        found = read_incomplete(paths.trial(trial_id)) if record.status is TrialStatus.FAILED else None
+        return detail.model_copy(update={"scores": found.scores, "missing": found.missing}) if found else detail
     names = ("scores", "layers", "training", "fingerprints", "environment", "warnings")
     return detail.model_copy(update={name: getattr(result, name) for name in names})

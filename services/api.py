@@ -19,6 +19,7 @@ from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
 from services import answers
+from services.reports.incomplete import incomplete_grids
 from services.reports.page import render_report
 from services.running import answers_of
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
@@ -136,7 +137,9 @@ def _add_answers(app: FastAPI, storage: Path) -> None:
         """The HTML report, made from what is there now."""
         paths = _known(storage, name)
         table, found, _ = answers_of(paths)
-        page = render_report(kept_study(paths), answers.status_of(paths), replay(paths.ledger), table, found)
+        state = replay(paths.ledger)
+        parts = incomplete_grids(paths, state.trials)
+        page = render_report(kept_study(paths), answers.status_of(paths), state, table, found, incomplete=parts)
         return HTMLResponse(page, headers={"Content-Security-Policy": _REPORT_POLICY})
 
 

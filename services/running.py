@@ -21,6 +21,7 @@ from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
 from services.reports.fronts import front_grids
+from services.reports.incomplete import incomplete_grids
 from services.reports.published import LEGEND, published_lines
 from services.reports.tables import (
     FORMATS,
@@ -34,6 +35,9 @@ from services.reports.tables import (
 )
 from services.schemas import RESULT_MARK, JobResult
 from services.studies import kept_study
+
+MAX_INCOMPLETE = 3
+"""Failed trials whose scores are shown at the end of a run; all are in the report."""
 
 
 def run(
@@ -157,7 +161,8 @@ def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: 
     state = state or replay(paths.ledger)
     comparison, best, error = answers_of(paths)
     found = changes_answer(paths, comparison) if comparison is not None else []
-    page = render_report(kept_study(paths), status_of(paths, state), state, comparison, best, found)
+    parts = incomplete_grids(paths, state.trials)
+    page = render_report(kept_study(paths), status_of(paths, state), state, comparison, best, found, incomplete=parts)
     write_atomic(paths.report, page)
     written = [paths.report]
     if comparison is not None:
@@ -185,6 +190,8 @@ def summarize(paths: StudyPaths, state: StudyState) -> None:
         reasons[message] = reasons.get(message, 0) + 1
     for message, count in reasons.items():
         terminal.print(f"failed   {message}{f'  x{count}' if count > 1 else ''}")
+    for trial_id, grid in list(incomplete_grids(paths, failed).items())[:MAX_INCOMPLETE]:
+        terminal.print(to_terminal(grid, f"{trial_id}: scores in %, incomplete"))
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
     uri = tracking_uri(kept_study(paths).runtime.tracking_uri, paths.storage)
     say()

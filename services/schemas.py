@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from afp_ray.config import StrictModel, StudyConfig
 from afp_ray.evaluation.overlap_records import OverlapReport
-from afp_ray.records import Best, Comparison, LayerMetrics, Score, TrainingSummary, TrialRecord
+from afp_ray.records import Best, Comparison, LayerMetrics, MissingScore, Score, TrainingSummary, TrialRecord
 
 __all__ = [
     "Best",
@@ -169,6 +169,9 @@ class TrialDetail(StrictModel):
 
     record: TrialRecord
     scores: tuple[Score, ...] = ()
+    """Of a trial that failed because it could not score everything: what it could score."""
+    missing: tuple[MissingScore, ...] = ()
+    """What it could not score."""
     layers: tuple[LayerMetrics, ...] = ()
     training: TrainingSummary | None = None
     fingerprints: dict[str, str] = {}

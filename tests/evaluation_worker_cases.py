@@ -44,6 +44,8 @@ def in_group(rank: int) -> dict[str, Any]:
     found["broken texts"] = _error(lambda: write(workers, is_broken=is_second))
     found["between"] = _error(lambda: _fail_between(workers, is_second=is_second))
     found["at the end"] = _error(lambda: _fail_at_the_end(workers, is_second=is_second))
+    found["attempts"] = _attempts(workers, is_second=is_second)
+    found["last attempt"] = _error(lambda: _last_attempt(workers, is_second=is_second))
     found["other questions"] = _error(lambda: score(workers, questions=QUESTIONS[is_second:]))
     found["and again"] = score(workers)
     return found
@@ -100,6 +102,36 @@ def _fail_at_the_end(workers: Workers, *, is_second: bool) -> None:
         workers.exchange("first")
         if is_second:
             raise MemoryError("no room")
+
+
+def _attempts(workers: Workers, *, is_second: bool) -> list[tuple[Any, str]]:
+    """What each attempt gave and why not: whole, failed on one worker at each place, on both, and whole again."""
+
+    def work(name: str) -> list[str]:
+        if name == "both first" or (name == "second first" and is_second):
+            raise KeyError(name)
+        parts = workers.exchange(name)
+        if (name == "second last" and is_second) or (name == "first last" and not is_second):
+            raise KeyError(name)
+        return parts
+
+    found = []
+    with workers.together():
+        for name in ("whole", "second first", "second last", "both first", "first last", "again"):
+            value, error = workers.attempt(lambda name=name: work(name), ends_all=lambda _: False)  # type: ignore[misc]
+            found.append((value, f"{type(error).__name__}: {error}" if error else ""))
+    return found
+
+
+def _last_attempt(workers: Workers, *, is_second: bool) -> None:
+    """Both fail at once, the second one for good; the first must not go on alone."""
+
+    def work() -> None:
+        raise MemoryError("no room") if is_second else KeyError("a row")
+
+    with workers.together():
+        workers.attempt(work, ends_all=lambda error: isinstance(error, MemoryError))
+        workers.exchange("never")
 
 
 def _error(work: Callable[[], object]) -> tuple[str, str]:

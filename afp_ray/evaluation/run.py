@@ -1,15 +1,17 @@
 """Tasks in, scores and predictions out; the checks of the same evaluation need no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig
-from afp_ray.errors import UserError
+from afp_ray.errors import AfpError, ConfigError, ModelError, UserError
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
 from afp_ray.evaluation.choice_scores import ChoiceScoring
 from afp_ray.evaluation.generation_scores import GenerationScoring
 from afp_ray.evaluation.generation_task import GenerationCell
+from afp_ray.evaluation.incomplete import IncompleteError
 from afp_ray.evaluation.objective import allowed_metrics, check_metric, objective_value
 from afp_ray.evaluation.predictions import Prediction, read_predictions, write_predictions
 from afp_ray.evaluation.prompts import generation_languages, task_of
@@ -17,11 +19,12 @@ from afp_ray.evaluation.questions import Cell
 from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.task import Split
 from afp_ray.evaluation.tasks import TASKS
-from afp_ray.evaluation.workers import Workers
-from afp_ray.records import Score
+from afp_ray.evaluation.workers import Workers, one_line
+from afp_ray.records import MissingScore, Score
 
 __all__ = [
     "Evaluation",
+    "IncompleteError",
     "Prediction",
     "allowed_metrics",
     "check_evaluation",
@@ -85,8 +88,9 @@ def evaluate_tasks(
 
     Returns: scores per (task, language, shots), over all demonstration seeds; every value in [0, 1]. The same on every
         worker.
-    Raises: TaskError, DataError or ModelError when any language cannot be scored: none is left out silently;
-        ElsewhereFailedError when another worker failed.
+    Raises: IncompleteError, with all other scores, when a task cannot be scored in a language: none is left out
+        silently. What stands against every score is raised as it is: ModelError, ConfigError, memory that ran out, a
+        disk that refuses, ElsewhereFailedError when another worker has left; so is the error when nothing was scored.
     """
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     result, workers = Evaluation([], []), workers or Workers()
@@ -100,22 +104,54 @@ def evaluate_tasks(
         else:
             chosen = [name for name in DIRECTIONS[task] if name in config.directions]
             units += [(generations, name, language) for name in chosen for language in spoken[name]]
-    total, done = len(units) * sum(len(config.demo_seeds) if shots else 1 for shots in config.shots), 0
-    for scoring, name, language in units:
-        by_shots: dict[int, list[Prediction]] = {shots: [] for shots in config.shots}
+    cells = sum(len(config.demo_seeds) if shots else 1 for shots in config.shots)
+    missing: list[MissingScore] = []
+    first: Exception | None = None
+    for place, (scoring, name, language) in enumerate(units):
         if cache is not None:
             cache.of_task(name, task_version(name))
-        for cell in scoring.cells(name, language):
-            by_shots[cell.shots] += _score_cell(scoring, cell)
-            done += 1
+
+        def report(done: int, before: int = place * cells) -> None:
             if reporter is not None:
-                reporter.report("evaluate", done, total)
-        if cell.num_skipped:
-            result.warnings.append(f"{name}/{language}: {cell.num_skipped} rows without text to score were skipped")
-        for predictions in by_shots.values():
-            result.predictions.extend(predictions)
-            result.scores.extend(scoring.scores(predictions))
+                reporter.report("evaluate", before + done, len(units) * cells)
+
+        unit = partial(_score_unit, scoring, name, language, report)
+        found, error = workers.attempt(unit, ends_all=_ends_all)
+        if error is not None:
+            first = first or error
+            missing.append(MissingScore(task=name, language=language, split=split, problem=one_line(error)))
+            report(cells)
+        elif found is not None:
+            result.predictions.extend(found[0])
+            result.scores.extend(found[1])
+    if first is not None:
+        if not result.scores:
+            raise first
+        raise IncompleteError(result.scores, missing) from first
     return result
+
+
+def _score_unit(
+    scoring: ChoiceScoring | GenerationScoring, name: str, language: str, report: Callable[[int], None]
+) -> tuple[list[Prediction], list[Score]]:
+    """Predictions and scores of one task in one language; `report` hears how many cells of it are done."""
+    by_shots: dict[int, list[Prediction]] = {shots: [] for shots in scoring.config.shots}
+    cells: Iterator[Any] = scoring.cells(name, language)
+    for done, cell in enumerate(cells, start=1):
+        by_shots[cell.shots] += _score_cell(scoring, cell)
+        report(done)
+    if cell.num_skipped:
+        scoring.warnings.append(f"{name}/{language}: {cell.num_skipped} rows without text to score were skipped")
+    parts = list(by_shots.values())
+    return [one for part in parts for one in part], [score for part in parts for score in scoring.scores(part)]
+
+
+def _ends_all(error: Exception) -> bool:
+    """Whether what failed stands against every other score too."""
+    if isinstance(error, AfpError):
+        return not isinstance(error, UserError) or isinstance(error, ModelError | ConfigError)
+    is_memory = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return is_memory or isinstance(error, OSError | MemoryError)
 
 
 def require_one_model(model: Any, tokenizer: Any, workers: Workers) -> None:

@@ -16,7 +16,16 @@ U = TypeVar("U")
 
 
 class ElsewhereFailedError(AfpError):
-    """Another worker failed, so that what is shared with it cannot be ended."""
+    """Another worker failed, so that what is shared with it cannot be ended.
+
+    Args:
+        message: who failed, and why.
+        is_final: whether that worker has left for good.
+    """
+
+    def __init__(self, message: str, *, is_final: bool = True) -> None:
+        self.is_final = is_final
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,7 @@ class _Failure:
 
     rank: int
     message: str
+    is_final: bool
 
 
 class Workers:
@@ -57,12 +67,44 @@ class Workers:
             self.exchange(None)  # none leaves while another may still fail
         except BaseException as error:
             if self._is_joined and self.number > 1:
-                text = (str(error).strip() or "no message").splitlines()[0]
                 with suppress(RuntimeError):  # the group may be what failed
-                    self._gather(_Failure(self.rank, f"{type(error).__name__}: {text}"))
+                    self._gather(self._failure(error, is_final=True))
             raise
         finally:
             self._is_joined = False
+
+    def attempt(
+        self, work: Callable[[], T], *, ends_all: Callable[[Exception], bool]
+    ) -> tuple[T, None] | tuple[None, Exception]:
+        """Do work that may fail, inside `together`; all workers come out of it alike, and can go on to other work.
+
+        Args:
+            work: exchanges as it likes.
+            ends_all: whether no other work can be done after an error either.
+        Returns: what `work` gave and no error, or nothing and why not: this worker's own error, or
+            ElsewhereFailedError.
+        Raises: an error that ends all, here or on another worker.
+        """
+        try:
+            found = work()
+            self.exchange(None)  # none goes on while another may still fail
+            return found, None
+        except ElsewhereFailedError as error:
+            if error.is_final:
+                raise
+            self._is_joined = True
+            return None, error
+        except Exception as error:
+            is_final = ends_all(error)
+            if self.number > 1 and not self._is_joined:
+                raise  # an exchange broke: nobody can be told
+            if self.number > 1:
+                others = self._gather(self._failure(error, is_final=is_final))
+                is_final = is_final or any(isinstance(other, _Failure) and other.is_final for other in others)
+                self._is_joined = not is_final  # of the last failure all have heard
+            if is_final:
+                raise
+            return None, error
 
     def exchange(self, part: T) -> list[T]:
         """What every worker gives here, in the order of their ranks.
@@ -78,7 +120,10 @@ class Workers:
         failures = [found for found in parts if isinstance(found, _Failure)]
         if failures:
             self._is_joined = False  # all that are left have heard it
-            raise ElsewhereFailedError("; ".join(f"worker {one.rank} failed: {one.message}" for one in failures))
+            raise ElsewhereFailedError(
+                "; ".join(f"worker {one.rank} failed: {one.message}" for one in failures),
+                is_final=any(one.is_final for one in failures),
+            )
         return parts
 
     def of_first(self, work: Callable[[], T]) -> T:
@@ -107,6 +152,9 @@ class Workers:
         """
         _require_one(self.exchange(value), what)
 
+    def _failure(self, error: BaseException, *, is_final: bool) -> _Failure:
+        return _Failure(self.rank, one_line(error), is_final)
+
     def _gather(self, part: Any) -> list[Any]:
         import torch.distributed as dist  # checks of an evaluation must not load torch
 
@@ -115,6 +163,11 @@ class Workers:
         dist.all_gather_object(parts, part, group=self._group)
         self._is_joined = was_joined
         return parts
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def _require_one(values: Sequence[Any], what: str) -> None:

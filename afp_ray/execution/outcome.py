@@ -15,6 +15,7 @@ from afp_ray.errors import (
     UnavailableError,
     UserError,
 )
+from afp_ray.evaluation.incomplete import IncompleteError
 from afp_ray.records import Failure, FailureClass, TrialResult
 
 _OUT_OF_MEMORY: Final = frozenset({"OutOfMemoryError", "MemoryError"})
@@ -71,6 +72,8 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _class_of(error: BaseException) -> FailureClass:
+    if isinstance(error, IncompleteError) and isinstance(error.__cause__, Exception):
+        return _class_of(error.__cause__)
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, DivergedError):
         return FailureClass.DIVERGED

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afp_ray.config import canonical_json, flatten
-from afp_ray.records import Score, TrialRecord, TrialResult, TrialStatus, Until
+from afp_ray.records import IncompleteScores, MissingScore, Score, TrialRecord, TrialResult, TrialStatus, Until
 from afp_ray.tracking.redaction import redact
 
 MAX_METRICS = 100
@@ -71,6 +71,7 @@ def run_content(
     is_driven: bool,
     rungs: Sequence[Until] = (),
     failures: Mapping[str, str] = {},
+    incomplete: IncompleteScores | None = None,
 ) -> RunContent:
     """The run of one trial.
 
@@ -81,6 +82,7 @@ def run_content(
         is_driven: a driver is at work; without one, nothing is shown as running.
         rungs: where its training was measured on the way, one for each of the record's.
         failures: tracebacks of its attempts, by name of the file.
+        incomplete: what a trial scored that failed because it could not score everything.
     """
     status = _STATUS[trial.status]
     if status == "RUNNING" and not is_driven:
@@ -111,6 +113,15 @@ def run_content(
         metrics |= _metrics(result)
         files |= {"result.json": _json(result.model_dump(mode="json")), "scores.json": score_table(result.scores)}
         tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
+    elif incomplete is not None:
+        pivot = trial.config.get("data", {}).get("pivot", "en")
+        metrics |= _score_metrics(incomplete.scores, pivot, incomplete.missing)
+        files |= {
+            "incomplete.json": _json(incomplete.model_dump(mode="json")),
+            "scores.json": score_table(incomplete.scores),
+        }
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
+        tags["afp.missing"] = ", ".join(f"{one.task}/{one.language}/{one.split}" for one in incomplete.missing)
     finite = {safe_name(name): value for name, value in metrics.items() if math.isfinite(value)}
     if lost := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
         tags["afp.not_finite"] = ", ".join(lost)
@@ -165,10 +176,20 @@ def score_table(scores: Iterable[Score]) -> str:
 
 
 def _metrics(result: TrialResult) -> dict[str, float]:
-    """Means per split, then per language, then per task, then costs; the full matrix is in the table."""
-    groups: dict[str, list[float]] = defaultdict(list)
+    """Costs, and the means of the scores."""
+    training = result.training.model_dump(exclude_none=True)
+    costs = {f"training/{name}": float(value) for name, value in training.items() if isinstance(value, int | float)}
     pivot = result.config.get("data", {}).get("pivot", "en")
-    for score in result.scores:
+    return {**costs, "seconds": result.seconds, **_score_metrics(result.scores, pivot)}
+
+
+def _score_metrics(scores: Iterable[Score], pivot: str, missing: Sequence[MissingScore] = ()) -> dict[str, float]:
+    """Means per split, then per task, then per language; the full matrix is in the table.
+
+    There is none of a set of which a part is missing.
+    """
+    groups: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
         metric = score.metric.replace("@", "_at_")
         if score.task == "retrieval":
             groups[f"{metric}/{score.split}"].append(score.value)
@@ -181,11 +202,13 @@ def _metrics(result: TrialResult) -> dict[str, float]:
         groups[f"language/{score.language}/{score.split}"].append(score.value)
         groups[f"task/{score.task}/{score.split}"].append(score.value)
     order = ("mean", "pivot_mean", "retrieval_at_1", "alignment", "uniformity", "task", "language")
+    for one in missing:
+        mean = "pivot_mean" if one.language == pivot else "mean"
+        without = {f"{mean}/{one.split}", f"language/{one.language}/{one.split}"}
+        without |= {name for name in groups if name.startswith(f"task/{one.task}/") and name.endswith(one.split)}
+        groups = {name: values for name, values in groups.items() if name not in without}
     names = sorted(groups, key=lambda name: (order.index(name.split("/")[0]), name))
-    metrics = {safe_name(name): math.fsum(groups[name]) / len(groups[name]) for name in names}
-    training = result.training.model_dump(exclude_none=True)
-    costs = {f"training/{name}": float(value) for name, value in training.items() if isinstance(value, int | float)}
-    return {**costs, "seconds": result.seconds, **metrics}
+    return {safe_name(name): math.fsum(groups[name]) / len(groups[name]) for name in names}
 
 
 def _json(value: Any) -> str:

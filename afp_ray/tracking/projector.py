@@ -31,7 +31,7 @@ from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
 from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus, Until  # noqa: E402
-from afp_ray.store import StudyPaths  # noqa: E402
+from afp_ray.store import StudyPaths, read_incomplete  # noqa: E402
 from afp_ray.tracking.connecting import connect  # noqa: E402
 from afp_ray.tracking.content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
 from afp_ray.tracking.outbox import Outbox  # noqa: E402
@@ -179,6 +179,7 @@ class MlflowProjector:
             result,
             is_driven=is_driven,
             rungs=self._rungs(trial),
+            incomplete=read_incomplete(place) if trial.status is TrialStatus.FAILED else None,
             failures={file.name: file.read_text("utf-8", errors="replace") for file in files if file.is_file()},
         )
         content.tags[CHILD_OF] = parent

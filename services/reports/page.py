@@ -1,8 +1,9 @@
 """The HTML report of a study: one file that opens without a network, with tables and drawings inside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -11,6 +12,7 @@ from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
 from afp_ray.records import Best, Comparison, StudyState, TrialStatus
 from services.reports.fronts import front_grids
+from services.reports.grid import Grid
 from services.reports.published import LEGEND, published_lines
 from services.reports.representation import NUM_COLOURS, figures
 from services.reports.tables import MARKS, ablation_grid, cell_grid, finding_grids, representation_grid
@@ -58,6 +60,7 @@ def render_report(
     comparison: Comparison | None,
     best: Best | None,
     changes: Sequence[Change] = (),
+    incomplete: Mapping[str, Grid] = MappingProxyType({}),
 ) -> str:
     """The whole report.
 
@@ -65,6 +68,7 @@ def render_report(
         study, status, state: what was asked and how far it is.
         comparison, best: the answers; None while no arm is confirmed.
         changes: what the arms did to sentence representations.
+        incomplete: scores of failed trials that could not score everything, by id of the trial.
     Returns: HTML that loads nothing and runs no script.
     """
     environment = Environment(
@@ -95,6 +99,7 @@ def render_report(
         trials=trials,
         num_hidden=len(state.trials) - len(trials),
         failures=[trial for trial in state.trials if trial.status is TrialStatus.FAILED],
+        incomplete=incomplete,
         version=__version__,
     )
 

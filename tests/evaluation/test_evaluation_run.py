@@ -1,5 +1,6 @@
 """From a model to scores, predictions, their file, and the objective."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from afp_ray.config import EvaluationConfig
-from afp_ray.errors import ConfigError, DataError, ModelError
+from afp_ray.errors import ConfigError, DataError, ModelError, StorageError, TaskError
+from afp_ray.evaluation import run
+from afp_ray.evaluation.incomplete import IncompleteError
 from afp_ray.evaluation.questions import render_cells
 from afp_ray.evaluation.run import (
     Prediction,
@@ -18,7 +21,7 @@ from afp_ray.evaluation.run import (
     read_predictions,
     write_predictions,
 )
-from afp_ray.records import Score
+from afp_ray.records import MissingScore, Score
 
 SETTINGS = EvaluationConfig(tasks=("xnli", "xwinograd"), shots=(0, 2), demo_seeds=(0, 1), limit=12)
 
@@ -50,6 +53,80 @@ def test_scores_are_the_means_of_their_predictions(tokenizer: Any, llama: Any) -
         assert (score.n, score.split, score.metric) == (12, "test", "accuracy")
         assert score.standard_error is not None
     assert recorder.calls == [("evaluate", done, 12) for done in range(1, 13)]
+
+
+def break_cells(monkeypatch: pytest.MonkeyPatch, error: Exception, *broken: tuple[str, str]) -> None:
+    """Let the scoring of these tasks in these languages fail."""
+    whole = run._score_cell
+
+    def score_cell(scoring: Any, cell: Any) -> Any:
+        if (cell.task, cell.language) in broken:
+            raise error
+        return whole(scoring, cell)
+
+    monkeypatch.setattr(run, "_score_cell", score_cell)
+
+
+def evaluate(model: Any, tokenizer: Any, **options: Any) -> Any:
+    return evaluate_tasks(model, tokenizer, SETTINGS, languages=("en", "zh"), pivot="en", split="validation", **options)
+
+
+def test_what_cannot_be_scored_leaves_all_other_scores_as_they_are(
+    tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(llama, tokenizer)
+    break_cells(monkeypatch, TaskError("no label", where="row 7"), ("xnli", "zh"), ("xwinograd", "en"))
+    recorder = Recorder()
+    with pytest.raises(IncompleteError, match="2 of 4 scores are missing, so that there is no mean") as caught:
+        evaluate(llama, tokenizer, reporter=recorder)
+    found = caught.value.found
+    kept = {("xnli", "en"), ("xwinograd", "zh")}
+    assert list(found.scores) == [score for score in expected.scores if (score.task, score.language) in kept]
+    assert [(one.task, one.language, one.split, one.problem) for one in found.missing] == [
+        ("xnli", "zh", "validation", "TaskError: row 7: no label"),
+        ("xwinograd", "en", "validation", "TaskError: row 7: no label"),
+    ]
+    assert isinstance(caught.value.__cause__, TaskError)
+    assert recorder.calls[-1] == ("evaluate", 12, 12)
+    assert pickle.loads(pickle.dumps(caught.value)).found == found
+
+
+def test_a_message_names_a_few_of_many_missing_scores() -> None:
+    missing = [MissingScore(task="xnli", language=f"l{n}", split="test", problem="KeyError: 'x'") for n in range(9)]
+    message = str(IncompleteError([], missing))
+    assert "xnli/l4 on test: KeyError: 'x'; 4 more" in message
+    assert "l5" not in message
+
+
+def test_where_nothing_is_scored_the_first_error_comes_as_it_is(
+    tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = [(task, language) for task in SETTINGS.tasks for language in ("en", "zh")]
+    break_cells(monkeypatch, ZeroDivisionError("a sample"), *every)
+    with pytest.raises(ZeroDivisionError, match="a sample"):
+        evaluate(llama, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModelError("not finite"),
+        ConfigError("no such model"),
+        StorageError("disk full"),
+        OSError(28, "no space"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_stands_against_every_score_ends_the_evaluation_at_once(
+    tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    break_cells(monkeypatch, error, ("xnli", "zh"))
+    recorder = Recorder()
+    with pytest.raises(type(error)):
+        evaluate(llama, tokenizer, reporter=recorder)
+    assert recorder.calls[-1] == ("evaluate", 3, 12), "what came before it alone"
 
 
 def test_predictions_choose_the_likeliest_choice_and_keep_the_rows_names(tokenizer: Any, llama: Any) -> None:

@@ -61,6 +61,33 @@ def test_a_worker_that_fails_anywhere_stops_the_others_with_its_reason(
     assert first == ("ElsewhereFailedError", f"worker 1 failed: {kind}: {text}")
 
 
+def test_workers_come_out_of_a_failed_attempt_together_and_go_on(found: list[dict[str, Any]]) -> None:
+    first, second = (worker["attempts"] for worker in found)
+    elsewhere = "ElsewhereFailedError: worker {} failed: KeyError: '{}'"
+    assert first == [
+        (["whole"] * 2, ""),
+        (None, elsewhere.format(1, "second first")),
+        (None, elsewhere.format(1, "second last")),
+        (None, "KeyError: 'both first'"),
+        (None, "KeyError: 'first last'"),
+        (["again"] * 2, ""),
+    ]
+    assert second == [
+        (["whole"] * 2, ""),
+        (None, "KeyError: 'second first'"),
+        (None, "KeyError: 'second last'"),
+        (None, "KeyError: 'both first'"),
+        (None, elsewhere.format(0, "first last")),
+        (["again"] * 2, ""),
+    ]
+
+
+def test_no_worker_goes_on_when_another_has_left(found: list[dict[str, Any]]) -> None:
+    first, second = (worker["last attempt"] for worker in found)
+    assert first == ("KeyError", "'a row'")
+    assert second == ("MemoryError", "no room")
+
+
 def test_workers_that_are_asked_different_questions_all_refuse(found: list[dict[str, Any]]) -> None:
     for worker in found:
         kind, text = worker["other questions"]

@@ -13,7 +13,7 @@ from faults.oracle import Oracle
 from afp_ray.config import StudyConfig
 from afp_ray.ledger import replay
 from afp_ray.records import FailureClass, StudyState, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths
+from afp_ray.store import StudyPaths, read_incomplete
 
 pytestmark = pytest.mark.slow
 KILLS = [("train", 4), ("represent", 0), ("train", 2), ("train", 5), ("evaluate", 1), ("represent", 0)]
@@ -99,15 +99,21 @@ def test_a_loss_that_explodes_ends_its_trial_at_once_and_keeps_nothing_bad(real:
     assert not folder.checkpoint.exists() and not folder.states.exists() and not folder.result.exists()
 
 
-def test_a_language_that_cannot_be_scored_fails_its_trial_and_enters_no_mean(real: Nursery, tmp_path: Path) -> None:
+def test_a_language_that_cannot_be_scored_leaves_the_others_and_enters_no_mean(real: Nursery, tmp_path: Path) -> None:
     """No mean over fewer languages is ever compared; the training is kept for when the sample can be scored."""
     code, output = real.drive(tmp_path, {"tune": {}}, "", "0", "tr")
     assert code == 0, output
     (failed,) = replay(StudyPaths(tmp_path, "real").ledger).trials
     assert (failed.status, failed.objective) == (TrialStatus.FAILED, None)
     assert failed.failure is not None and failed.failure.failure_class is FailureClass.BUG
-    assert "a sample of tr" in failed.failure.message
+    assert "no mean" in failed.failure.message
+    assert "xcopa/tr on validation: ZeroDivisionError: a sample of tr" in failed.failure.message
     folder = StudyPaths(tmp_path, "real").trial(failed.trial_id)
     assert not folder.result.exists()
+    found = read_incomplete(folder)
+    assert found is not None
+    missing = [(one.task, one.language, one.split) for one in found.missing]
+    assert missing == [("xcopa", "tr", "validation"), ("xcopa", "tr", "test")]
+    assert {(one.task, one.language) for one in found.scores} == {("xcopa", "en"), ("xcopa", "zh")}
     assert json.loads(folder.trained.read_bytes())["steps"] == 6
     assert "fault_real.py" in folder.failure(1).read_text()

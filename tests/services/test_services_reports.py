@@ -10,8 +10,11 @@ import pytest
 from fabricate import fabricate, make_study
 
 from afp_ray.comparison import best, compare
-from afp_ray.records import Comparison
-from afp_ray.store import StudyPaths
+from afp_ray.ledger import replay
+from afp_ray.records import Comparison, IncompleteScores, MissingScore, Score, TrialStatus
+from afp_ray.store import StudyPaths, TrialPaths, write_json
+from services.answers import trial_answer
+from services.reports.incomplete import incomplete_grids
 from services.reports.page import forest
 from services.reports.tables import ablation_grid, escape_latex, to_csv, to_json, to_latex, to_markdown
 from services.running import write_reports
@@ -161,6 +164,34 @@ def test_the_forest_is_drawn_to_scale(finished: StudyPaths) -> None:
     scale = [(row.x - drawn.zero) / (100 * (found[row.label].delta or 0)) for row in drawn.rows]
     assert scale == pytest.approx([scale[0]] * len(scale), rel=0.02)  # pixels are rounded
     assert all(row.low is not None and row.high is not None and row.low <= row.x <= row.high for row in drawn.rows)
+
+
+def test_a_trial_that_could_not_score_everything_shows_what_it_could(tmp_path: Path) -> None:
+    paths = fabricate(tmp_path)
+    failed = TrialPaths(paths.trial("f" * 16).folder)
+    scores = [
+        Score(task="xnli", language=language, shots=shots, split="validation", metric="accuracy", value=0.25, n=4)
+        for language, shots in (("en", 0), ("zh", 0), ("en", 5), ("zh", 5))
+    ]
+    missing = [
+        MissingScore(task=task, language=language, split="validation", problem="KeyError: 'x'")
+        for task, language in (("xnli", "tr"), ("xcopa", "zh"))
+    ]
+    write_json(failed.incomplete, IncompleteScores(scores=scores, missing=missing).model_dump(mode="json"))
+    (grid,) = incomplete_grids(paths, replay(paths.ledger).trials).values()
+    assert grid.header == ["task", "en", "zh", "tr"]
+    assert grid.rows == [
+        ["xcopa validation 0-shot", "-", "missing", "-"],
+        ["xnli validation 0-shot", "25.0", "25.0", "missing"],
+        ["xnli validation 5-shot", "25.0", "25.0", "missing"],
+    ]
+    write_reports(paths)
+    page = paths.report.read_text("utf-8")
+    assert page.count(">missing<") == 3
+    detail = trial_answer(tmp_path, paths.name, "f" * 16)
+    assert (len(detail.scores), [one.language for one in detail.missing]) == (4, ["tr", "zh"])
+    done = next(trial for trial in replay(paths.ledger).trials if trial.status is TrialStatus.DONE)
+    assert trial_answer(tmp_path, paths.name, done.trial_id).missing == ()
 
 
 def test_a_study_that_has_nothing_yet_still_has_a_report(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from fabricate import fabricate, make_config, make_study
@@ -10,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afp_ray.ledger import replay
-from afp_ray.records import Score, TrainingSummary, TrialRecord, TrialResult, TrialStatus, Until
+from afp_ray.records import (
+    IncompleteScores,
+    MissingScore,
+    Score,
+    TrainingSummary,
+    TrialRecord,
+    TrialResult,
+    TrialStatus,
+    Until,
+)
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.content import MAX_METRICS, MAX_NAME, params_of, run_content, safe_name
 
@@ -18,6 +28,36 @@ from afp_ray.tracking.content import MAX_METRICS, MAX_NAME, params_of, run_conte
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
     return fabricate(tmp_path_factory.mktemp("runs"), methods=("afp",), seeds=(0,), with_failure=False)
+
+
+def scored(task: str, language: str, value: float, split: Literal["validation", "test"] = "validation") -> Score:
+    return Score(task=task, language=language, split=split, metric="accuracy", value=value, n=10)
+
+
+def test_an_incomplete_trial_shows_its_scores_and_no_mean_of_a_set_that_lacks_one(record: TrialRecord) -> None:
+    found = IncompleteScores(
+        scores=(
+            *(scored("xnli", language, 0.5) for language in ("en", "zh", "tr")),
+            *(scored("xcopa", language, 0.25) for language in ("en", "zh")),
+            *(scored(task, language, 1.0, "test") for task in ("xnli", "xcopa") for language in ("en", "zh", "tr")),
+        ),
+        missing=(MissingScore(task="xcopa", language="tr", split="validation", problem="KeyError: 'x'"),),
+    )
+    failed = record.model_copy(update={"status": TrialStatus.FAILED, "objective": None, "values": {}})
+    content = run_content("s", failed, None, is_driven=True, incomplete=found)
+    assert content.status == "FAILED"
+    assert content.tags["afp.missing"] == "xcopa/tr/validation"
+    assert {name: value for name, value in content.metrics.items() if name.endswith("validation")} == {
+        "pivot_mean/validation": 0.375,
+        "task/xnli/validation": 0.5,
+        "language/en/validation": 0.375,
+        "language/zh/validation": 0.375,
+    }
+    assert (
+        content.metrics["mean/test"] == content.metrics["task/xcopa/test"] == content.metrics["language/tr/test"] == 1
+    )
+    assert len(json.loads(content.files["scores.json"])["data"]) == 11
+    assert json.loads(content.files["incomplete.json"])["missing"][0]["language"] == "tr"
 
 
 @pytest.fixture
