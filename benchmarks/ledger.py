@@ -145,13 +145,18 @@ def generate(storage: Path, num_trials: int, num_languages: int) -> StudyPaths:
     Ledger.open(paths, study).close("complete")
     with paths.ledger.open("a", encoding="utf-8") as file:
         for event in searched(study, num_trials):
-            file.write(json.dumps(event.model_dump(mode="json", exclude_none=True)) + "\n")
+            file.write(_line(event))
         for arm in ARMS:
             for seed in SEEDS[:1] if arm == "base" else SEEDS:
                 for event in confirmed(study, paths, arm, seed):
-                    file.write(json.dumps(event.model_dump(mode="json", exclude_none=True)) + "\n")
+                    file.write(_line(event))
     Ledger.open(paths, study).close("complete")
     return paths
+
+
+def _line(event: LedgerEvent) -> str:
+    """As `Ledger.append` writes it."""
+    return json.dumps(event.model_dump(mode="json", exclude_none=True), separators=(",", ":")) + "\n"
 
 
 def searched(study: StudyConfig, count: int) -> Iterator[LedgerEvent]:

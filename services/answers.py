@@ -122,7 +122,7 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
         best_objective=leader.objective if leader else None,
         best_arm=leader.arm if leader else None,
         opened_at=state.opened_at,
-        tracking=_tracking(paths, is_driven=driver is not None),
+        tracking=_tracking(paths, is_driven=driver is not None, num_trials=len(state.trials)),
         notes=tuple(_unfeasible(paths, state)) if has_fronts(study) else (),
         folder=str(paths.folder),
     )
@@ -135,9 +135,9 @@ def _unfeasible(paths: StudyPaths, state: StudyState) -> list[str]:
     return [f"{front.arm}: {front.verdict}" for front in empty if front.num_scored or is_lost]
 
 
-def _tracking(paths: StudyPaths, *, is_driven: bool) -> TrackingLag | None:
+def _tracking(paths: StudyPaths, *, is_driven: bool, num_trials: int) -> TrackingLag | None:
     """How far MLflow is behind; None when it is not."""
-    found = lag(paths, is_driven=is_driven)
+    found = lag(paths, is_driven=is_driven, num_trials=num_trials)
     if not found.events and found.reason is None:
         return None
     return TrackingLag(events=found.events, trials=found.trials, since=found.since, reason=found.reason)

@@ -29,6 +29,7 @@ _STATUS = {str(status): status for status in TrialStatus}
 _EMPTY = TrialRecord(
     trial_id="", arm="", seed=0, role="search", status=TrialStatus.PLANNED, attempt=1, config={}, planned_at=0.0
 )
+_NAMES = set(TrialRecord.model_fields)
 
 
 def replay(path: Path) -> StudyState:
@@ -59,7 +60,7 @@ class Replayer:
     Attributes:
         name: the study's.
         study: fields of `StudyState` but for name and trials.
-        trials: fields of every `TrialRecord` by id, in the order in which they were planned.
+        trials: fields of every `TrialRecord` by id, in the order in which they were planned; replaced, never changed.
         driver: token of the driver that opened the study last; null before there were tokens.
         offset: bytes of the ledger that were applied.
         num_events, num_stale: lines in them, and those among them that came from a replaced driver.
@@ -93,10 +94,10 @@ class Replayer:
         """Make the records of trials that have changed; a driver that asks after every event makes one each time."""
         if not self._records:
             self._places = {trial_id: place for place, trial_id in enumerate(self.trials)}
-            self._records = [_EMPTY.model_copy(update=trial) for trial in self.trials.values()]
+            self._records = [_record(trial) for trial in self.trials.values()]
             self._changed.clear()
         for trial_id in self._changed:
-            record = _EMPTY.model_copy(update=self.trials[trial_id])
+            record = _record(self.trials[trial_id])
             place = self._places.setdefault(trial_id, len(self._records))
             self._records[place : place + 1] = [record]
         self._changed.clear()
@@ -127,6 +128,7 @@ class Replayer:
         if status is TrialStatus.PLANNED:
             self._plan(trial_id, event)
         elif trial_id in self.trials:
+            self.trials[trial_id] = dict(self.trials[trial_id])  # a record may have the fields of before
             _advance(self.trials[trial_id], status, event)
         else:
             raise ValueError(f"trial {trial_id} is {status} but was never planned")
@@ -147,7 +149,7 @@ class Replayer:
     def _plan(self, trial_id: str, event: dict[str, Any]) -> None:
         trial = self.trials.get(trial_id)
         if trial is not None and trial["status"] is TrialStatus.DONE:
-            trial |= {"test_pending": True, "num_halvings": event.get("num_halvings") or 0}
+            self.trials[trial_id] = trial | {"test_pending": True, "num_halvings": event.get("num_halvings") or 0}
             return
         first = trial or {"role": event["role"], "planned_at": event["time"]}
         self.trials[trial_id] = {
@@ -164,6 +166,18 @@ class Replayer:
             "num_halvings": event.get("num_halvings") or 0,
             **{name: first[name] for name in ("rungs", "gpu_hours", "values") if name in first},
         }
+
+
+def _record(fields: dict[str, Any]) -> TrialRecord:
+    """A record of fields that are valid already, by the protocol of pickling: half of what a copy of a model costs.
+
+    It takes `fields` themselves where all are there, so that nobody may change them any more.
+    """
+    record = TrialRecord.__new__(TrialRecord)
+    values = fields if len(fields) == len(_NAMES) else {**_EMPTY.__dict__, **fields}
+    rest = {"__pydantic_fields_set__": _NAMES, "__pydantic_extra__": None, "__pydantic_private__": None}
+    record.__setstate__({"__dict__": values, **rest})
+    return record
 
 
 def _until(event: dict[str, Any]) -> Until | None:

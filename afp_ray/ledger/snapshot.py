@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from afp_ray.errors import StorageError
-from afp_ray.records import Failure, TrialStatus, Until
+from afp_ray.records import Failure, TrialRecord, TrialStatus, Until
 from afp_ray.store import LEDGER_SNAPSHOT, write_atomic
 
 if TYPE_CHECKING:
@@ -134,6 +134,6 @@ def _trials(whole: dict[str, Any]) -> dict[str, dict[str, Any]]:
         {names[name]: sections[part] for name, part in zip(row[::2], row[1::2], strict=True)}
         for row in whole["configs"]
     ]
-    fields = [*_COLUMNS, "config"]
+    fields = list(TrialRecord.model_fields)
     rows = zip(*(columns[name] for name in fields), strict=True)
     return {row[0]: dict(zip(fields, row, strict=True)) for row in rows}

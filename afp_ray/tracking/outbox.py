@@ -171,20 +171,21 @@ class Lag:
     reason: str | None = None
 
 
-def lag(paths: StudyPaths, *, is_driven: bool) -> Lag:
+def lag(paths: StudyPaths, *, is_driven: bool, num_trials: int | None = None) -> Lag:
     """How far MLflow is behind, from two small files and what the ledger holds beyond the position.
 
     Args:
         paths: the study.
         is_driven: a driver is at work; without one no run may be shown as running.
+        num_trials: of the whole ledger, where it has been read; None looks through the lines.
     """
     stored = _load(paths.outbox)
     offset = stored.get("offset")
     offset = offset if isinstance(offset, int) else 0
     try:
         with paths.ledger.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(offset if offset <= size else 0)
+            offset = offset if offset <= file.seek(0, os.SEEK_END) else 0
+            file.seek(offset)
             tail = file.read()
     except OSError:
         tail = b""
@@ -193,7 +194,9 @@ def lag(paths: StudyPaths, *, is_driven: bool) -> Lag:
     if events:
         first = re.match(rb'\{"time":([0-9.e+]+)', tail)
         since = float(first[1]) if first else None
-        return Lag(events, len(dict.fromkeys(_trials_in(tail))), since, reason)
+        if offset or num_trials is None:
+            num_trials = len(dict.fromkeys(_trials_in(tail)))
+        return Lag(events, num_trials, since, reason)
     if stored.get("is_driven") and not is_driven:
         return Lag(0, 0, stored.get("time"), "runs are still shown as running, though nobody drives the study")
     return Lag(0, 0, stored.get("failing_since"), reason)
