@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from afp_ray.config import StudyConfig
 from afp_ray.errors import StudyLockedError
 from afp_ray.ledger import CLOSED, OPENED, Replayer, holder
-from afp_ray.ledger.agreement import adopt_study
+from afp_ray.ledger.agreement import require_same
 from afp_ray.records import LedgerEvent, StudyState
 from afp_ray.store import StudyPaths
 from services.output import note
@@ -49,8 +49,8 @@ def drive_or_follow(
         try:
             return drive()
         except StudyLockedError as error:
-            if paths.study.is_file():
-                adopt_study(paths, study, allow_drift=False)
+            if paths.study.is_file() and require_same(paths, study).budget != study.budget:
+                note(f"the driver of {paths.name} goes on with its own budget; this one's counts if it takes over")
             note(f"{error}; following it")
         try:
             state = follow(paths, start=start, on_event=on_event, poll_s=poll_s)

@@ -35,24 +35,47 @@ def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> 
     if not paths.study.exists():
         write_json(paths.study, study.model_dump(mode="json"))
         return ""
-    try:
-        kept = StudyConfig.model_validate_json(paths.study.read_bytes())
-    except ValidationError as error:
-        raise DataError(f"the kept study cannot be read: {error}", where=str(paths.study)) from error
-    if study_hash(kept) == study_hash(study):
+    kept = _kept(paths)
+    changes = _changes(kept, study)
+    if not changes:
         if kept.budget != study.budget:
             continued = kept.model_copy(update={"budget": study.budget})
             write_json(paths.study, continued.model_dump(mode="json"))
         return ""
-    changes = list(_differences(kept, study))
     if not allow_drift:
-        raise StudyChangedError(
-            "the study differs from the one that was run:\n  " + "\n  ".join(changes),
-            where=str(paths.study),
-            fix=f"rename the new study, undo the change, or take it with --allow-drift (was {study_hash(kept)})",
-        )
+        raise _changed(paths, kept, changes)
     write_json(paths.study, study.model_dump(mode="json"))
     return "drift: " + "; ".join(changes)
+
+
+def require_same(paths: StudyPaths, study: StudyConfig) -> StudyConfig:
+    """The kept study of that name, which asks what `study` asks; writes nothing, since another may hold it.
+
+    Raises: StudyChangedError when it asks something else.
+    """
+    kept = _kept(paths)
+    if changes := _changes(kept, study):
+        raise _changed(paths, kept, changes)
+    return kept
+
+
+def _kept(paths: StudyPaths) -> StudyConfig:
+    try:
+        return StudyConfig.model_validate_json(paths.study.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"the kept study cannot be read: {error}", where=str(paths.study)) from error
+
+
+def _changes(kept: StudyConfig, study: StudyConfig) -> list[str]:
+    return [] if study_hash(kept) == study_hash(study) else list(_differences(kept, study))
+
+
+def _changed(paths: StudyPaths, kept: StudyConfig, changes: list[str]) -> StudyChangedError:
+    return StudyChangedError(
+        "the study differs from the one that was run:\n  " + "\n  ".join(changes),
+        where=str(paths.study),
+        fix=f"rename the new study, undo the change, or take it with --allow-drift (was {study_hash(kept)})",
+    )
 
 
 def package_versions() -> dict[str, str]:

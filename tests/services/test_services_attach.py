@@ -140,6 +140,21 @@ def test_another_study_of_that_name_is_not_followed(tmp_path: Path) -> None:
         follow_from(tmp_path, lambda: go_on(process), study=make_study(**{**FIELDS, "seeds": [2]}))
 
 
+def test_a_follower_with_another_budget_writes_nothing_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = StudyPaths(tmp_path, "fake").study
+    with driver(tmp_path) as process:
+        before = kept.read_bytes()
+        state, _ = follow_from(
+            tmp_path, lambda: go_on(process), study=make_study(**{**FIELDS, "budget": {"trials": 4, "gpu_hours": 7.0}})
+        )
+        assert process.wait(20) == 0
+    assert state.closed == "complete"
+    assert kept.read_bytes() == before
+    assert "goes on with its own budget" in capsys.readouterr().err
+
+
 def test_a_ray_job_follows_and_ends_with_a_line_for_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
