@@ -60,6 +60,7 @@ def show_error(error: AfpError, *, as_json: bool = False) -> int:
     if as_json:
         fields = {name: getattr(error, name, "") for name in ("problem", "where", "allowed", "fix")}
         fields["problem"] = fields["problem"] or str(error)
+        fields["fix"] = fields["fix"] or _fix_of(error)
         say_json({"error": {"code": code, "class": type(error).__name__, **fields}})
         return code
     is_colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
@@ -75,9 +76,16 @@ def show_error(error: AfpError, *, as_json: bool = False) -> int:
             note(f"fix    {error.fix}")
     else:
         note(f"{label}  {error}")
-        if isinstance(error, UnavailableError):
-            note("fix    try again later; what was done is saved")
+        if fix := _fix_of(error):
+            note(f"fix    {fix}")
     return code
+
+
+def _fix_of(error: AfpError) -> str:
+    """What to do about an error that does not say it; "" where there is nothing."""
+    if isinstance(error, StudyLockedError):
+        return "afp run STUDY --attach follows it, afp status STUDY shows it, afp stop STUDY ends it"
+    return "try again later; what was done is saved" if isinstance(error, UnavailableError) else ""
 
 
 def exit_code_of(error: AfpError) -> int:

@@ -73,6 +73,17 @@ def test_an_error_has_its_exit_code(error: Any, code: int, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [(StudyLockedError("held by pid 7"), "--attach"), (UnavailableError("no cluster"), "try again later")],
+)
+def test_an_error_that_names_no_fix_is_shown_with_one(error: Any, fix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_error(error)
+    assert fix in capsys.readouterr().err.splitlines()[-1]
+    show_error(error, as_json=True)
+    assert fix in json.loads(capsys.readouterr().out)["error"]["fix"]
+
+
 def test_best_as_json_is_the_answer_of_the_package(finished: StudyPaths, capsys: pytest.CaptureFixture[str]) -> None:
     from afp_ray.comparison import best
 
