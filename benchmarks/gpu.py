@@ -1,9 +1,10 @@
 """A training step of an XGLM-564M on one GPU: ours against the published computation, in the same run.
 
 Random weights of that shape, 4 pairs and 4 blocks of 512 tokens a step, bf16 autocast over float32 weights, dropout on.
+`--blocks` takes another number of both, `--precision bf16_resident` keeps our weights in bf16 and the peer's as they are.
 Needs torch, transformers, safetensors, numpy, pydantic and PyYAML alone. Without a GPU it says so and exits 0.
 
-Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--rounds N] [--steps N]
+Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--rounds N] [--steps N] [--blocks N] [--precision P]
 """
 
 import argparse
@@ -14,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import InstructionBatch, TrainBatch
 from afp_ray.training.loop import num_tokens
-from afp_ray.training.optimizer import Optimizer, make_optimizer
+from afp_ray.training.optimizer import Optimizer, clip_gradients, make_optimizer
 from afp_ray.training.step import TrainingStep, pack_instructions, pack_pairs
 from benchmarks import authors, equality, workload
 from benchmarks.figures import Figure, show
@@ -58,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a toy size on whatever device there is, to test this file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="steps of a round")
+    parser.add_argument("--blocks", type=int, default=4, help="blocks of 512 tokens, and pairs, of a step")
+    parser.add_argument("--precision", choices=("bf16", "bf16_resident"), default="bf16", help="of our step")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not options.tiny:
         sys.stdout.write("gpu: skipped, torch sees no CUDA device\n")
@@ -66,9 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     shape = workload.TINY if options.tiny else workload.XGLM_564M
     length = 32 if options.tiny else 512
     torch.backends.cuda.matmul.allow_tf32 = True  # as the published runs have it
-    batches = [workload.build_batch(shape, num_pairs=4, num_blocks=4, length=length, seed=seed) for seed in range(4)]
+    batches = [
+        workload.build_batch(shape, num_pairs=options.blocks, num_blocks=options.blocks, length=length, seed=seed)
+        for seed in range(4)
+    ]
     is_equal, error = _compare(shape, device, batches[0])
-    ours = _measured_alone(_make_ours, shape, device, batches, options.steps)
+    ours = _measured_alone(partial(_make_ours, precision=options.precision), shape, device, batches, options.steps)
     theirs = _measured_alone(_make_theirs, shape, device, batches, options.steps)
     for number in range(options.rounds):
         for variant in (ours, theirs) if number % 2 else (theirs, ours):
@@ -77,11 +84,14 @@ def main(arguments: list[str] | None = None) -> int:
     return show(_figures(ours, theirs, batches, device, is_equal))
 
 
-def _make_ours(shape: dict[str, int], device: torch.device) -> Variant:
+def _make_ours(shape: dict[str, int], device: torch.device, *, precision: Literal["bf16", "bf16_resident"]) -> Variant:
     model = workload.build_model(shape, dropout=0.1, device=str(device))
-    training = TrainingConfig(precision="bf16")
-    step_of = TrainingStep(model, LOSS, device=device, is_bf16=True)
+    training = TrainingConfig(precision=precision)
+    if precision == "bf16_resident":
+        model.to(torch.bfloat16)
+    step_of = TrainingStep(model, LOSS, device=device, is_bf16=precision == "bf16")
     optimizer = make_optimizer(model, training, device)
+    clip = partial(clip_gradients, max_norm=training.max_grad_norm)
 
     def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
         losses = step_of.backward(batch)
@@ -89,7 +99,7 @@ def _make_ours(shape: dict[str, int], device: torch.device) -> Variant:
         assert losses.instruction is not None
         return losses.contrastive, losses.instruction
 
-    return Variant(model, backward, _whole_step(model, optimizer, backward, training), [])
+    return Variant(model, backward, _whole_step(model, optimizer, backward, clip), [])
 
 
 def _make_theirs(shape: dict[str, int], device: torch.device) -> Variant:
@@ -100,19 +110,20 @@ def _make_theirs(shape: dict[str, int], device: torch.device) -> Variant:
     def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
         return authors.backward(model, batch, LOSS, is_bf16=True)
 
-    return Variant(model, backward, _whole_step(model, optimizer, backward, training), [])
+    clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=training.max_grad_norm or math.inf)
+    return Variant(model, backward, _whole_step(model, optimizer, backward, clip), [])
 
 
 def _whole_step(
     model: Any,
     optimizer: Optimizer,
     backward: Callable[[TrainBatch], tuple[Tensor, Tensor]],
-    training: TrainingConfig,
+    clip: Callable[[Iterator[torch.nn.Parameter]], Tensor],
 ) -> Callable[[TrainBatch], None]:
     def step(batch: TrainBatch) -> None:
         optimizer.zero_grad(set_to_none=True)
         losses = backward(batch)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm or math.inf)
+        norm = clip(model.parameters())
         optimizer.step()
         torch.stack([*(loss.float() for loss in losses), norm.float()]).tolist()
 
