@@ -1,7 +1,7 @@
 """A training step of an XGLM-564M on one GPU: ours against the published computation, in the same run.
 
 Random weights of that shape, 4 pairs and 4 blocks of 512 tokens a step, bf16 autocast over float32 weights, dropout on.
-`--blocks` takes another number of both, `--precision bf16_resident` keeps our weights in bf16 and the peer's as they are.
+`--blocks` takes another number of both, `--precision bf16_resident` keeps our weights in bf16, the peer's as they are.
 Needs torch, transformers, safetensors, numpy, pydantic and PyYAML alone. Without a GPU it says so and exits 0.
 
 Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--rounds N] [--steps N] [--blocks N] [--precision P]

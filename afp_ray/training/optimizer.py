@@ -75,12 +75,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
             nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
         return norm
     own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    square = torch.stack([_square_norm(gradient) for gradient in own]).sum() if own else torch.zeros(())
+    square = torch.stack(torch._foreach_norm(own, dtype=torch.float32)).square().sum() if own else torch.zeros(())
     norm = (sum_over_workers(square) if is_sharded else square).sqrt()
-    if max_norm is not None:
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in own:
-            gradient.mul_(scale)
+    if max_norm is not None and own:
+        torch._foreach_mul_(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

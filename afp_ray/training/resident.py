@@ -12,16 +12,19 @@ it by a thousandth, and the first would stop short.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-_CHUNK = 2**22
-"""Elements that are float32 at a time."""
+_CHUNK = {"cuda": 2**24}
+_DEFAULT_CHUNK = 2**22
+"""Elements that are float32 at a time, by device: what a GPU takes is large, since every small kernel waits for its
+launch, and holds many small parameters."""
 _KEPT_BUFFERS = ("inv_freq", "original_inv_freq")
 """Rotary frequencies, from which the families make float32 angles."""
 
@@ -80,9 +83,14 @@ class ResidentAdamW(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for parameter, draw in zip(group["params"], group["draws"], strict=True):
-                if parameter.grad is not None:
-                    self._update(parameter, group, draw)
+            pieces = [
+                piece
+                for parameter, draw in zip(group["params"], group["draws"], strict=True)
+                if parameter.grad is not None
+                for piece in self._pieces(parameter, draw)
+            ]
+            for batch in _batches(pieces):
+                _update(batch, group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -93,7 +101,8 @@ class ResidentAdamW(torch.optim.Optimizer):
             for name, value in kept.get(place, {}).items():
                 self.state[parameter][name] = value.to(parameter.device) if isinstance(value, Tensor) else value
 
-    def _update(self, parameter: nn.Parameter, group: dict[str, Any], draw: int) -> None:
+    def _pieces(self, parameter: nn.Parameter, draw: int) -> Iterator["_Piece"]:
+        """The parameter in parts of at most a chunk, whose random bits depend on nothing beside it."""
         weight, gradient = _own(parameter).view(-1), _own(parameter.grad).reshape(-1)
         state = self.state[parameter]
         if not state:
@@ -104,21 +113,83 @@ class ResidentAdamW(torch.optim.Optimizer):
                 state["lost"] = torch.zeros_like(weight, dtype=torch.int16)
         state["step"] += 1
         random = torch.Generator(weight.device).manual_seed(_number(self.seed, state["step"], draw))
-        for start in range(0, len(weight), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            pieces = {name: value[part] for name, value in state.items() if name != "step"}
-            _update_chunk(weight[part], gradient[part].float(), pieces, group, state["step"], random)
+        size = _chunk_of(weight)
+        for start in range(0, len(weight), size):
+            part = slice(start, start + size)
+            held = {name: value[part] for name, value in state.items() if name != "step"}
+            yield _Piece(weight[part], gradient[part], held, state["step"], random)
 
 
-def _update_chunk(
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """(n,) views of a part of a parameter.
+
+    Attributes:
+        weight, gradient: bf16.
+        state: moments, and lost bits where they are kept.
+        step: of the parameter, from 1.
+        random: of the parameter; its parts draw from it in their order.
+    """
+
+    weight: Tensor
+    gradient: Tensor
+    state: dict[str, Tensor]
+    step: int
+    random: torch.Generator
+
+    def bits(self) -> Tensor:
+        """(n,) uniform int32."""
+        bits = torch.empty(self.weight.shape, dtype=torch.int32, device=self.weight.device)
+        return bits.random_(-(2**31), 2**31, generator=self.random)
+
+
+def _chunk_of(weight: Tensor) -> int:
+    return _CHUNK.get(weight.device.type, _DEFAULT_CHUNK)
+
+
+def _batches(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    """Pieces that are updated together, in their order: of one step and at most a chunk; each alone on a CPU."""
+    batch: list[_Piece] = []
+    num_elements = 0
+    for piece in pieces:
+        joins = piece.weight.device.type in _CHUNK and batch and batch[0].step == piece.step
+        if batch and not (joins and num_elements + len(piece.weight) <= _chunk_of(piece.weight)):
+            yield batch
+            batch, num_elements = [], 0
+        batch.append(piece)
+        num_elements += len(piece.weight)
+    if batch:
+        yield batch
+
+
+def _update(pieces: Sequence[_Piece], group: dict[str, Any]) -> None:
+    """One AdamW step of pieces, stored in place."""
+    first = pieces[0]
+    if len(pieces) == 1:
+        _update_together(first.weight, first.gradient, first.state, first.bits(), group, first.step)
+        return
+    weight, gradient, bits = (
+        torch.cat(parts)
+        for parts in zip(*((piece.weight, piece.gradient, piece.bits()) for piece in pieces), strict=True)
+    )
+    state = {name: torch.cat([piece.state[name] for piece in pieces]) for name in first.state}
+    _update_together(weight, gradient, state, bits, group, first.step)
+    lengths = [len(piece.weight) for piece in pieces]
+    torch._foreach_copy_([piece.weight for piece in pieces], list(torch.split(weight, lengths)))
+    for name, values in state.items():
+        torch._foreach_copy_([piece.state[name] for piece in pieces], list(torch.split(values, lengths)))
+
+
+def _update_together(
     weight: Tensor,
     gradient: Tensor,
     state: dict[str, Tensor],
+    bits: Tensor,
     group: dict[str, Any],
     step: int,
-    random: torch.Generator,
 ) -> None:
     """One AdamW step in float32, stored in place."""
+    gradient = gradient.float()
     of_first, of_second = group["betas"]
     first = state["exp_avg"].float().lerp_(gradient, 1 - of_first)
     second = state["exp_avg_sq"].float().mul_(of_second).addcmul_(gradient, gradient, value=1 - of_second)
@@ -126,8 +197,6 @@ def _update_chunk(
     whole.mul_(1 - group["lr"] * group["weight_decay"])
     divisor = (second / (1 - of_second**step)).sqrt_().add_(group["eps"])
     whole.addcdiv_(first, divisor, value=-group["lr"] / (1 - of_first**step))
-    bits = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
-    bits.random_(-(2**31), 2**31, generator=random)
     upper, lower = (bits >> 16) & 0xFFFF, bits & 0xFFFF
     state["exp_avg"].copy_(round_at_random(first, upper ^ lower))  # independent of either half alone
     state["exp_avg_sq"].copy_(round_at_random(second, upper))

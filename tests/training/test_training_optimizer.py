@@ -136,8 +136,37 @@ def test_a_large_weight_is_updated_in_pieces_alike(monkeypatch: pytest.MonkeyPat
         return weight.detach()
 
     whole = run()
-    monkeypatch.setattr("afp_ray.training.resident._CHUNK", 64)
+    monkeypatch.setattr("afp_ray.training.resident._DEFAULT_CHUNK", 64)
     assert torch.equal(run(), whole)
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "compensated"])
+def test_small_weights_are_updated_together_bit_for_bit_as_alone(
+    rounding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; the second step finds one weight a step behind, which had no gradient in the first."""
+
+    def run() -> list[torch.Tensor]:
+        shapes = [(10, 4), (7,), (1000,), (3, 5), (149,), (150,), (2,)]
+        generator = torch.Generator().manual_seed(0)
+        weights = [nn.Parameter(torch.randn(shape, generator=generator).bfloat16()) for shape in shapes]
+        groups = [{"params": weights, "draws": [*range(len(weights))], "weight_decay": 0.1}]
+        optimizer = ResidentAdamW(groups, lr=0.01, rounding=rounding)  # type: ignore[arg-type]
+        for step in range(3):
+            for place, weight in enumerate(weights):
+                weight.grad = torch.randn(weight.shape, generator=generator).bfloat16()
+                if (step, place) == (0, 3):
+                    weight.grad = None
+            optimizer.step()
+        moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+        return [*(weight.detach() for weight in weights), *moments]
+
+    monkeypatch.setattr("afp_ray.training.resident._DEFAULT_CHUNK", 150)
+    alone = run()
+    monkeypatch.setattr("afp_ray.training.resident._CHUNK", {"cpu": 150})
+    together = run()
+    assert len(together) == len(alone) == 7 * (3 if rounding == "stochastic" else 4)
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_resident_weights_learn_like_float32_weights_and_plain_bf16_weights_do_not() -> None:
