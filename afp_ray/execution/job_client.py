@@ -9,10 +9,13 @@ import logging
 import os
 import re
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from aiohttp import ClientError
@@ -77,6 +80,25 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's class is unty
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": _REQUEST_S, **options})
+
+
+@contextmanager
+def _noticing_interrupts() -> Iterator[threading.Event]:
+    """Set once Ctrl-C has come: what closes a connection may raise an error of its own in place of the interrupt."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class RayJobs:
@@ -165,7 +187,8 @@ class RayJobs:
             submission_id: a job that is there.
             write: gets every piece of text once, in order; pieces are not lines.
         Returns: the job once it is over.
-        Raises: UnavailableError when the cluster stays away or has forgotten the job.
+        Raises: UnavailableError when the cluster stays away or has forgotten the job; KeyboardInterrupt on Ctrl-C,
+            wherever it comes.
         """
         patient = RayJobs(self.address, patience_s=max(self.patience_s, FOLLOW_PATIENCE_S))
         num_seen = 0
@@ -175,18 +198,21 @@ class RayJobs:
             num_seen += len(text)
             write(text)
 
-        while True:
-            try:
-                asyncio.run(patient._tail(submission_id, num_seen, pass_on))
-            except (OSError, RuntimeError, ClientError) as error:
-                logger.info("the log of job %s broke off: %s", submission_id, error)
-            job = patient.find(submission_id)
-            if job is None:
-                raise UnavailableError(f"the cluster at {self.address} no longer knows job {submission_id}")
-            if job.is_over:
-                pass_on(patient.log(submission_id)[num_seen:])
-                return job
-            time.sleep(_FIRST_PAUSE_S)
+        with _noticing_interrupts() as interrupted:
+            while True:
+                try:
+                    asyncio.run(patient._tail(submission_id, num_seen, pass_on))
+                except (OSError, RuntimeError, ClientError) as error:
+                    logger.info("the log of job %s broke off: %s", submission_id, error)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                job = patient.find(submission_id)
+                if job is None:
+                    raise UnavailableError(f"the cluster at {self.address} no longer knows job {submission_id}")
+                if job.is_over:
+                    pass_on(patient.log(submission_id)[num_seen:])
+                    return job
+                time.sleep(_FIRST_PAUSE_S)
 
     async def _tail(self, submission_id: str, num_seen: int, write: Callable[[str], None]) -> None:
         """One connection to the log, which always begins at its first character."""

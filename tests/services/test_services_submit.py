@@ -1,9 +1,11 @@
 """`afp submit`: one job to a study whatever happens to requests and answers, its log, and the study's own exit code."""
 
+import asyncio
 import http.server
 import io
 import json
 import os
+import signal
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -217,6 +219,25 @@ def test_ctrl_c_detaches_and_leaves_the_job(
     assert "goes on. the same command again follows it" in captured.err
     assert f"ray job stop {job_id()} --address {fake.address}" in captured.err
     assert fake.jobs[job_id()].status == "RUNNING"
+
+
+@pytest.mark.parametrize("ends_with", ["an error", "nothing"])
+def test_ctrl_c_is_heard_though_closing_the_connection_hides_it(
+    ends_with: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tail(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(60)
+        except BaseException:
+            if ends_with == "an error":
+                raise RuntimeError("the connection is closing") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(job_client.RayJobs, "_tail", tail)
+    with pytest.raises(KeyboardInterrupt):
+        job_client.RayJobs("http://127.0.0.1:1").follow("afp-a", lambda _: None)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_token_is_shown_to_a_cluster_that_asks(
