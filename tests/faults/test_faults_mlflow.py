@@ -315,7 +315,8 @@ def test_training_costs_no_more_when_the_server_is_away(fault: str, tmp_path: Pa
             submits.append(longest)
         projector.close(0.1)
     assert float(np.median(submits)) < 0.005
-    assert float(np.median(projecting)) / float(np.median(plain)) < 1.15  # 1.00 on a quiet machine
+    # The least of equal pieces of work is the one that nothing else on the machine has slowed down.
+    assert min(projecting) / min(plain) < 1.15  # 1.00 on a quiet machine
 
 
 # --- rows 20 to 23: the database ----------------------------------------------------------------------------------
