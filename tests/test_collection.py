@@ -1,4 +1,4 @@
-"""Work without collection: off inside, on again whatever happens, and off where it was off before."""
+"""Work without collection: off while anybody is inside, on again whatever happens, off where it was off before."""
 
 import gc
 import threading
@@ -27,7 +27,7 @@ def test_one_who_has_turned_it_off_keeps_it_off() -> None:
         gc.enable()
 
 
-def test_blocks_of_two_threads_that_overlap_leave_it_on() -> None:
+def test_it_is_off_until_the_last_of_two_threads_has_left() -> None:
     inside, left = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -39,6 +39,7 @@ def test_blocks_of_two_threads_that_overlap_leave_it_on() -> None:
     with without_collection():
         thread.start()
         assert inside.wait(10)
+    assert not gc.isenabled()
     left.set()
     thread.join(10)
     assert gc.isenabled()

@@ -91,7 +91,8 @@ def connected(address: str | None) -> Iterator[bool]:
     finally:
         started = _descendants(os.getpid(), but=others) if folder else {}
         _end_autoscaler(started)
-        ray.shutdown()
+        with without_collection():  # a thread that frees one of Ray's references meanwhile would end the process
+            ray.shutdown()
         if folder:
             _end_leftovers(started)
             shutil.rmtree(folder, ignore_errors=True)
