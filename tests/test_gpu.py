@@ -96,8 +96,8 @@ def test_steps_give_the_weights_of_a_cpu(fields: dict[str, Any]) -> None:
         torch.testing.assert_close(found[GPU][name], expected, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def _train(folder: Path, **fields: Any) -> TrialResult:
-    small = {
+def _train(folder: Path) -> TrialResult:
+    fields = {
         "method": "afp",
         "data.languages": ["zh", "tr"],
         "data.num_pairs": 400,
@@ -109,7 +109,7 @@ def _train(folder: Path, **fields: Any) -> TrialResult:
         "evaluation.limit": 12,
         "evaluation.representation.num_pairs": 20,
     }
-    config = TrialConfig.model_validate(nest({**small, **fields, **pins("afp")}))
+    config = TrialConfig.model_validate(nest({**fields, **pins("afp")}))
     result = run_trial(
         config,
         trial_id="t",

@@ -111,17 +111,15 @@ def run_content(
     metrics |= {f"also/{name}": value for name, value in trial.values.items()}
     if result is not None:
         metrics |= _metrics(result)
-        files |= {"result.json": _json(result.model_dump(mode="json")), "scores.json": score_table(result.scores)}
-        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
+        files["result.json"] = _json(result.model_dump(mode="json"))
     elif incomplete is not None:
         pivot = trial.config.get("data", {}).get("pivot", "en")
         metrics |= _score_metrics(incomplete.scores, pivot, incomplete.missing)
-        files |= {
-            "incomplete.json": _json(incomplete.model_dump(mode="json")),
-            "scores.json": score_table(incomplete.scores),
-        }
-        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
+        files["incomplete.json"] = _json(incomplete.model_dump(mode="json"))
         tags["afp.missing"] = ", ".join(f"{one.task}/{one.language}/{one.split}" for one in incomplete.missing)
+    if (scored := result or incomplete) is not None:
+        files["scores.json"] = score_table(scored.scores)
+        tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
     finite = {safe_name(name): value for name, value in metrics.items() if math.isfinite(value)}
     if lost := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
         tags["afp.not_finite"] = ", ".join(lost)
