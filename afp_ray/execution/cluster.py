@@ -9,13 +9,14 @@ import socket
 import tempfile
 import threading
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
 from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
+from afp_ray.execution.forking import can_fork, forked_workers
 from afp_ray.execution.preemption import cluster_watch
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def set_environment(values: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, *, num_threads: int | None = None) -> Iterator[bool]:
     """A connection to a Ray cluster for the length of the block.
 
     A connection that this process has already is used and kept; one to `address` is closed; a cluster started here
@@ -66,6 +67,8 @@ def connected(address: str | None) -> Iterator[bool]:
 
     Args:
         address: of a running cluster; None takes RAY_ADDRESS, and without that starts one on this machine.
+        num_threads: of each worker of a cluster that starts here, all of them forked from a process that has imported
+            what trials need; None has each import for itself.
     Yields: whether the cluster was started here.
     Raises: UnavailableError when the cluster does not answer.
     """
@@ -79,23 +82,37 @@ def connected(address: str | None) -> Iterator[bool]:
         yield False
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    folder = None if address else tempfile.mkdtemp(prefix="afp-ray-")
-    others = _descendants(os.getpid()) if folder else {}
+    if address:
+        _connect(address)
+        try:
+            yield False
+        finally:
+            _leave()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="afp-ray-"))
+    others = _descendants(os.getpid())
+    forks = forked_workers(folder, num_threads=num_threads) if num_threads and can_fork() else nullcontext()
+    started: dict[int, str] = {}
     try:
-        if address:
-            _connect(address)
-        else:
-            with _importing_tune():
-                start_local(folder or tempfile.gettempdir())
-        yield address is None
+        with forks as python:
+            try:
+                with _importing_tune():
+                    start_local(str(folder), python=python)
+                yield True
+            finally:
+                started = _descendants(os.getpid(), but=others)
+                _end_autoscaler(started)
+                _leave()
     finally:
-        started = _descendants(os.getpid(), but=others) if folder else {}
-        _end_autoscaler(started)
-        with without_collection():  # a thread that frees one of Ray's references meanwhile would end the process
-            ray.shutdown()
-        if folder:
-            _end_leftovers(started)
-            shutil.rmtree(folder, ignore_errors=True)
+        _end_leftovers(started)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave() -> None:
+    import ray
+
+    with without_collection():  # a thread that frees one of Ray's references meanwhile would end the process
+        ray.shutdown()
 
 
 @contextmanager
@@ -188,12 +205,13 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def start_local(folder: str, *, num_cpus: int | None = None) -> None:
+def start_local(folder: str, *, num_cpus: int | None = None, python: str | None = None) -> None:
     """Start a cluster on this machine, on the loopback and on free ports, without a dashboard.
 
     Args:
         folder: for its sockets and logs; short, since a socket's path has at most 107 bytes.
         num_cpus: CPUs it offers; None offers those that this process may use.
+        python: command that its workers are started with; None is this interpreter.
     Raises: UnavailableError when it does not come up.
     """
     import ray
@@ -207,6 +225,7 @@ def start_local(folder: str, *, num_cpus: int | None = None) -> None:
             log_to_driver=False,
             logging_level="ERROR",
             _temp_dir=folder,
+            runtime_env={"py_executable": python} if python else None,
         )
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         raise UnavailableError(f"Ray could not be started on this machine: {error}") from error

@@ -43,7 +43,9 @@ class RayExecutor:
         first = queue.next_job()
         if not isinstance(first, Job):
             return
-        with connected(self.address) as is_own:
+        # What is imported for all could have asked for the GPUs of all: then each worker imports for itself.
+        num_threads = None if self.runtime.gpus_per_worker else max(1, int(self.runtime.cpus_per_worker))
+        with connected(self.address, num_threads=num_threads) as is_own:
             queue.stop.listen()  # Ray has put its own handler in place
             cluster_watch()
             free_leaked_groups()
