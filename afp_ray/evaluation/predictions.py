@@ -1,7 +1,7 @@
 """Per-example predictions and their Parquet file."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,7 +73,8 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
     Raises: UnavailableError when the disk refuses.
     """
-    table = pa.Table.from_pylist([asdict(prediction) for prediction in predictions], schema=_SCHEMA)
+    columns = {name: [getattr(prediction, name) for prediction in predictions] for name in _SCHEMA.names}
+    table = pa.Table.from_pydict(columns, schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from afp_ray.collection import without_collection
 from afp_ray.trial import import_libraries
 
-_OF_RAY = ("google.protobuf.message", "pandas", "pyarrow")
-"""Other libraries that Ray imports in a worker."""
+_OF_RAY = ("click", "fsspec", "google.protobuf.message", "jsonschema", "msgpack", "pandas", "pyarrow", "requests", "rich")
+"""Libraries that a worker imports for Ray."""
 _REQUEST_S = 5.0
 
 
@@ -168,7 +168,8 @@ def main(parent: int) -> None:
     with without_collection():
         import_libraries()
         for name in _OF_RAY:
-            importlib.import_module(name)
+            with suppress(ImportError):  # one that this Ray can do without
+                importlib.import_module(name)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until now it is the end; now there may be workers to end first
     gc.freeze()  # a collection would write to every object, and each worker would get its own copy of them
     request = ForkServer(listener, parent).serve()
