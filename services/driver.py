@@ -142,6 +142,7 @@ def drive(
     paths: StudyPaths,
     *,
     address: str | None = None,
+    python: str | None = None,
     allow_drift: bool = False,
     on_event: Sequence[OnEvent] = (),
     on_end: Callable[[StudyState], object] = lambda _: None,
@@ -152,6 +153,7 @@ def drive(
         study: what to run, `runtime.executor` included.
         paths: where it lives.
         address: of a running Ray cluster; None takes RAY_ADDRESS, else starts one here.
+        python: command that the workers of one that starts here are started with; None is this interpreter.
         allow_drift: go on although the study differs from what ran before.
         on_event: called after every event of the ledger.
         on_end: called once the study is closed, before the last projection, which takes the report along.
@@ -170,7 +172,7 @@ def drive(
     if study.runtime.executor == "ray":
         from afp_ray.execution.ray_executor import RayExecutor
 
-        executor = RayExecutor(study.runtime, address=address)
+        executor = RayExecutor(study.runtime, address=address, python=python)
     projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
     stop = StopRequest()
     try:

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import AfpError, ConfigError
-from afp_ray.ledger import replay
+from afp_ray.execution.forking import workers_ahead
+from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
 from afp_ray.remote.place import place_of
 from afp_ray.store import StudyPaths, write_atomic
@@ -54,28 +56,32 @@ def run(
 
     Under a Ray job, and where `attach` says so, a study that another driver holds is followed to its end.
     """
-    check_study(study)
-    address = checked_address(study, storage, address, allow_open=allow_open)
-    if address is None:  # the nodes of a cluster have caches of their own
-        fetch_models(study, on_fetch=lambda name: note(f"model  {name}: what the local hub cache lacks is fetched"))
     paths = StudyPaths(storage, study.name)
-    is_live = sys.stdout.isatty() and not as_json
-    num_expected = planned_trials(study)
-    progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
+    is_free = holder(paths) is None
+    # What trials need takes as long to import as the checks and the start of Ray's own processes.
+    with workers_ahead(study.runtime, address) if is_free else nullcontext() as python:
+        check_study(study)
+        address = checked_address(study, storage, address, allow_open=allow_open)
+        if address is None:  # the nodes of a cluster have caches of their own
+            fetch_models(study, on_fetch=lambda name: note(f"model  {name}: what the local hub cache lacks is fetched"))
+        is_live = sys.stdout.isatty() and not as_json
+        num_expected = planned_trials(study)
+        progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
 
-    def drive_it() -> StudyState:
-        return drive(
-            study,
-            paths,
-            address=address,
-            allow_drift=allow_drift,
-            on_event=[progress],
-            on_end=lambda state: write_reports(paths, state, quiet=True),
-        )
+        def drive_it() -> StudyState:
+            return drive(
+                study,
+                paths,
+                address=address,
+                python=python,
+                allow_drift=allow_drift,
+                on_event=[progress],
+                on_end=lambda state: write_reports(paths, state, quiet=True),
+            )
 
-    may_follow = (attach or is_ray_job()) and place_of(storage) is None  # a ledger elsewhere is seen now and then only
-    with progress:
-        state = drive_or_follow(study, paths, drive_it, on_event=[progress]) if may_follow else drive_it()
+        may_follow = (attach or is_ray_job()) and place_of(storage) is None  # else its ledger is seen now and then only
+        with progress:
+            state = drive_or_follow(study, paths, drive_it, on_event=[progress]) if may_follow else drive_it()
     code = exit_code_of_study(state)
     if as_json:
         status = status_of(paths, state)

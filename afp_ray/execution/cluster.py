@@ -9,14 +9,13 @@ import socket
 import tempfile
 import threading
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
-from afp_ray.execution.forking import can_fork, forked_workers
 from afp_ray.execution.preemption import cluster_watch
 
 logger = logging.getLogger(__name__)
@@ -26,6 +25,9 @@ DRIVER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray gives its workers the lowest priority but four
     "RAY_prestart_worker_first_driver": "0",  # Tune's actors have an environment of their own: nobody would use them
+    # A node asks for its own object store before that listens, and then sleeps: shorter and as many times more often.
+    "RAY_raylet_client_connect_timeout_milliseconds": "50",
+    "RAY_raylet_client_num_connect_attempts": "200",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # off also means: a cluster of one machine listens on the loopback alone
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -59,7 +61,7 @@ def set_environment(values: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def connected(address: str | None, *, num_threads: int | None = None) -> Iterator[bool]:
+def connected(address: str | None, *, python: str | None = None) -> Iterator[bool]:
     """A connection to a Ray cluster for the length of the block.
 
     A connection that this process has already is used and kept; one to `address` is closed; a cluster started here
@@ -67,8 +69,7 @@ def connected(address: str | None, *, num_threads: int | None = None) -> Iterato
 
     Args:
         address: of a running cluster; None takes RAY_ADDRESS, and without that starts one on this machine.
-        num_threads: of each worker of a cluster that starts here, all of them forked from a process that has imported
-            what trials need; None has each import for itself.
+        python: command that the workers of a cluster that starts here are started with; None is this interpreter.
     Yields: whether the cluster was started here.
     Raises: UnavailableError when the cluster does not answer.
     """
@@ -89,21 +90,16 @@ def connected(address: str | None, *, num_threads: int | None = None) -> Iterato
         finally:
             _leave()
         return
-    folder = Path(tempfile.mkdtemp(prefix="afp-ray-"))
+    folder = tempfile.mkdtemp(prefix="afp-ray-")
     others = _descendants(os.getpid())
-    forks = forked_workers(folder, num_threads=num_threads) if num_threads and can_fork() else nullcontext()
-    started: dict[int, str] = {}
     try:
-        with forks as python:
-            try:
-                with _importing_tune():
-                    start_local(str(folder), python=python)
-                yield True
-            finally:
-                started = _descendants(os.getpid(), but=others)
-                _end_autoscaler(started)
-                _leave()
+        with _importing_tune():
+            start_local(folder, python=python)
+        yield True
     finally:
+        started = _descendants(os.getpid(), but=others)
+        _end_autoscaler(started)
+        _leave()
         _end_leftovers(started)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,7 +25,17 @@ from dataclasses import dataclass
 from afp_ray.collection import without_collection
 from afp_ray.trial import import_libraries
 
-_OF_RAY = ("click", "fsspec", "google.protobuf.message", "jsonschema", "msgpack", "pandas", "pyarrow", "requests", "rich")
+_OF_RAY = (
+    "click",
+    "fsspec",
+    "google.protobuf.message",
+    "jsonschema",
+    "msgpack",
+    "pandas",
+    "pyarrow",
+    "requests",
+    "rich",
+)
 """Libraries that a worker imports for Ray."""
 _REQUEST_S = 5.0
 

@@ -1,16 +1,23 @@
-"""Starts the fork server for the length of a cluster of this machine, and says how Ray reaches it."""
+"""Starts the fork server for a cluster of this machine, and says how Ray reaches it."""
 
+import logging
 import os
 import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+
+from afp_ray.config import RuntimeConfig
+
+logger = logging.getLogger(__name__)
 
 _CLIENT = Path(__file__).with_name("fork_client.py")
 _END_S = 5.0
+_MAX_SAID = 2000
 
 
 def can_fork() -> bool:
@@ -18,38 +25,56 @@ def can_fork() -> bool:
     return sys.platform == "linux" and hasattr(os, "pidfd_open")
 
 
-@contextmanager
-def forked_workers(folder: Path, *, num_threads: int) -> Iterator[str]:
-    """A fork server that imports meanwhile and ends with the block, its workers with it.
+def workers_ahead(runtime: RuntimeConfig, address: str | None) -> AbstractContextManager[str | None]:
+    """`forked_workers` for a study that is to run on a cluster of its own; None where each worker imports for itself.
+
+    That is elsewhere and with GPUs: what is imported once for all of them might ask for the GPUs of all.
 
     Args:
-        folder: for its socket and its log; private to the user, and short.
+        runtime: of the study.
+        address: of a running cluster; None takes RAY_ADDRESS.
+    """
+    has_own = runtime.executor == "ray" and not (address or os.environ.get("RAY_ADDRESS"))
+    if not has_own or runtime.gpus_per_worker > 0 or not can_fork():
+        return nullcontext()
+    return forked_workers(num_threads=max(1, int(runtime.cpus_per_worker)))
+
+
+@contextmanager
+def forked_workers(*, num_threads: int) -> Iterator[str]:
+    """A fork server that begins to import at once and ends with the block, its workers with it.
+
+    Args:
         num_threads: threads of a worker's matrix products, unless OMP_NUM_THREADS says another number.
     Yields: the command that stands in for the Python interpreter when a worker is started.
     """
-    path = folder / "fork.sock"
     environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
-    ours, its = os.pipe()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, (folder / "fork.log").open("wb") as log:
-        listener.bind(str(path))
-        listener.listen()
-        server = subprocess.Popen(
-            [sys.executable, "-m", "afp_ray.execution.fork_server", str(ours)],
-            stdin=listener.fileno(),
-            stdout=log,
-            stderr=log,
-            env=environment,
-            pass_fds=[ours],
-            start_new_session=True,  # Ctrl-C is for the driver
-        )
-    os.close(ours)
-    try:
-        yield shlex.join([sys.executable, "-I", "-S", str(_CLIENT), str(path)])
-    finally:
-        os.close(its)
-        server.terminate()  # heeded while it imports
+    with tempfile.TemporaryDirectory(prefix="afp-fork-", ignore_cleanup_errors=True) as folder:
+        path, log = Path(folder) / "socket", Path(folder) / "log"
+        ours, its = os.pipe()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, log.open("wb") as file:
+            listener.bind(str(path))
+            listener.listen()
+            server = subprocess.Popen(
+                [sys.executable, "-m", "afp_ray.execution.fork_server", str(ours)],
+                stdin=listener.fileno(),
+                stdout=file,
+                stderr=file,
+                env=environment,
+                pass_fds=[ours],
+                start_new_session=True,  # Ctrl-C is for the driver
+            )
+        os.close(ours)
         try:
-            server.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            yield shlex.join([sys.executable, "-I", "-S", str(_CLIENT), str(path)])
+        finally:
+            if server.poll() is not None:
+                said = log.read_text(errors="replace").strip()
+                logger.warning("the fork server ended, and workers imported for themselves: %s", said[-_MAX_SAID:])
+            os.close(its)
+            server.terminate()  # heeded while it imports
+            try:
+                server.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()

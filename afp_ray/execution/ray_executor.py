@@ -30,10 +30,12 @@ class RayExecutor:
     Args:
         runtime: workers per trial, their resources, and how many trials run at once.
         address: of a running cluster; None takes RAY_ADDRESS, and without that starts one here.
+        python: command that the workers of a cluster that starts here are started with, as `forking.workers_ahead`
+            gives it; None is this interpreter.
     """
 
-    def __init__(self, runtime: RuntimeConfig, *, address: str | None = None) -> None:
-        self.runtime, self.address = runtime, address
+    def __init__(self, runtime: RuntimeConfig, *, address: str | None = None, python: str | None = None) -> None:
+        self.runtime, self.address, self.python = runtime, address, python
 
     def run(self, queue: JobQueue) -> None:
         """Run every job of `queue`; Ray is not started when there is none.
@@ -43,9 +45,7 @@ class RayExecutor:
         first = queue.next_job()
         if not isinstance(first, Job):
             return
-        # What is imported for all could have asked for the GPUs of all: then each worker imports for itself.
-        num_threads = None if self.runtime.gpus_per_worker else max(1, int(self.runtime.cpus_per_worker))
-        with connected(self.address, num_threads=num_threads) as is_own:
+        with connected(self.address, python=self.python) as is_own:
             queue.stop.listen()  # Ray has put its own handler in place
             cluster_watch()
             free_leaked_groups()
