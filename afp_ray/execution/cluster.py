@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +50,8 @@ WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 # The second because Tune counts callbacks by their kind before it starts an actor, and imports MLflow to tell one kind.
 _RUN_BY = ("ray.tune", "ray.air.integrations.mlflow")
+# The autoscaler, the carrier of logs to a driver that wants none, and the dashboard without its pages.
+_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 _ANSWER_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # only JSON and code cross it
 
@@ -98,7 +100,6 @@ def connected(address: str | None, *, python: str | None = None) -> Iterator[boo
         yield True
     finally:
         started = _descendants(os.getpid(), but=others)
-        _end_autoscaler(started)
         _leave()
         _end_leftovers(started)
         shutil.rmtree(folder, ignore_errors=True)
@@ -130,14 +131,6 @@ def _importing_tune() -> Iterator[None]:
             yield
         finally:
             thread.join()
-
-
-def _end_autoscaler(started: Mapping[int, str]) -> None:
-    """End the monitor of a cluster that cannot grow: it heeds no polite request, for a second of everybody's time."""
-    for pid, start in started.items():
-        with suppress(OSError):
-            if b"/autoscaler/" in Path(f"/proc/{pid}/cmdline").read_bytes() and _start_time(pid) == start:
-                os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int, *, but: Container[int] = ()) -> dict[int, str]:
@@ -213,18 +206,36 @@ def start_local(folder: str, *, num_cpus: int | None = None, python: str | None 
     import ray
 
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or len(os.sched_getaffinity(0)),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=folder,
-            runtime_env={"py_executable": python} if python else None,
-        )
+        with _without_unused_processes():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=folder,
+                runtime_env={"py_executable": python} if python else None,
+            )
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         raise UnavailableError(f"Ray could not be started on this machine: {error}") from error
+
+
+@contextmanager
+def _without_unused_processes() -> Iterator[None]:
+    """Let Ray start no process that a cluster of one machine and one study has no use for, while the block runs.
+
+    Each takes half a second of CPU or more, and the rest of the cluster waits for the dashboard, without which Ray does
+    as well. There is no argument for them; a Ray that names them otherwise starts them.
+    """
+    from ray._private.node import Node
+
+    with ExitStack() as undo:
+        for name in _UNUSED:
+            if (start := vars(Node).get(name)) is not None:
+                undo.callback(setattr, Node, name, start)
+                setattr(Node, name, lambda *_, **__: None)
+        yield
 
 
 def num_trials_at_once(runtime: RuntimeConfig, *, is_own: bool) -> int:
