@@ -16,6 +16,7 @@ Usage: PYTHONPATH=. python benchmarks/sweep.py [--tiny] [--rounds N]
 import compileall
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -95,9 +96,9 @@ def measure(scale: Scale) -> list[Figure]:
         folder = Path(name)
         os.environ["AFP_CACHE"] = str(folder / "cache")
         prepare(folder, size)
-        figures = _against(folder, ours="local", peer="optuna", floor=None)
+        figures = _against(folder, ours="local", peer="optuna", floor=None, rounds=1)
         if not scale.is_tiny:
-            figures = [*_against(folder, ours="ray", peer="ray", floor=3.0), *figures]
+            figures = [*_against(folder, ours="ray", peer="ray", floor=3.0, rounds=scale.rounds), *figures]
             figures.append(Figure("sweep.gap_s_per_trial", gap(StudyPaths(folder / "runs-ray", "sweep")), None, None))
         fixed = fixed_seconds([trial_config(size, rate) for rate in LEARNING_RATES[: max(2, size.num_trials)]])
         figures.append(Figure("sweep.fixed_s_per_trial", fixed, FIXED_S, FIXED_S / fixed, floor=1.0))
@@ -105,16 +106,24 @@ def measure(scale: Scale) -> list[Figure]:
     return figures
 
 
-def _against(folder: Path, *, ours: str, peer: str, floor: float | None) -> list[Figure]:
-    mine, theirs = run_ours(folder, ours), run_peer(folder, peer)
-    equal = are_equal(mine, theirs)
+def _against(folder: Path, *, ours: str, peer: str, floor: float | None, rounds: int) -> list[Figure]:
+    """Both in turn, as often as asked: a shared machine changes its speed from minute to minute."""
+    pairs: list[tuple[Ran, Ran]] = []
+    for number in range(rounds):
+        pairs.append((run_ours(folder, ours), run_peer(folder, peer)))
+        mine, theirs = pairs[-1]
+        ratio = theirs.wall_s / mine.wall_s
+        sys.stderr.write(f"{peer} {number + 1}/{rounds}: {mine.wall_s:.1f} and {theirs.wall_s:.1f} s, {ratio:.2f}x\n")
+    equal = all([are_equal(mine, theirs) for mine, theirs in pairs])
     name = "ray_tune" if peer == "ray" else "optuna"
-    pairs = [
-        ("wall_s", mine.wall_s, theirs.wall_s, floor),
-        ("cpu_s", mine.cpu_s, theirs.cpu_s, None),
-        ("without_start_wall_s", mine.without_start_s, theirs.without_start_s, None),
-    ]
-    return [Figure(f"sweep.{name}_{what}", a, b, b / a, limit, equal) for what, a, b, limit in pairs]
+    kinds = [("wall_s", floor), ("cpu_s", None), ("without_start_s", None)]
+    return [_figure(f"sweep.{name}_{kind}", kind, pairs, limit, equal) for kind, limit in kinds]
+
+
+def _figure(name: str, kind: str, pairs: Sequence[tuple[Ran, Ran]], floor: float | None, equal: bool) -> Figure:
+    values = [(getattr(mine, kind), getattr(theirs, kind)) for mine, theirs in pairs]
+    own, peer = (statistics.median(column) for column in zip(*values, strict=True))
+    return Figure(name, own, peer, statistics.median(theirs / mine for mine, theirs in values), floor, equal)
 
 
 def are_equal(mine: Ran, theirs: Ran) -> bool:
@@ -199,6 +208,7 @@ def _questions(config: TrialConfig) -> Sequence[dict[str, Any]]:
 def run_ours(folder: Path, executor: str) -> Ran:
     """`afp run` in a process of its own, with everything that it does for its users."""
     storage = folder / f"runs-{executor}"
+    shutil.rmtree(storage, ignore_errors=True)  # of the last round
     command = ["-m", "services.cli", "run", str(folder / "study.json"), "--executor", executor]
     # Kept scores are left out: another contender of ours may have asked the very same weights before.
     wall, cpu, began = _timed([*command, "--storage", str(storage)], {"AFP_CACHE_SCORES": "0"})

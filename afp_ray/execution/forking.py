@@ -34,7 +34,9 @@ def workers_ahead(runtime: RuntimeConfig, address: str | None) -> AbstractContex
         runtime: of the study.
         address: of a running cluster; None takes RAY_ADDRESS.
     """
-    has_own = runtime.executor == "ray" and not (address or os.environ.get("RAY_ADDRESS"))
+    ray = sys.modules.get("ray")
+    is_connected = ray is not None and ray.is_initialized()
+    has_own = runtime.executor == "ray" and not (address or os.environ.get("RAY_ADDRESS") or is_connected)
     if not has_own or runtime.gpus_per_worker > 0 or not can_fork():
         return nullcontext()
     return forked_workers(num_threads=max(1, int(runtime.cpus_per_worker)))

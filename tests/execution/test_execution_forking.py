@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from afp_ray.config import RuntimeConfig
 from afp_ray.execution.cluster import connected
-from afp_ray.execution.forking import can_fork, forked_workers
+from afp_ray.execution.forking import can_fork, forked_workers, workers_ahead
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="this system has no pidfd_open")
 
@@ -137,6 +138,26 @@ def test_without_a_server_a_worker_imports_for_itself(script: Callable[[str], st
     assert done.stderr == "no fork server answers: this worker imports for itself\n"
 
 
+@pytest.mark.parametrize(
+    ("runtime", "address", "environment"),
+    [
+        ({"executor": "local"}, None, {}),
+        ({"gpus_per_worker": 1}, None, {}),
+        ({}, "127.0.0.1:6379", {}),
+        ({}, None, {"RAY_ADDRESS": "127.0.0.1:6379"}),
+    ],
+    ids=["no Ray", "GPUs", "a cluster that is given", "a cluster of the environment"],
+)
+def test_nothing_is_imported_ahead_for_workers_that_are_not_forked(
+    runtime: dict[str, Any], address: str | None, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with workers_ahead(RuntimeConfig(**runtime), address) as python:
+        assert python is None
+
+
 @pytest.mark.ray
 def test_workers_of_an_own_cluster_are_forked_and_end_with_it() -> None:
     code = "from tests.execution.test_execution_forking import on_own_cluster; on_own_cluster()"
@@ -144,16 +165,22 @@ def test_workers_of_an_own_cluster_are_forked_and_end_with_it() -> None:
     done = run([sys.executable, "-c", code], env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["first"]["parent"] == found["second"]["parent"]  # the fork server, not Ray's node
-    assert found["first"]["parent"] in found["below"]
-    assert found["first"]["imported"]
-    assert found["first"]["process"] != found["second"]["process"]
+    first, second, again, third = found["told"]
+    assert first["parent"] == second["parent"] == found["server"]  # and not Ray's node
+    assert first["imported"]
+    assert second["imported"]
+    assert first["process"] != second["process"]
+    assert again["process"] == second["process"]  # the server's end is not that of its workers
+    assert not third["imported"]
+    assert "the fork server ended" in done.stderr
     for process in found["below"]:
         assert_ended(process)
 
 
 def on_own_cluster() -> None:
-    """Print what two workers say of themselves, the second after the first was killed, and all processes below."""
+    """Print what workers say of themselves: one, one after that was killed, the same after the server was killed, and a
+    new one; and all processes below this one.
+    """
     import ray
 
     from afp_ray.execution.cluster import _descendants
@@ -162,14 +189,20 @@ def on_own_cluster() -> None:
         def tell(self) -> dict[str, Any]:
             return {"process": os.getpid(), "parent": os.getppid(), "imported": "torch" in sys.modules}
 
+    remote: Any = ray.remote(num_cpus=0.5)(Worker)
     with forked_workers(num_threads=1) as python, connected(None, python=python):
-        remote: Any = ray.remote(num_cpus=1)(Worker)
-        actor = remote.remote()
-        first = ray.get(actor.tell.remote(), timeout=60)
-        os.kill(first["process"], signal.SIGKILL)
-        second = ray.get(remote.remote().tell.remote(), timeout=60)
-        below = sorted(_descendants(os.getpid()))
-    print(json.dumps({"first": first, "second": second, "below": below}))
+        told = [ray.get(remote.remote().tell.remote(), timeout=60)]
+        os.kill(told[0]["process"], signal.SIGKILL)
+        second = remote.remote()
+        told.append(ray.get(second.tell.remote(), timeout=60))
+        server = told[1]["parent"]
+        below = _descendants(os.getpid()).keys()
+        assert server in below
+        os.kill(server, signal.SIGKILL)
+        third = remote.remote()
+        told += ray.get([second.tell.remote(), third.tell.remote()], timeout=60)
+        below |= _descendants(os.getpid()).keys()
+    print(json.dumps({"told": told, "server": server, "below": sorted(below)}))
 
 
 @contextmanager
