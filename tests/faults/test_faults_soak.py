@@ -19,7 +19,9 @@ def test_a_thousand_trials_leave_the_driver_flat(tmp_path: Path, monkeypatch: py
     assert len(watch.cpu) == 1_001, "and one test job"
     assert watch.handles[-1] == watch.handles[200]
     assert (watch.memory[-1] - watch.memory[200]) / 800 < 16_000  # bytes a trial: its record, its file names, its point
-    first, last = (watch.cpu[300] - watch.cpu[100]) / 200, (watch.cpu[-1] - watch.cpu[-201]) / 200
+    # The least of several pieces: what else a machine does makes some of them slower, and none faster.
+    pieces = [(start, (watch.cpu[start + 50] - watch.cpu[start]) / 50) for start in range(100, 950, 50)]
+    first, last = min(cost for start, cost in pieces if start < 400), min(cost for start, cost in pieces if start > 600)
     assert last < 1.5 * first, f"{first:.4f} s of CPU a trial at the start, {last:.4f} at the end"
 
 
