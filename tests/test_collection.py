@@ -43,3 +43,19 @@ def test_it_is_off_until_the_last_of_two_threads_has_left() -> None:
     left.set()
     thread.join(10)
     assert gc.isenabled()
+
+
+def test_what_stays_is_looked_at_no_more_once_the_last_has_left() -> None:
+    try:
+        with without_collection():
+            before = gc.get_freeze_count()
+            with without_collection(stays=True):
+                made = [[] for _ in range(1_000)]
+            assert gc.get_freeze_count() == before, "others are still at work"
+        assert gc.get_freeze_count() >= before + len(made)
+        frozen = gc.get_freeze_count()
+        with without_collection():
+            pass
+        assert gc.get_freeze_count() <= frozen, "asked for once"
+    finally:
+        gc.unfreeze()

@@ -124,7 +124,7 @@ def _importing_tune() -> Iterator[None]:
             for name in _RUN_BY:
                 importlib.import_module(name)
 
-    with without_collection():
+    with without_collection(stays=True):
         thread = threading.Thread(target=load, name="imports")
         thread.start()
         try:

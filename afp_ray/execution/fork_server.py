@@ -10,7 +10,6 @@ Standard input is the listening socket; the server ends, and its workers with it
 Usage: python -m afp_ray.execution.fork_server PIPE < SOCKET
 """
 
-import gc
 import importlib
 import json
 import os
@@ -175,13 +174,12 @@ def become(request: Request) -> None:
 def main(parent: int) -> None:
     """Import, serve, and run what is asked for in the processes that were forked."""
     listener = socket.socket(fileno=0)
-    with without_collection():
+    with without_collection(stays=True):  # and no worker's collection writes to what it shares with the others
         import_libraries()
         for name in _OF_RAY:
             with suppress(ImportError):  # one that this Ray can do without
                 importlib.import_module(name)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until now it is the end; now there may be workers to end first
-    gc.freeze()  # a collection would write to every object, and each worker would get its own copy of them
     request = ForkServer(listener, parent).serve()
     if request is None:
         os._exit(0)  # its libraries need not be taken apart

@@ -4,7 +4,6 @@ The driver imports this module to hand the class to Tune, so that it knows nothi
 (`train_job`) is imported by the actors alone.
 """
 
-import gc
 import json
 import logging
 import signal
@@ -38,11 +37,10 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which drains
         self._work = config[WORK]
-        with without_collection():  # before the trial counts as running: its time is watched from then on
+        with without_collection(stays=True):  # before the trial counts as running: its time is watched from then on
             from afp_ray.execution.train_job import prepare
 
             prepare(json.loads(self._work))
-        gc.freeze()  # what was imported stays as long as the actor does, so that no collection need look at it again
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job."""

@@ -74,7 +74,7 @@ class BackgroundProjector:
         outbox = Outbox(paths, uri)
 
         def make() -> Projector:
-            with without_collection():
+            with without_collection(stays=True):
                 from afp_ray.tracking.projector import MlflowProjector
 
             return MlflowProjector(study, paths, uri, outbox=outbox)
