@@ -53,27 +53,27 @@ def forked_workers(*, num_threads: int) -> Iterator[str]:
     environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
     with tempfile.TemporaryDirectory(prefix="afp-fork-", ignore_cleanup_errors=True) as folder:
         path, log = Path(folder) / "socket", Path(folder) / "log"
-        ours, its = os.pipe()
+        read_end, write_end = os.pipe()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, log.open("wb") as file:
             listener.bind(str(path))
             listener.listen()
             server = subprocess.Popen(
-                [sys.executable, "-m", "afp_ray.execution.fork_server", str(ours)],
+                [sys.executable, "-m", "afp_ray.execution.fork_server", str(read_end)],
                 stdin=listener.fileno(),
                 stdout=file,
                 stderr=file,
                 env=environment,
-                pass_fds=[ours],
+                pass_fds=[read_end],
                 start_new_session=True,  # Ctrl-C is for the driver
             )
-        os.close(ours)
+        os.close(read_end)
         try:
             yield shlex.join([sys.executable, "-I", "-S", str(_CLIENT), str(path)])
         finally:
             if server.poll() is not None:
                 said = log.read_text(errors="replace").strip()
                 logger.warning("the fork server ended, and workers imported for themselves: %s", said[-_MAX_SAID:])
-            os.close(its)
+            os.close(write_end)  # what the server takes for the end of this process
             server.terminate()  # heeded while it imports
             try:
                 server.wait(_END_S)

@@ -47,12 +47,17 @@ def failures(storage: Path) -> list[Failure]:
 
 
 def wait_for(storage: Path, pattern: str, *, number: int = 1) -> list[Path]:
-    """The files of the trials that match, once there are so many."""
+    """The files of the trials that match, once there are so many that say something."""
     until = time.monotonic() + 120
-    while len(found := sorted((storage / "fake" / "trials").glob(f"*/{pattern}"))) < number:
+    while len(found := _written(storage, pattern)) < number:
         assert time.monotonic() < until, f"no {pattern}"
         time.sleep(0.02)
     return found
+
+
+def _written(storage: Path, pattern: str) -> list[Path]:
+    """A file is there before its first line is."""
+    return [path for path in sorted((storage / "fake" / "trials").glob(f"*/{pattern}")) if path.stat().st_size > 0]
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
