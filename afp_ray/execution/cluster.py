@@ -217,8 +217,14 @@ def start_local(folder: str, *, num_cpus: int | None = None, python: str | None 
                 _temp_dir=folder,
                 runtime_env={"py_executable": python} if python else None,
             )
-    except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
-        raise UnavailableError(f"Ray could not be started on this machine: {error}") from error
+    except Exception as error:
+        is_bare = type(error) is Exception  # as Ray raises when its node does not come up within half a minute
+        if not (is_bare or isinstance(error, ConnectionError | RuntimeError | TimeoutError | OSError)):
+            raise
+        raise UnavailableError(
+            f"Ray could not be started on this machine: {str(error).rstrip('.')}; nothing is lost: run the same command "
+            "again when the machine has time for it"
+        ) from error
 
 
 @contextmanager
