@@ -222,8 +222,8 @@ def start_local(folder: str, *, num_cpus: int | None = None, python: str | None 
         if not (is_bare or isinstance(error, ConnectionError | RuntimeError | TimeoutError | OSError)):
             raise
         raise UnavailableError(
-            f"Ray could not be started on this machine: {str(error).rstrip('.')}; nothing is lost: run the same command "
-            "again when the machine has time for it"
+            f"Ray could not be started on this machine: {str(error).rstrip('.')}; nothing is lost: run the same "
+            "command again when the machine has time for it"
         ) from error
 
 
