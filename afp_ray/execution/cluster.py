@@ -86,8 +86,8 @@ def connected(address: str | None, *, python: str | None = None) -> Iterator[boo
         return
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
-        _connect(address)
         try:
+            _connect(address)
             yield False
         finally:
             _leave()
