@@ -82,7 +82,8 @@ class GenerationConfig(StrictModel):
     summarization_corpus: Literal["convsumx", "ncls"] = "convsumx"
     """Files under `data_dir` that texts and summaries come from."""
     answer_corpus: Literal["vicuna", "mt_bench", "hc3"] = "vicuna"
-    """Files under `data_dir` that questions come from; `mt_bench` alone has answers to show as demonstrations."""
+    """Files under `data_dir` that questions come from; demonstrations are answers of `mt_bench` and, for `hc3`,
+    instructions of `bactrian-x/` there; `vicuna` has none."""
     question_form: Literal["clause", "native"] = "clause"
     """How `mgsm` and `xquad_qa` ask: "question Answer in Chinese:", or in words of the question's own language as
     lm-evaluation-harness has them."""

@@ -137,7 +137,7 @@ def generation_cells(
                 f"{direction} has no answers to show as demonstrations",
                 where=place(rows.splits["validation"][0], direction),
                 allowed="0 shots",
-                fix="set evaluation.shots: [0], or use rows with answers",
+                fix=f"set evaluation.shots: [0], or give rows with answers ({task.layout(config.generation)})",
             )
         for seed in config.demo_seeds if shots else (0,):
             drawn = draw_rows(shown, seed=seed, count=2 * shots) if shots else []

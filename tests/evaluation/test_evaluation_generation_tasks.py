@@ -295,6 +295,30 @@ def test_hc3_is_taken_in_a_random_order(tmp_path: Path) -> None:
     assert numbers != sorted(numbers)
 
 
+def test_hc3_is_shown_answers_of_bactrian_x_in_the_language_asked_for(tmp_path: Path) -> None:
+    for folder, word in (("hc3", "English"), ("hc3_chinese", "\u4e2d\u6587")):
+        write_lines(tmp_path / folder / "all.jsonl", [json.dumps({"question": f"{word} {n}?"}) for n in range(8)])
+    for code, word in (("en", "Name"), ("zh", "\u8bf4\u51fa")):
+        records = [
+            {"id": f"r{n}", "instruction": f"{word} {n}.", "input": "" if n else "given", "output": f"{word}: {n}."}
+            for n in range(3)
+        ]
+        records[2]["output"] *= 100  # too long to show
+        write_lines(tmp_path / "bactrian-x" / f"{code}.json", [json.dumps(records)])
+    settings = config("answer_language", data_dir=tmp_path, shots=(0, 1), answer_corpus="hc3", limit=3)
+    bare, shown = generation_cells("answer_language", settings, language="zh", pivot="en", split="test")
+    assert [example.demonstrations for example in bare.examples] == [()] * 3
+    assert {example.demonstrations for example in shown.examples} == {("Name 1. Answer in Chinese: \u8bf4\u51fa: 1.",)}
+    back = cell("answer_language_to_pivot", settings.model_copy(update={"shots": (1,)})).examples[0]
+    assert back.demonstrations == ("\u8bf4\u51fa 1. Answer in English: Name: 1.",)
+    before = evaluation_fingerprint(settings, languages=("zh",), pivot="en")
+    write_lines(tmp_path / "bactrian-x" / "zh.json", [json.dumps([{**records[1], "output": "else"}])])
+    assert evaluation_fingerprint(settings, languages=("zh",), pivot="en") != before
+    (tmp_path / "bactrian-x" / "zh.json").unlink()
+    with pytest.raises(TaskError, match=r"no answers to show as demonstrations[\s\S]*bactrian-x/"):
+        check_evaluation(settings, languages=("zh",), pivot="en")
+
+
 @pytest.mark.parametrize(
     "tasks, languages, fields, message",
     [

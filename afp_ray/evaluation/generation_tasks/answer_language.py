@@ -4,17 +4,20 @@ Original files: `vicuna80_12lang/questions_<English name>.jsonl` with `question_
 `mt_bench_multilingual/<folder of the language>/question.jsonl` and, for demonstrations, `reference_answer/gpt-4.jsonl`;
 `hc3/all.jsonl` (English) and `hc3_chinese/all.jsonl` with `question`, taken in a random order. Questions are halved by
 content (`task.halves`). Questions in the prompt's language are all that is needed: an answer is judged by its language.
+HC3 answers every question in its own language, so demonstrations before its questions are instructions of Bactrian-X
+(`bactrian-x/<language>.json`): the instruction in one language, the answer to the same one in the other.
 """
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import GenerationConfig
 from afp_ray.data import embedded
 from afp_ray.data.mixing import ANSWER_CLAUSE
-from afp_ray.data.readers import mt_bench
+from afp_ray.data.readers import bactrian_x, mt_bench
 from afp_ray.data.readers.files import SourceFile, clean
 from afp_ray.evaluation.answer_rate import answer_metrics, check_identifiable
 from afp_ray.evaluation.files import locate, read_objects
@@ -31,6 +34,8 @@ VICUNA_NAMES = {"de": "Deutsch"}
 """Where a file is not named by the English name of its language."""
 HC3_FOLDERS = {"en": "hc3", "zh": "hc3_chinese"}
 _MT_BENCH = "mt_bench_multilingual"
+MAX_SHOWN_CHARS = 400
+"""Longest instruction and longest answer that are shown before a question of HC3, so that few tokens go to them."""
 
 
 def prompt(row: Row, source: Language, target: Language, config: GenerationConfig) -> str:
@@ -88,6 +93,30 @@ def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, 
     return ParsedRows(rows, len(questions) - len(rows))
 
 
+def shown(data_dir: Path, config: GenerationConfig, source: str, target: str) -> Sequence[Row] | None:
+    """Short instructions of Bactrian-X before questions of HC3, which has no answers in another language; else null.
+
+    Raises: DataError when a file is not in the form of Bactrian-X.
+    """
+    if config.answer_corpus != "hc3":
+        return None
+    questions, answers = (locate(data_dir, "bactrian-x", *bactrian_x.file_names(code)) for code in (source, target))
+    return _shown(questions, answers) if questions and answers else ()
+
+
+@lru_cache(maxsize=4)
+def _shown(questions: SourceFile, answers: SourceFile) -> Sequence[Row]:
+    """Read once a process; size and time of change of both files are part of the key."""
+    asked = {row.identifier: clean(row.instruction) for row in bactrian_x.read_records(questions) if not row.input}
+    rows: list[Row] = []
+    for record in bactrian_x.read_records(answers):
+        texts = asked.pop(record.identifier, ""), clean(record.output)
+        if all(0 < len(text) <= MAX_SHOWN_CHARS for text in texts):
+            name = f"bactrian-x:{record.identifier}"
+            rows.append({"id": name, "content_id": name, "source": texts[0], "target": texts[1]})
+    return rows
+
+
 def _first_turn(row: Any, field: str) -> str:
     value = row[field]
     return str(value[0] if isinstance(value, list) else value)
@@ -102,7 +131,7 @@ def layout(config: GenerationConfig) -> str:
     return {
         "vicuna": "vicuna80_12lang/questions_<English name of the language>.jsonl",
         "mt_bench": f"{_MT_BENCH}/mt_bench_<language>/question.jsonl",
-        "hc3": "hc3/all.jsonl for English, hc3_chinese/all.jsonl for Chinese",
+        "hc3": "hc3/all.jsonl for English, hc3_chinese/all.jsonl for Chinese; demonstrations from bactrian-x/",
     }[config.answer_corpus]
 
 
@@ -121,4 +150,5 @@ TASK = GenerationTask(
     check=check_identifiable,
     metrics=metrics,
     stop=lambda config: ("\n\n",),
+    shown=shown,
 )

@@ -1,9 +1,9 @@
 """XCOPA: which of two sentences is the cause or the effect of the premise? (arXiv:2005.00333).
 
 Original files: `xcopa/data/<language>/val.<language>.jsonl` and `test.<language>.jsonl`; or `cambridgeltl/xcopa` of the
-hub: `xcopa/<language>/validation-00000-of-00001.parquet` and `test-...`; for English, COPA in the original form:
-`copa_en/train.en.jsonl` (validation) and `copa_en/test.en.jsonl`, whose rows the XCOPA test translates. Rows without a
-premise or a choice are skipped and counted.
+hub: `xcopa/<language>/validation-00000-of-00001.parquet` and `test-...`; for English, COPA, whose test items the XCOPA
+test translates: `copa_en/train.en.jsonl` (validation) and `copa_en/test.en.jsonl` in XCOPA's form, or the XML of its
+authors (`tasks/copa.py`), which gives the same rows. Rows without a premise or a choice are skipped and counted.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from afp_ray.evaluation.task import (
     label_index,
     without_stop,
 )
+from afp_ray.evaluation.tasks.copa import CopaItems, copa_items, read_items
 from afp_ray.evaluation.tasks.wording import XCOPA, wording
 from afp_ray.languages import Language
 
@@ -81,7 +82,8 @@ def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     )
     if not found and language == "en":
         found = found_files(
-            validation=locate(data_dir, "copa_en", "train.en.jsonl"), test=locate(data_dir, "copa_en", "test.en.jsonl")
+            validation=locate(data_dir, "copa_en", "train.en.jsonl") or copa_items(data_dir, "validation"),
+            test=locate(data_dir, "copa_en", "test.en.jsonl") or copa_items(data_dir, "test"),
         )
     return found
 
@@ -91,6 +93,8 @@ def parse(file: SourceFile, language: str) -> ParsedRows:
     if is_parquet(file):
         part = {"validation": "val"}.get(hub_split(file), hub_split(file))
         lines = read_table(file, (*_FIELDS, "idx"))
+    elif isinstance(file, CopaItems):
+        part, lines = file.part, read_items(file)
     else:
         part = Path(file.label).name.split(".")[0]
         lines = read_objects(file, (*_FIELDS, "idx"))
@@ -109,7 +113,8 @@ TASK = Task(
     files=files,
     parse=parse,
     layout="xcopa/data/<language>/val.<language>.jsonl and test.<language>.jsonl; from the hub "
-    "xcopa/<language>/validation-00000-of-00001.parquet and test-...; English: copa_en/train.en.jsonl and "
+    "xcopa/<language>/validation-00000-of-00001.parquet and test-...; English is COPA: copa_en/copa-dev.xml and "
+    "copa-test.xml of COPA-resources.tgz, https://people.ict.usc.edu/~gordon/copa.html, or copa_en/train.en.jsonl and "
     "test.en.jsonl",
     shown_class="question",
 )
