@@ -138,7 +138,8 @@ METHODS: Mapping[str, Pins] = {
     },
     # Align aFter Pre-train, with the defects of the published code mended; the rest is open to search.
     "afp": {"loss.contrastive_weight": 1.0},
-    # The published choices, all of them.
+    # The published choices of objective, mix and optimizer; the defects of the published code are mended in this row
+    # too, and its batch, steps and share of translation tasks are left to the study (docs/published-code.md).
     "afp_paper": {
         **_NO_FILTER,
         "loss.contrastive_weight": 1.0,

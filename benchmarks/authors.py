@@ -22,7 +22,7 @@ def untie(model: CausalModel) -> CausalModel:
 
 
 def losses(model: CausalModel, batch: TrainBatch, loss: LossConfig) -> tuple[Tensor, Tensor]:
-    """Contrastive and instruction loss of a batch with right padding, `last` pooling, one direction."""
+    """Contrastive and instruction loss of a batch with right padding, one layer, one direction."""
     device = model.device
     assert isinstance(batch.pairs, PairBatch)
     contrastive = contrastive_loss(model, batch.pairs, loss)
@@ -46,9 +46,19 @@ def contrastive_loss(model: CausalModel, pairs: PairBatch, loss: LossConfig) -> 
     states = decoder_of(model)(
         input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
     ).hidden_states[loss.layer]
-    last = states[torch.arange(len(ids), device=device), mask.sum(dim=1) - 1].unflatten(0, (-1, 2))  # (B, 2, D)
-    cosine = F.cosine_similarity(last[:, 0].unsqueeze(1), last[:, 1].unsqueeze(0), dim=-1)  # (B, B)
+    pooled = pool(states, mask, loss.pooling).unflatten(0, (-1, 2))  # (B, 2, D)
+    cosine = F.cosine_similarity(pooled[:, 0].unsqueeze(1), pooled[:, 1].unsqueeze(0), dim=-1)  # (B, B)
     return F.cross_entropy(cosine / loss.temperature, torch.arange(len(cosine), device=device))
+
+
+def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """One vector a row; `max` takes padding for zeros, as the published code does."""
+    real = mask.unsqueeze(-1)  # (B, T, 1)
+    if pooling == "mean":
+        return (states * real).sum(dim=1) / real.sum(dim=1)
+    if pooling == "max":
+        return (states * real).amax(dim=1)
+    return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
 
 
 def backward(
