@@ -46,7 +46,7 @@ def contrastive_loss(model: CausalModel, pairs: PairBatch, loss: LossConfig) -> 
     states = decoder_of(model)(
         input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
     ).hidden_states[loss.layer]
-    pooled = pool(states, mask, loss.pooling).unflatten(0, (-1, 2))  # (B, 2, D)
+    pooled = torch.unflatten(pool(states, mask, loss.pooling), 0, (-1, 2))  # (B, 2, D)
     cosine = F.cosine_similarity(pooled[:, 0].unsqueeze(1), pooled[:, 1].unsqueeze(0), dim=-1)  # (B, B)
     return F.cross_entropy(cosine / loss.temperature, torch.arange(len(cosine), device=device))
 
