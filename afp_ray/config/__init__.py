@@ -1,6 +1,6 @@
 """Frozen, validated configuration of studies and trials; imports neither torch nor Ray."""
 
-from afp_ray.config.base import StrictModel
+from afp_ray.config.base import StrictModel, canonical_json
 from afp_ray.config.data import DataConfig, FilterLimits, SourceConfig
 from afp_ray.config.evaluation import (
     CHOICE_TASKS,
@@ -29,7 +29,7 @@ from afp_ray.config.search import (
 )
 from afp_ray.config.study import StudyConfig, flatten, nest
 from afp_ray.config.training import TrainingConfig
-from afp_ray.config.trial import SCORE_VERSION, TrialConfig, canonical_json, trial_id
+from afp_ray.config.trial import SCORE_VERSION, TrialConfig, trial_id
 
 __all__ = [
     "CHOICE_TASKS",

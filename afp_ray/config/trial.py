@@ -1,13 +1,12 @@
 """One trial: every field that changes a score, and no other."""
 
 import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from afp_ray.config.base import StrictModel
+from afp_ray.config.base import StrictModel, canonical_json
 from afp_ray.config.data import DataConfig
 from afp_ray.config.evaluation import EvaluationConfig
 from afp_ray.config.loss import LossConfig
@@ -78,11 +77,6 @@ class TrialConfig(StrictModel):
         """Training rows that one optimizer step reads: instructions and pairs, each where its term is on."""
         instructions = self.training.batch_size if self.loss.instruction_weight > 0 else 0
         return instructions + (self.training.num_pairs_per_step if self.loss.contrastive_weight > 0 else 0)
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal content gives equal text, whatever the order of keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from afp_ray.config.trial import canonical_json
+from afp_ray.config.base import canonical_json
 from afp_ray.data.eviction import evict, max_cache_bytes
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.data.tokenizer_content import tokenizer_fingerprint

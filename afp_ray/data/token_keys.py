@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from afp_ray.config import DataConfig, SourceConfig
-from afp_ray.config.trial import SCORE_VERSION, canonical_json
+from afp_ray.config.base import canonical_json
+from afp_ray.config.trial import SCORE_VERSION
 from afp_ray.data import sources
 from afp_ray.data.drawing import rounded
 from afp_ray.data.readers.files import digest, expand_path, plain_file

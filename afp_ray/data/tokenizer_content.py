@@ -6,7 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from afp_ray.config.trial import canonical_json
+from afp_ray.config.base import canonical_json
 
 PROBE = (
     "",

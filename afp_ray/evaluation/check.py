@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, EvaluationConfig
-from afp_ray.config.trial import canonical_json
+from afp_ray.config.base import canonical_json
 from afp_ray.data.readers.files import digest, expand_path, plain_file
 from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, task_of
 from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells

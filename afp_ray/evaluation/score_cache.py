@@ -21,7 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afp_ray.config.trial import SCORE_VERSION, canonical_json
+from afp_ray.config.base import canonical_json
+from afp_ray.config.trial import SCORE_VERSION
 from afp_ray.data.eviction import evict, max_cache_bytes
 from afp_ray.errors import ConfigError
 from afp_ray.store import cache_folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from afp_ray.config.trial import canonical_json
+from afp_ray.config.base import canonical_json
 from afp_ray.data.tokenizer_content import tokenizer_fingerprint
 
 _IDLE = (

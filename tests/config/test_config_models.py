@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from afp_ray.config import (
     ChoiceSpec,
     RangeSpec,
+    SourceConfig,
     StudyConfig,
     TrialConfig,
     flatten,
@@ -147,3 +148,13 @@ def test_nesting_and_flattening_are_inverse(fields: dict[str, int]) -> None:
     prefixes = {name.split(".")[0] for name in fields if "." in name}
     plain = {name: value for name, value in fields.items() if name not in prefixes}
     assert flatten(nest(plain)) == plain
+
+
+def test_a_configuration_is_a_key_by_its_content_whatever_the_order_of_a_mapping() -> None:
+    sides = {"source": "en", "target": "zh"}
+    keys = {
+        SourceConfig(kind="jsonl", path="a", columns=dict(order)) for order in (sides.items(), [*sides.items()][::-1])
+    }
+    assert len(keys) == 1
+    assert SourceConfig(kind="jsonl", path="b", columns=sides) not in keys
+    assert isinstance(hash(StudyConfig(name="s", fixed={"data.languages": ["zh"]})), int)
