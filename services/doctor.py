@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import UnavailableError
+from afp_ray.errors import UnavailableError, UserError
+from afp_ray.execution.resources import FIX as GIVE_MORE
+from afp_ray.execution.resources import cluster_of, num_cpus
 from afp_ray.tracking.location import sqlite_file, tracking_uri
+from services.driver import check_study
 from services.schemas import DoctorCheck
 
 # As pyproject.toml bounds them: what was tested together.
@@ -33,7 +36,8 @@ def examine(storage: Path, *, address: str | None = None, study: StudyConfig | N
     """
     return [
         *_versions(),
-        _gpus(study),
+        _cpus(study, address),
+        _gpus(study, address),
         _storage(storage, study),
         _tracking(storage, study),
         _token(),
@@ -41,6 +45,7 @@ def examine(storage: Path, *, address: str | None = None, study: StudyConfig | N
         _job_client(),
         _cache(),
         _telemetry(),
+        *_study(study),
     ]
 
 
@@ -58,15 +63,46 @@ def _versions() -> Iterator[DoctorCheck]:
         yield _check(name, found.startswith(tested), found, fix=fix, otherwise="WARN")
 
 
-def _gpus(study: StudyConfig | None) -> DoctorCheck:
+def _cpus(study: StudyConfig | None, address: str | None) -> DoctorCheck:
+    """CPUs of this machine against what a trial of the study asks for; a cluster is asked when it is connected."""
+    offered, needed = num_cpus(), 0.0
+    found = f"{offered} that this process may use"
+    if study is not None:
+        number = 1 if study.runtime.executor == "local" else study.runtime.workers_per_trial
+        needed = study.runtime.cpus_per_worker * number
+        found += f"; a trial of {study.name} needs {needed:,g}"
+    if study is not None and (cluster := cluster_of(study.runtime, address)):
+        return DoctorCheck(name="cpu", verdict="OK", found=f"{found}, looked for on the cluster {cluster}")
+    return _check("cpu", offered >= needed, found, fix=GIVE_MORE, otherwise="WARN")
+
+
+def _study(study: StudyConfig | None) -> Iterator[DoctorCheck]:
+    """Whether every arm of the study could run."""
+    if study is None:
+        return
+    try:
+        checked = check_study(study)
+    except UserError as error:
+        found = f"{error.where}: {error.problem}" if error.where else error.problem
+        yield DoctorCheck(name="study", verdict="FAIL", found=found, fix=error.fix)
+        return
+    for arm, lost in checked.unloadable.items():
+        yield DoctorCheck(name="study", verdict="WARN", found=f"arm {arm} will fail: {lost.problem}", fix=lost.fix)
+    yield DoctorCheck(name="study", verdict="OK", found=", ".join(checked.lines))
+
+
+def _gpus(study: StudyConfig | None, address: str | None) -> DoctorCheck:
     import torch
 
-    needed = study.runtime.gpus_per_worker * study.runtime.workers_per_trial if study else 0.0
+    number = 0 if study is None else 1 if study.runtime.executor == "local" else study.runtime.workers_per_trial
+    needed = study.runtime.gpus_per_worker * number if study else 0.0
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     found = ", ".join(names) or f"none; torch {torch.__version__} on CPU"
     fix = "install the torch build of the GPU's driver: make setup TORCH=..., or run on a cluster that has GPUs"
     if needed:
-        found += f"; a trial of {study.name if study else ''} needs {needed:g}"
+        found += f"; a trial of {study.name if study else ''} needs {needed:,g}"
+    if study is not None and needed and (cluster := cluster_of(study.runtime, address)):
+        return DoctorCheck(name="gpu", verdict="OK", found=f"{found}, looked for on the cluster {cluster}")
     return _check("gpu", len(names) >= needed, found, fix=fix, otherwise="WARN")
 
 

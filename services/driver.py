@@ -6,14 +6,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from afp_ray.config import StudyConfig, TrialConfig, canonical_json
-from afp_ray.errors import StudyChangedError, UnavailableError, UserError
-from afp_ray.ledger import holder
-from afp_ray.records import LedgerEvent, StudyState, TrialResult
+from afp_ray.config import ModelConfig, StudyConfig, TrialConfig, canonical_json
+from afp_ray.config.trial import NO_MODEL
+from afp_ray.errors import ModelError, StudyChangedError, UnavailableError, UserError
+from afp_ray.ledger import holder, replay
+from afp_ray.records import Failure, FailureClass, LedgerEvent, StudyState, TrialResult, TrialStatus
 from afp_ray.remote import ask_to_stop, keeping
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import tracking_uri
@@ -23,13 +26,28 @@ if TYPE_CHECKING:
     from afp_ray.search.arms import Arm
 
 OnEvent = Callable[[LedgerEvent, StudyState], None]
+MAX_MESSAGE = 500
+"""Characters of a failure's message that the ledger keeps."""
 
 
-def check_study(study: StudyConfig) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the checks of a study found.
+
+    Attributes:
+        lines: what was checked, one line each.
+        unloadable: by arm, why its model cannot be loaded; the other arms can run.
+    """
+
+    lines: tuple[str, ...] = ()
+    unloadable: Mapping[str, ModelError] = field(default_factory=dict)
+
+
+def check_study(study: StudyConfig) -> Checked:
     """Check every arm as far as possible without starting anything; writes nothing.
 
-    Returns: what was checked, one line each.
-    Raises: UserError for the first thing that would fail once it runs.
+    Returns: what was checked, and the arms whose model cannot be loaded.
+    Raises: UserError for the first thing that would fail once it runs, an arm with a model of its own aside.
     """
     from afp_ray.comparison.published import check_published
     from afp_ray.evaluation.objective import check_metric
@@ -44,25 +62,46 @@ def check_study(study: StudyConfig) -> list[str]:
     limited = [limit.metric for limit in study.constraints]
     places = {metric: "constraints" if metric in limited else "objective.also" for metric in asked_metrics(study)}
     places[study.objective.metric] = "objective.metric"
-    seen: set[str] = set()
+    num_workers = 1 if study.runtime.executor == "local" else study.runtime.workers_per_trial
+    seen: dict[str, ModelError | None] = {}
+    unloadable: dict[str, ModelError] = {}
     for arm in arms:
         for config in _ends_of(arm, study.seeds[0]):
             key = _what_is_checked(config)
             if key in seen:
+                if (known := seen[key]) is not None:
+                    unloadable[arm.name] = known
                 continue
-            seen.add(key)
+            seen[key] = None
             pivot = config.data.pivot
             for metric, where in places.items():
                 check_metric(metric, config.evaluation, languages=config.evaluated_languages, pivot=pivot, where=where)
             try:
-                check_together(config.loss, config.training, study.runtime, num_workers=study.runtime.workers_per_trial)
+                check_together(config.loss, config.training, study.runtime, num_workers=num_workers)
                 check_trial(config)
             except UserError as error:
+                if isinstance(error, ModelError) and not _searches_models(arm):
+                    seen[key] = unloadable[arm.name] = error
+                    continue
                 raise type(error)(
                     error.problem, where=error.where or f"arm {arm.name}", allowed=error.allowed, fix=error.fix
                 ) from error
-    count = f"{len(arms)} arm{'s' if len(arms) != 1 else ''}"
-    return [f"{count}: configuration, model, training data, evaluation rows and objective are there"]
+    _require_a_model(arms, unloadable)
+    num_checked = len(arms) - len(unloadable)
+    count = f"{num_checked} arm{'s' if num_checked != 1 else ''}"
+    line = f"{count}: configuration, model, training data, evaluation rows and objective are there"
+    return Checked((line,), unloadable)
+
+
+def _searches_models(arm: "Arm") -> bool:
+    """Whether trials of one arm have models of their own, so that one of them says nothing of the others."""
+    return any(name.startswith("model.") for name in arm.tune)
+
+
+def _require_a_model(arms: "Sequence[Arm]", unloadable: Mapping[str, ModelError]) -> None:
+    """Refuse a study none of whose models can be loaded: it would have nothing to compare."""
+    if len(unloadable) == len(arms):
+        raise unloadable[arms[0].name]
 
 
 def _ends_of(arm: "Arm", seed: int) -> Iterator[TrialConfig]:
@@ -76,23 +115,57 @@ def _ends_of(arm: "Arm", seed: int) -> Iterator[TrialConfig]:
         yield resolve(arm, searched(arm.tune, dict(zip(arm.tune, values, strict=True))), seed)
 
 
-def fetch_models(study: StudyConfig, *, on_fetch: Callable[[str], None] = lambda _: None) -> None:
+def fetch_models(
+    study: StudyConfig, unloadable: Mapping[str, ModelError], *, on_fetch: Callable[[str], None] = lambda _: None
+) -> dict[str, ModelError]:
     """Bring the hub models of a study into this machine's cache, once for all its trials.
 
     Args:
         study: checked.
+        unloadable: arms whose model is not asked for again.
         on_fetch: hears the name of every model that comes from a hub, before it is asked for.
-    Raises: ModelError for one that is neither cached nor to be had.
+    Returns: `unloadable` and the arms whose model is neither cached nor to be had.
+    Raises: ModelError where that are all arms, or an arm that searches models.
     """
     from afp_ray.models.describe import local_folder
     from afp_ray.models.hub import fetch
     from afp_ray.search import make_arms
 
-    models = {config.model for arm in make_arms(study) for config in _ends_of(arm, study.seeds[0])}
-    for model in sorted(models, key=lambda model: model.name):
-        if local_folder(model) is None:
-            on_fetch(model.name)
-            fetch(model)
+    found, lost, arms = dict(unloadable), dict[ModelConfig, ModelError | None](), make_arms(study)
+    for arm in arms:
+        for model in {config.model: None for config in _ends_of(arm, study.seeds[0]) if arm.name not in unloadable}:
+            if model not in lost:
+                lost[model] = None
+                try:
+                    if local_folder(model) is None:
+                        on_fetch(model.name)
+                        fetch(model)
+                except ModelError as error:
+                    if _searches_models(arm):
+                        raise
+                    lost[model] = error
+            if (known := lost[model]) is not None:
+                found[arm.name] = known
+    _require_a_model(arms, found)
+    return found
+
+
+def require_not_begun(paths: StudyPaths, unloadable: Mapping[str, ModelError]) -> None:
+    """Refuse to give up an arm that has run: its trials are there, and it is the model that has gone.
+
+    Raises: ModelError of the first such arm.
+    """
+    if not unloadable or not paths.ledger.is_file():
+        return
+    for record in replay(paths.ledger).trials:
+        if record.arm in unloadable and record.status not in (TrialStatus.FAILED, TrialStatus.CANCELLED):
+            error = unloadable[record.arm]
+            raise ModelError(
+                f"{error.problem}; trials of arm {record.arm} have run with it",
+                where=error.where,
+                allowed=error.allowed,
+                fix=error.fix,
+            )
 
 
 def _what_is_checked(config: TrialConfig) -> str:
@@ -116,13 +189,23 @@ def _what_is_checked(config: TrialConfig) -> str:
     )
 
 
-def cached_fingerprints() -> Callable[[TrialConfig], Mapping[str, str]]:
-    """`trial.fingerprints`, read once per model, data sources and evaluation: a search asks for it at every draw."""
+def cached_fingerprints(
+    study: StudyConfig | None = None, unloadable: Collection[str] = ()
+) -> Callable[[TrialConfig], Mapping[str, str]]:
+    """`trial.fingerprints`, read once per model, data sources and evaluation: a search asks for it at every draw.
+
+    Args:
+        study: gives the models of `unloadable`.
+        unloadable: arms whose model cannot be loaded; every trial with it has the fingerprints `NO_MODEL`.
+    """
     from afp_ray.trial import fingerprints
 
+    lost = _models_of(study, unloadable) if study is not None and unloadable else frozenset()
     known: dict[str, Mapping[str, str]] = {}
 
     def lookup(config: TrialConfig) -> Mapping[str, str]:
+        if config.model in lost:
+            return NO_MODEL
         content = config.model_dump(mode="json", include={"model", "data", "evaluation"})
         data = content["data"]
         for name in ("num_pairs", "num_instructions", "translation_share"):
@@ -137,6 +220,19 @@ def cached_fingerprints() -> Callable[[TrialConfig], Mapping[str, str]]:
     return lookup
 
 
+def _models_of(study: StudyConfig, names: Collection[str]) -> frozenset[ModelConfig]:
+    from afp_ray.search import make_arms
+
+    arms = [arm for arm in make_arms(study) if arm.name in names]
+    return frozenset(config.model for arm in arms for config in _ends_of(arm, study.seeds[0]))
+
+
+def _as_failure(error: ModelError) -> Failure:
+    place = f" ({error.where})" if error.where else ""
+    message = f"{error.problem}{place}; {error.fix}" if error.fix else f"{error.problem}{place}"
+    return Failure(failure_class=FailureClass.CONFIG, message=message[:MAX_MESSAGE], traceback=str(error))
+
+
 def drive(
     study: StudyConfig,
     paths: StudyPaths,
@@ -144,6 +240,7 @@ def drive(
     address: str | None = None,
     python: str | None = None,
     allow_drift: bool = False,
+    unloadable: Mapping[str, ModelError] = MappingProxyType({}),
     on_event: Sequence[OnEvent] = (),
     on_end: Callable[[StudyState], object] = lambda _: None,
 ) -> StudyState:
@@ -155,6 +252,7 @@ def drive(
         address: of a running Ray cluster; None takes RAY_ADDRESS, else starts one here.
         python: command that the workers of one that starts here are started with; None is this interpreter.
         allow_drift: go on although the study differs from what ran before.
+        unloadable: by arm, why its model cannot be loaded: its trials fail with that.
         on_event: called after every event of the ledger.
         on_end: called once the study is closed, before the last projection, which takes the report along.
     Returns: the state when the driver ended.
@@ -180,10 +278,11 @@ def drive(
             state = run_study(
                 study,
                 paths,
-                search=search_of(study, paths.storage, cached_fingerprints()),
+                search=search_of(study, paths.storage, cached_fingerprints(study, unloadable), unloadable=unloadable),
                 executor=executor,
                 objective=objective,
                 values=measured(study),
+                refused={arm: _as_failure(error) for arm, error in unloadable.items()},
                 on_event=[*on_event, lambda *_: projector.submit()],
                 stop=stop,
                 allow_drift=allow_drift,

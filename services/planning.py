@@ -3,12 +3,14 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
+from afp_ray.errors import ModelError
 from afp_ray.evaluation.overlap_records import OverlapReport
+from afp_ray.execution.resources import FIX, cluster_of, lacking_here
 from afp_ray.ledger import replay, study_hash
 from afp_ray.store import StudyPaths
 from services.driver import cached_fingerprints, check_study
@@ -17,7 +19,7 @@ from services.schemas import PlanAnswer, PlanCost, PlannedArm
 from services.searching import search_of
 
 if TYPE_CHECKING:  # the command line must not wait for Optuna
-    from afp_ray.search import ArmPlan, Plan
+    from afp_ray.search import ArmPlan
 
 
 def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> PlanAnswer:
@@ -29,25 +31,27 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
         probe: run a few steps of the study's kinds of trials now, in this process, and go by them instead.
     Raises: UserError for the first thing that would fail.
     """
-    checks = check_study(study)
-
+    checked = check_study(study)
+    unloadable = checked.unloadable
     paths = StudyPaths(storage, study.name)
-    search = search_of(study, storage, cached_fingerprints())
+    search = search_of(study, storage, cached_fingerprints(study, unloadable), unloadable=unloadable)
     state = replay(paths.ledger) if paths.ledger.is_file() else None
     if state is not None:
         search.replay(state)
     plan = search.plan()
-    measured = _measured(study, plan, storage, probe=probe)
+    loadable = [arm for arm in plan.arms if arm.arm.name not in unloadable]
+    measured = _measured(study, loadable, storage, probe=probe)
     costs = Costs(measured, num_workers=study.runtime.workers_per_trial)
     records = state.trials if state is not None else ()
-    arms = {arm.arm.name: arm_cost(study, arm, records, costs) for arm in plan.arms}
+    arms = {arm.arm.name: arm_cost(study, arm, records, costs) for arm in loadable}
+    arms |= dict.fromkeys(unloadable, ArmCost(0, NOTHING, None))
     cost = plan_cost(study, list(arms.values()), spent=spent_hours(paths), measured=len(measured), probe=probe)
     first = next((arm for arm in search.arms if arm.method != "base"), search.arms[0])
     existing = next(iter(path for path in (storage, *storage.resolve().parents) if path.is_dir()))
     return PlanAnswer(
         study=study.name,
         study_hash=study_hash(study),
-        arms=tuple(_planned_arm(arm, arms[arm.arm.name]) for arm in plan.arms),
+        arms=tuple(_planned_arm(arm, arms[arm.arm.name], unloadable.get(arm.arm.name)) for arm in plan.arms),
         trials=plan.num_trials,
         finished=len(plan.finished_ids),
         hours=(cost.trial_hours[0], cost.trial_hours[2]) if cost else None,
@@ -58,19 +62,37 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
         ),
         free_bytes=shutil.disk_usage(existing).free,
         notes=(*plan.notes, *_cost_notes(study, arms, cost)),
-        checks=tuple(checks),
+        checks=(*checked.lines, *_on_cluster(study)),
+        warnings=tuple(_warnings(study)),
         overlap=tuple(overlap_reports(study)),
     )
 
 
-def _measured(study: StudyConfig, plan: "Plan", storage: Path, *, probe: bool) -> list[Measured]:
+def _on_cluster(study: StudyConfig) -> Iterator[str]:
+    if cluster := cluster_of(study.runtime):
+        yield f"CPUs, GPUs and workers of a trial are looked for on the cluster {cluster} when the study connects to it"
+
+
+def _warnings(study: StudyConfig) -> Iterator[str]:
+    """What of this machine would keep the study from starting here."""
+    lacking = "" if cluster_of(study.runtime) else lacking_here(study.runtime)
+    if lacking:
+        yield f"{lacking}; {FIX}"
+    if study.runtime.executor == "local" and study.runtime.workers_per_trial > 1:
+        yield (
+            f"executor local trains in this process alone, not in {study.runtime.workers_per_trial} workers; the "
+            "scores are the same"
+        )
+
+
+def _measured(study: StudyConfig, arms: "Sequence[ArmPlan]", storage: Path, *, probe: bool) -> list[Measured]:
     on_gpu = study.runtime.gpus_per_worker > 0
     if not probe:
         return measured_trials(storage, on_gpu=on_gpu)
     from services.probing import probe_trials
 
     num_threads = max(1, int(study.runtime.cpus_per_worker))
-    return probe_trials([_first_point(study, arm) for arm in plan.arms], on_gpu=on_gpu, num_threads=num_threads)
+    return probe_trials([_first_point(study, arm) for arm in arms], on_gpu=on_gpu, num_threads=num_threads)
 
 
 def _first_point(study: StudyConfig, plan: "ArmPlan") -> TrialConfig:
@@ -80,8 +102,9 @@ def _first_point(study: StudyConfig, plan: "ArmPlan") -> TrialConfig:
     return resolve(plan.arm, check_points(plan.arm)[0], study.seeds[0])
 
 
-def _planned_arm(plan: "ArmPlan", cost: ArmCost) -> PlannedArm:
+def _planned_arm(plan: "ArmPlan", cost: ArmCost, unloadable: ModelError | None) -> PlannedArm:
     return PlannedArm(
+        problem=str(unloadable) if unloadable is not None else None,
         arm=plan.arm.name,
         search=plan.num_search,
         confirm=plan.num_confirm,
@@ -205,11 +228,12 @@ def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
     return found
 
 
-def planned_trials(study: StudyConfig) -> int:
-    """Trials that the study trains at most, finished ones included."""
+def planned_trials(study: StudyConfig, unloadable: Collection[str] = ()) -> int:
+    """Trials that the study plans at most, finished ones included, and those of `unloadable` arms that fail."""
     from afp_ray.search import StudySearch
 
-    return StudySearch(study, cached_fingerprints()).plan().num_trials
+    fingerprint = cached_fingerprints(study, unloadable)
+    return StudySearch(study, fingerprint, unloadable=unloadable).plan().num_trials
 
 
 def _disk(study: StudyConfig, model: object, *, confirmed: int, all_: int) -> int | None:

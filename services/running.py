@@ -11,6 +11,7 @@ from typing import Any
 from afp_ray.config import StudyConfig
 from afp_ray.errors import AfpError, ConfigError
 from afp_ray.execution.forking import workers_ahead
+from afp_ray.execution.resources import cluster_of, require_here
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
 from afp_ray.remote.place import place_of
@@ -18,7 +19,7 @@ from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.attaching import drive_or_follow, is_ray_job
-from services.driver import check_study, drive, fetch_models
+from services.driver import check_study, drive, fetch_models, require_not_begun
 from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
@@ -58,14 +59,20 @@ def run(
     """
     paths = StudyPaths(storage, study.name)
     is_free = holder(paths) is None
+    if is_free and not cluster_of(study.runtime, address) and not _is_complete(paths):
+        require_here(study.runtime)
     # What trials need takes as long to import as the checks and the start of Ray's own processes.
     with workers_ahead(study.runtime, address) if is_free else nullcontext() as python:
-        check_study(study)
+        unloadable = check_study(study).unloadable
         address = checked_address(study, storage, address, allow_open=allow_open)
         if address is None:  # the nodes of a cluster have caches of their own
-            fetch_models(study, on_fetch=lambda name: note(f"model  {name}: what the local hub cache lacks is fetched"))
+            told = "what the local hub cache lacks is fetched"
+            unloadable = fetch_models(study, unloadable, on_fetch=lambda name: note(f"model  {name}: {told}"))
+        require_not_begun(paths, unloadable)
+        for arm, error in unloadable.items():
+            note(f"warning  arm {arm} fails, the others run: {error.problem}")
         is_live = sys.stdout.isatty() and not as_json
-        num_expected = planned_trials(study)
+        num_expected = planned_trials(study, unloadable)
         progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
 
         def drive_it() -> StudyState:
@@ -75,6 +82,7 @@ def run(
                 address=address,
                 python=python,
                 allow_drift=allow_drift,
+                unloadable=unloadable,
                 on_event=[progress],
                 on_end=lambda state: write_reports(paths, state, quiet=True),
             )
@@ -98,6 +106,11 @@ def run(
             + JobResult(exit_code=code, status=status_of(paths, state), best=best_of(paths)).model_dump_json()
         )
     return code
+
+
+def _is_complete(paths: StudyPaths) -> bool:
+    """Whether nothing may be left to run, so that nothing is asked of the machine."""
+    return paths.ledger.is_file() and (replay(paths.ledger).closed or "").startswith("complete")
 
 
 def checked_address(study: StudyConfig, storage: Path, address: str | None, *, allow_open: bool) -> str | None:

@@ -194,6 +194,8 @@ class PlannedArm(StrictModel):
     """Likely seconds of one of them, trained whole; null where nothing tells."""
     hours: float | None = None
     """Likely trial-hours of what it has left; null where nothing tells."""
+    problem: str | None = None
+    """Why its model cannot be loaded, so that its trials fail; null where it can."""
     whole_share: float = 1.0
     """Whole trainings that its search is expected to run for each of its trials: below 1 with rungs."""
 
@@ -242,5 +244,7 @@ class PlanAnswer(StrictModel):
     free_bytes: int
     notes: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What keeps the study from starting on this machine, though not elsewhere."""
     overlap: tuple[OverlapReport, ...] = ()
     """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""

@@ -1,6 +1,6 @@
 """Puts the search of a study together: what its trials are measured for, and the studies that it learns from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,24 @@ if TYPE_CHECKING:  # the command line must not wait for Optuna
 
 
 def search_of(
-    study: StudyConfig, storage: Path, fingerprint: Callable[[TrialConfig], Mapping[str, str]]
+    study: StudyConfig,
+    storage: Path,
+    fingerprint: Callable[[TrialConfig], Mapping[str, str]],
+    *,
+    unloadable: Collection[str] = (),
 ) -> "StudySearch":
     """The search of a study, which knows the finished trials of its `warm_start` studies.
+
+    Args:
+        study, storage: what is searched, and where its studies lie.
+        fingerprint: as `StudySearch` takes it.
+        unloadable: likewise.
 
     Raises: ConfigError for a study of `warm_start` that is not there or sought something else.
     """
     from afp_ray.search import StudySearch
 
-    return StudySearch(study, fingerprint, prior=prior_studies(study, storage))
+    return StudySearch(study, fingerprint, prior=prior_studies(study, storage), unloadable=unloadable)
 
 
 def prior_studies(study: StudyConfig, storage: Path) -> "tuple[PriorStudy, ...]":

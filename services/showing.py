@@ -28,6 +28,11 @@ def show_plan(answer: PlanAnswer, file: str) -> None:
     say(f"  disk   {disk}free {_size(answer.free_bytes)}")
     for check in answer.checks:
         say(f"  ok     {check}")
+    for arm in answer.arms:
+        if arm.problem is not None:
+            say(f"  FAIL   arm {arm.arm}, the others can run: {arm.problem.replace(chr(10), '; ')}")
+    for warning in answer.warnings:
+        say(f"  WARN   {warning}")
     for report in answer.overlap:
         _show_overlap(report)
     for line in answer.notes:

@@ -14,8 +14,8 @@ from services import cli, driver, running
 def main(*arguments: str) -> int:
     """Run the command line; what it checks and fingerprints of real trials is left out."""
     afp_ray.execution.run_study = functools.partial(run_study, run_trial="fake_trials:run")  # type: ignore[assignment]
-    driver.cached_fingerprints = lambda: lambda config: {}  # type: ignore[assignment]
-    running.check_study = lambda study: []
+    driver.cached_fingerprints = lambda *_: lambda config: {}  # type: ignore[assignment]
+    running.check_study = lambda study: driver.Checked()
     background.START_S = 0.0  # fake studies would be over before MLflow is asked for the first time
     return cli.main(list(arguments))
 

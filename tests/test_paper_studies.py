@@ -30,20 +30,6 @@ def overrides(path: Path) -> list[str]:
     return [*found, "model.name=facebook/xglm-564M"] if fixed.get("model.name") == "smollm2" else found
 
 
-class NoProjection:
-    """Stands for MLflow, which has its own tests; the table is made from the ledger and the results alone."""
-
-    @classmethod
-    def to_mlflow(cls, *args: object) -> "NoProjection":
-        return cls()
-
-    def submit(self) -> None:
-        """Take no notice."""
-
-    def close(self, **options: object) -> None:
-        """Have nothing open."""
-
-
 @pytest.fixture(scope="module")
 def staged_places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("staged")
@@ -114,7 +100,7 @@ SMALL_FORMS = [
 @pytest.mark.parametrize("path", SMALL_FORMS)
 def test_every_small_form_runs_to_its_table(path: Path, storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFP_DATA_DIR", raising=False)
-    monkeypatch.setattr(background, "BackgroundProjector", NoProjection)
+    monkeypatch.setattr(background, "BackgroundProjector", staged.NoProjection)
     study = load_study(path, small=True)
     check_study(study)
     paths = StudyPaths(storage, study.name)

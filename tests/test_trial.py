@@ -103,8 +103,10 @@ def test_predictions_carry_their_content_and_make_up_the_scores(tmp_path: Path) 
 
 
 def test_divergence_names_its_step_and_leaves_no_result(tmp_path: Path) -> None:
+    config = trial(**{"training.max_steps": 8})
+    steep = config.training.model_copy(update={"learning_rate": 1e12})  # no file may ask for it
     with pytest.raises(DivergedError) as diverged:
-        run(trial(**{"training.learning_rate": 1e12, "training.max_steps": 8}), tmp_path, "validation")
+        run(config.model_copy(update={"training": steep}), tmp_path, "validation")
     assert 0 <= diverged.value.step < 8
     assert not (tmp_path / "result.json").exists()
 

@@ -55,7 +55,9 @@ class Listener:
 
 
 def make_training(**fields: Any) -> TrainingConfig:
-    return TrainingConfig(**{"batch_size": 4, "max_steps": 5, "learning_rate": 1e-3, "max_length": 16, **fields})
+    """`learning_rate` may be one that no configuration takes, so that a training diverges."""
+    rate = {"learning_rate": fields.pop("learning_rate", 1e-3)}
+    return TrainingConfig(**{"batch_size": 4, "max_steps": 5, "max_length": 16, **fields}).model_copy(update=rate)
 
 
 def gradients(

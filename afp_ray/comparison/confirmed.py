@@ -141,7 +141,7 @@ def read_study(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadSt
     for name, records in by_arm.items():
         chosen = _confirmed(records, split)
         if not chosen:
-            study.warnings.append(f"arm {name} has no confirmed configuration yet, so it is left out")
+            study.warnings.append(_left_out(name, records))
             continue
         expected = 1 if "seed" in METHODS.get(chosen[0].config["method"], {}) else len(study.config.seeds)
         if len(chosen) < expected:
@@ -154,6 +154,15 @@ def read_study(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadSt
     if not (study.state.closed or "").startswith("complete"):
         study.warnings.append(f"study {paths.name} is not complete")
     return study
+
+
+def _left_out(name: str, records: Sequence[TrialRecord]) -> str:
+    """Why an arm without a confirmed configuration is not in the table: its failure, where all of it has failed."""
+    held = [record for record in records if record.status is not TrialStatus.CANCELLED]
+    last = held[-1].failure if held and all(record.status is TrialStatus.FAILED for record in held) else None
+    if last is None:
+        return f"arm {name} has no confirmed configuration yet, so it is left out"
+    return f"arm {name} failed, so it is left out: {last.failure_class}: {last.message}"
 
 
 def read_config(paths: StudyPaths) -> StudyConfig:

@@ -110,9 +110,9 @@ class DataConfig(StrictModel):
     """Language on one side of every translation pair."""
     languages: tuple[str, ...] = Field(default=("zh",), min_length=1)
     """Languages to align with the pivot; the pivot itself is not listed."""
-    num_pairs: int = Field(default=1000, ge=0)
+    num_pairs: int = Field(default=1000, ge=0, le=1_000_000_000)
     """Translation pairs over all languages together; 0 where the contrastive weight is 0."""
-    num_instructions: int = Field(default=1000, ge=0)
+    num_instructions: int = Field(default=1000, ge=0, le=1_000_000_000)
     """Instruction rows over all languages together; 0 where the instruction weight is 0."""
     cross_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability that the response language differs from the prompt language."""
@@ -124,10 +124,10 @@ class DataConfig(StrictModel):
     (CrossIn, arXiv:2404.11932); the same where `languages` names one."""
     translation_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the instruction rows that are translation tasks made from the pairs."""
-    language_temperature: float | None = Field(default=None, gt=0)
+    language_temperature: float | None = Field(default=None, gt=0, le=1e6)
     """Pairs are drawn from language l in proportion to (its number of pairs) ** (1 / temperature): 1 follows the
     amounts, larger values flatten them; null draws every language alike. Translation tasks follow the drawn pairs."""
-    instruction_folds: Annotated[int, Field(ge=1)] | Literal["languages"] = 1
+    instruction_folds: Annotated[int, Field(ge=1, le=10_000)] | Literal["languages"] = 1
     """Rows made of each drawn instruction, each with other languages as far as there are: `num_instructions` rows
     stand for 1/folds as many instructions. `languages` is the number of languages, the pivot included."""
     filter: Literal["none", "rules", "similarity"] = "none"

@@ -54,8 +54,12 @@ class RepresentationConfig(StrictModel):
 
     source: SourceConfig = SourceConfig()
     """Where the held-out pairs come from; a source without splits gives one half to validation, the other to test."""
-    num_pairs: int = Field(default=100, ge=2)
+    num_pairs: int = Field(default=100, ge=2, le=1_000_000)
     """Pairs per language and split; chance of retrieval@1 is its inverse."""
+
+
+MAX_SHOTS = 10_000
+"""No model reads more demonstrations; what is larger is a slip of the keyboard."""
 
 
 class GenerationConfig(StrictModel):
@@ -67,9 +71,9 @@ class GenerationConfig(StrictModel):
     and answer in the pivot; null makes all of every generation task."""
     pivot: str | None = None
     """Language on the other side of every direction; null takes `data.pivot`."""
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=1_000_000)
     """Longest generated text, in tokens."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0, le=1e6)
     """Divisor of the logits before a token is drawn; 0 takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Tokens are drawn among the likeliest that together have this probability; unused at temperature 0."""
@@ -157,8 +161,8 @@ class EvaluationConfig(StrictModel):
         for code in self.languages or ():
             if code not in LANGUAGES:
                 raise ValueError(f"language {code!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}")
-        if not self.shots or any(shots < 0 for shots in self.shots):
-            raise ValueError(f"`shots` must be one or more numbers >= 0, got {list(self.shots)}")
+        if not self.shots or any(not 0 <= shots <= MAX_SHOTS for shots in self.shots):
+            raise ValueError(f"`shots` must be one or more numbers from 0 to {MAX_SHOTS}, got {list(self.shots)}")
         if not self.demo_seeds:
             raise ValueError("`demo_seeds` is empty; give at least one seed")
         return self

@@ -12,11 +12,11 @@ Pooling = Literal["last", "mean", "max"]
 class LossConfig(StrictModel):
     """Contrastive term plus instruction term; a weight of 0 removes its term."""
 
-    contrastive_weight: float = Field(default=1.0, ge=0)
+    contrastive_weight: float = Field(default=1.0, ge=0, le=1e6)
     """Multiplies the contrastive term."""
-    instruction_weight: float = Field(default=1.5, ge=0)
+    instruction_weight: float = Field(default=1.5, ge=0, le=1e6)
     """lambda: multiplies the instruction (next-token) term."""
-    temperature: float = Field(default=0.05, gt=0)
+    temperature: float = Field(default=0.05, gt=0, le=1e6)
     """Softmax temperature of the contrastive term, unitless."""
     layer: Annotated[int, Field(ge=0)] | Literal["middle", "all"] = 1
     """Index into `hidden_states`: 0 is the embedding output, 1 the first block. `middle` is half of the blocks, `all`
@@ -28,7 +28,7 @@ class LossConfig(StrictModel):
     negatives: Literal["batch", "global", "queue"] = "global"
     """Negatives from the worker's own rows, from the rows of all workers, or from these and a queue of earlier targets
     encoded by a slow copy of the lower layers (XlCo, arXiv:2007.07834), which helps batches of a few pairs."""
-    queue_size: int = Field(default=4096, ge=1)
+    queue_size: int = Field(default=4096, ge=1, le=100_000_000)
     """Targets in the queue; idle unless `negatives` is `queue`."""
     queue_momentum: float = Field(default=0.999, ge=0, lt=1)
     """Share of the slow copy that stays at each step; idle unless `negatives` is `queue`."""

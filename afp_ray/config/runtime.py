@@ -6,26 +6,30 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from afp_ray.config.base import StrictModel
+from afp_ray.config.training import MAX_BATCH_SIZE
+
+MAX_SECONDS = 1_000_000_000
+"""Thirty years; the system's clocks take no wait of any length."""
 
 
 class TrainingRuntime(StrictModel):
     """How one worker trains: memory, checkpoints and what is watched."""
 
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH_SIZE)
     """Instructions per forward pass of one worker; null takes the worker's whole share of the batch. Either is halved
     when memory runs out, and the result says so."""
-    pair_chunk_size: int | None = Field(default=None, ge=1)
+    pair_chunk_size: int | None = Field(default=None, ge=1, le=MAX_BATCH_SIZE)
     """Pairs per forward pass of one worker; the gradient stays that of the whole batch (gradient caching, at the price
     of a second forward). null takes all at once, and is halved when memory runs out."""
     sharding: Literal["none", "full"] = "none"
     """`full` shards weights, gradients and optimizer state over the workers of a trial (FSDP2)."""
     gradient_checkpointing: bool = False
     """Recompute the states inside each block in the backward pass instead of keeping them."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] | None = 300.0
+    checkpoint_every_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = 300.0
     """Seconds between two resumable checkpoints of a running trial; null keeps none."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: int = Field(default=2, ge=1, le=1_000_000)
     """Resumable checkpoints of a running trial that are kept; a damaged one is passed over for the one before."""
-    profile_steps: int = Field(default=0, ge=0)
+    profile_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Write a Chrome trace of so many steps, from the third on, beside the trial's log."""
 
 
@@ -34,23 +38,23 @@ class RuntimeConfig(TrainingRuntime):
 
     executor: Literal["ray", "local"] = "ray"
     """`ray`: trials on a Ray cluster; `local`: one after another in this process."""
-    concurrency: int | None = Field(default=None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1, le=100_000)
     """Trials at the same time; null takes what the cluster has room for."""
-    workers_per_trial: int = Field(default=1, ge=1)
+    workers_per_trial: int = Field(default=1, ge=1, le=100_000)
     """Data-parallel workers of one trial; from two up they are a Ray Train worker group."""
-    gpus_per_worker: float = Field(default=0, ge=0)
+    gpus_per_worker: float = Field(default=0, ge=0, le=1000)
     """GPUs of one worker; a fraction lets trials share a GPU."""
-    cpus_per_worker: float = Field(default=1, gt=0)
+    cpus_per_worker: float = Field(default=1, gt=0, le=100_000)
     """CPUs of one worker; also its number of torch threads (at least 1)."""
-    max_retries: int = Field(default=2, ge=0)
+    max_retries: int = Field(default=2, ge=0, le=1_000_000)
     """Fresh attempts of a trial whose worker or node died or hung; a trial that raised is not tried again."""
-    hang_s: Annotated[float, Field(gt=0)] | None = 1800.0
+    hang_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = 1800.0
     """A trial that reports no progress for so long is taken for hung: its worker is ended and it is tried again. null
     waits for ever."""
-    start_s: Annotated[float, Field(gt=0)] | None = 900.0
+    start_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = 900.0
     """A trial whose workers do not get their resources within so many seconds is given back to the queue, with the
     reason; null waits for ever."""
-    grace_s: Annotated[float, Field(gt=0)] = 60.0
+    grace_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 60.0
     """Seconds that a trial has to save its state once its machine says that it will be taken away."""
     keep_checkpoints: Literal["confirmed", "all", "none"] = "confirmed"
     """Which checkpoints stay on disk once an arm is decided."""

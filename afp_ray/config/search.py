@@ -140,7 +140,7 @@ class PrunerConfig(StrictModel):
     """What rungs count of a trial's training: optimizer steps, real tokens, or rows read (data size)."""
     min: int | None = Field(default=None, ge=1)
     """Amount at the first rung; null takes the whole training divided by factor squared."""
-    factor: int = Field(default=3, ge=2)
+    factor: int = Field(default=3, ge=2, le=1_000_000)
     """Each rung is so many times the one before, and one in so many trials is continued to it."""
 
     @model_validator(mode="before")
@@ -154,10 +154,10 @@ class SamplerConfig(StrictModel):
 
     name: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
     """`tpe` and `nsga2` model several objectives and constraints too; `nsga2` is for several objectives."""
-    seed: int = Field(default=0, ge=0)
-    startup_trials: int = Field(default=4, ge=1)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    startup_trials: int = Field(default=4, ge=1, le=100_000)
     """Random draws before TPE models the scores."""
-    population: int | None = Field(default=None, ge=2)
+    population: int | None = Field(default=None, ge=2, le=100_000)
     """Trials of one generation of `nsga2`, the first of them random; null takes an eighth of `budget.trials`, at least
     4 and at most 50."""
 
@@ -167,7 +167,7 @@ class BudgetConfig(StrictModel):
 
     trials: int = Field(default=8, ge=1, le=100_000)
     """Search trials per arm, the same for every arm so that the comparison is fair; confirming seeds come on top."""
-    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0, le=1e12)] | None = None
     """Stop starting trials after so many GPU-hours (device-hours of CPU trials where there is no GPU)."""
-    wall_s: Annotated[float, Field(gt=0)] | None = None
+    wall_s: Annotated[float, Field(gt=0, le=1e12)] | None = None
     """Stop starting trials after so many seconds of wall time of one driver."""

@@ -141,7 +141,7 @@ def _sentence(kind: str, context: Mapping[str, Any], name: str, value: Any, mess
     shown = shown if len(shown) <= 120 else f"{shown[:120]}..."
     if kind in _BOUNDS:
         sign, key = _BOUNDS[kind]
-        return f"{name} = {shown} is not {sign} {context[key]:g}"
+        return f"{name} = {shown} is not {sign} {_bound(context[key])}"
     if kind == "literal_error":
         return f"{name} = {shown} is not known"
     stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
@@ -162,8 +162,12 @@ def _allowed(kind: str, context: Mapping[str, Any]) -> str:
         return str(context["expected"]).replace(" or ", ", ").replace("'", "")
     if kind in _BOUNDS:
         sign, key = _BOUNDS[kind]
-        return f"{sign} {context[key]:g}"
+        return f"{sign} {_bound(context[key])}"
     return ""
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _fix(kind: str, context: Mapping[str, Any], value: Any) -> str:

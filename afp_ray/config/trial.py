@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -77,6 +78,10 @@ class TrialConfig(StrictModel):
         """Training rows that one optimizer step reads: instructions and pairs, each where its term is on."""
         instructions = self.training.batch_size if self.loss.instruction_weight > 0 else 0
         return instructions + (self.training.num_pairs_per_step if self.loss.contrastive_weight > 0 else 0)
+
+
+NO_MODEL: Mapping[str, str] = MappingProxyType({"unloadable": "model"})
+"""Fingerprints of a trial whose model could not be loaded: it has failed under an id that no other trial bears."""
 
 
 def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:

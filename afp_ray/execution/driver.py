@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from time import time
+from types import MappingProxyType
 from typing import Any
 
 from afp_ray.config import StudyConfig, TrainingRuntime, TrialConfig
@@ -42,6 +43,7 @@ def run_study(
     objective: Objective,
     values: Values = lambda _: {},
     run_trial: str = RUN_TRIAL,
+    refused: Mapping[str, Failure] = MappingProxyType({}),
     on_event: Sequence[OnEvent] = (),
     stop: StopRequest | None = None,
     allow_drift: bool = False,
@@ -56,6 +58,7 @@ def run_study(
         objective: the study's objective on the validation split, from a result.
         values: further metrics that the study asks for, likewise, by name.
         run_trial: `module:function` of a `RunTrial`, importable where the trials run.
+        refused: by arm, why none of its trials can run; they fail with it and are given to no worker.
         on_event: called after every event is durable; one that raises gives a warning and stops nothing.
         stop: lets another thread ask to stop; SIGINT and SIGTERM are heard besides.
         allow_drift: go on although the study differs from what ran before.
@@ -65,7 +68,7 @@ def run_study(
     stop = stop or StopRequest()
     with Ledger.open(paths, study, allow_drift=allow_drift) as ledger:
         driver = Driver(study, ledger, search=search, objective=objective, run_trial=run_trial, stop=stop)
-        driver.values = values
+        driver.values, driver.refused = values, refused
         driver.on_event = list(on_event)
         try:
             with stop.listening():
@@ -109,6 +112,7 @@ class Driver:
         self.runtime = study.runtime
         self.on_event: list[OnEvent] = []
         self.values: Values = lambda _: {}
+        self.refused: Mapping[str, Failure] = {}
         self._ledger, self._search, self._objective = ledger, search, objective
         self._run_trial = run_trial
         self._running: dict[str, Job] = {}
@@ -125,7 +129,8 @@ class Driver:
         self._search.replay(self._ledger.state)
         for trial_id in self._search.stale:
             record = self._record(trial_id)
-            note = "its model, data or rows have changed"
+            is_failed = record.status is TrialStatus.FAILED
+            note = "its model can be loaded now" if is_failed else "its model, data or rows have changed"
             self._append(TrialStatus.CANCELLED, trial_id, record.attempt, note=note)
         for record in self._ledger.state.trials:
             if record.status in (TrialStatus.DONE, TrialStatus.PRUNED):
@@ -137,7 +142,7 @@ class Driver:
     # --- what an executor calls ---------------------------------------------------------------------------------
 
     def next_job(self) -> Job | Wait | None:
-        """The next job that has to run; results that are on disk already are adopted on the way."""
+        """The next job that has to run; on the way results on disk are adopted, and trials of refused arms fail."""
         while True:
             if self.stop.is_requested or self._refused or (self._retries and self._search.stopped_by()):
                 return WAIT if self._running else None
@@ -146,11 +151,14 @@ class Driver:
                 return job
             self._plan(job)
             adopted = adopt(self._ledger.paths, job)
-            if adopted is None:
+            if adopted is not None:
+                self._finish(job, Outcome(result=adopted[0]), note=adopted[1])
+            elif job.arm in self.refused:
+                self._finish(job, Outcome(failure=self.refused[job.arm]))
+            else:
                 self._running[job.trial_id] = job
                 claim(self._ledger.paths.trial(job.trial_id), attempt=job.attempt, token=self._ledger.token)
                 return job
-            self._finish(job, Outcome(result=adopted[0]), note=adopted[1])
 
     def started(self, job: Job) -> None:
         """Write RUNNING."""

@@ -1,5 +1,9 @@
 """Which trials of a ledger are open, and the job that a restart owes each of them."""
 
+from pydantic import ValidationError
+
+from afp_ray.config import TrialConfig
+from afp_ray.config.trial import NO_MODEL, trial_id
 from afp_ray.records import FailureClass, Job, Role, TrialRecord, TrialStatus, Until
 
 
@@ -11,6 +15,16 @@ def is_running(record: TrialRecord) -> bool:
 def is_open(record: TrialRecord) -> bool:
     """Whether the trial, or its test job, was planned and has not ended; a paused one waits for nobody."""
     return record.test_pending or is_running(record)
+
+
+def had_no_model(record: TrialRecord) -> bool:
+    """Whether the trial failed because its model could not be loaded, before it was given to any worker."""
+    if record.status is not TrialStatus.FAILED:
+        return False
+    try:
+        return trial_id(TrialConfig.model_validate(record.config), NO_MODEL) == record.trial_id
+    except ValidationError:
+        return False
 
 
 def opened(record: TrialRecord, job: Job) -> TrialRecord:

@@ -4,7 +4,7 @@ Everything is derived from the trials of the ledger, so a search rebuilt after a
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from afp_ray.ledger.snapshot import Sections
 from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus, Until
 from afp_ray.search.arms import Arm, describe_merges, make_arms, resolve
 from afp_ray.search.halving import ADOPTED_FROM, describe_rungs, excess, longest, make_ladder, require_rungs
-from afp_ray.search.jobs import continued, is_open, is_running, job_again, opened
+from afp_ray.search.jobs import continued, had_no_model, is_open, is_running, job_again, opened
 from afp_ray.search.objectives import base_of_arm, chosen, needs_base, require_base
 from afp_ray.search.plan import ArmPlan, Plan
 from afp_ray.search.sampling import Asker
@@ -39,6 +39,7 @@ class StudySearch:
         study: the validated study.
         fingerprint: content hashes of what a trial's names and paths point to.
         prior: the studies of `warm_start`, which the samplers learn from.
+        unloadable: arms whose model cannot be loaded: their trials fail, and one of a search tells enough.
         clock: seconds, monotonic; the wall-time budget counts from now.
     Raises: ConfigError when an arm, the search space or a limit cannot be, or a prior study sought something else.
     """
@@ -49,6 +50,7 @@ class StudySearch:
         fingerprint: Fingerprint,
         *,
         prior: Sequence[PriorStudy] = (),
+        unloadable: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study = study
@@ -59,6 +61,7 @@ class StudySearch:
         self._bases = {arm.name: base_of_arm(arm, self.arms) for arm in self.arms}
         self._prior = {arm.name: prior_of(study, arm, prior) for arm in self.arms if arm.is_searched}
         self._fingerprint = fingerprint
+        self._unloadable = frozenset(unloadable)
         self._clock = clock
         self._started_at = clock()
         self._trials: dict[str, TrialRecord] = {}
@@ -72,7 +75,8 @@ class StudySearch:
         self._given_up: set[str] = set()
         self._used_up: set[str] = set()
         self.stale: tuple[str, ...] = ()
-        """Open trials of the ledger whose model, data or rows are no longer what they were; they will not run."""
+        """Trials of the ledger that will not run: open ones whose model, data or rows are no longer what they were, and
+        failed ones whose model can be loaded now, which others take the place of."""
         self._askers = {arm.name: self._asker(arm) for arm in self.arms if arm.is_searched}
         self._ladders = {arm.name: make_ladder(study, arm) for arm in self.arms}
         self._levels: dict[str, tuple[int, Asker]] = {}
@@ -82,10 +86,11 @@ class StudySearch:
         """Start from what the ledger holds; trials that an earlier driver left open come first."""
         for record in state.trials:
             job = job_again(record)
-            goes_on = job is not None or record.status is TrialStatus.PAUSED
+            goes_on = job is not None or record.status is TrialStatus.PAUSED or had_no_model(record)
             if goes_on and not self._is_current(record):
                 self.stale += (record.trial_id,)
-                record = record.model_copy(update={"status": TrialStatus.CANCELLED, "test_pending": False})
+                cancelled = {"status": TrialStatus.CANCELLED, "test_pending": False, "failure": None}
+                record = record.model_copy(update=cancelled)
             elif job is not None:
                 self._reopened.append(job)
                 record = opened(record, job)
@@ -224,7 +229,10 @@ class StudySearch:
         """Search trials that the arm may still plan."""
         if not arm.is_searched or arm.name in self._used_up:
             return 0
-        return self._askers[arm.name].num_trials - len(self._search_trials[arm.name])
+        return self._num_search(arm) - len(self._search_trials[arm.name])
+
+    def _num_search(self, arm: Arm) -> int:
+        return 1 if arm.name in self._unloadable else self._askers[arm.name].num_trials
 
     # --- confirmation: the arm's best configuration, at every seed ----------------------------------------------
 
@@ -312,8 +320,9 @@ class StudySearch:
         trials = self._by_arm[arm.name].values()
         finished = tuple(trial.trial_id for trial in trials if trial.status is TrialStatus.DONE)
         if arm.is_searched:
-            num_search = self._askers[arm.name].num_trials
-            return ArmPlan(arm, num_search, num_confirm=len(seeds) - 1, num_test=1, known_ids=(), finished_ids=finished)
+            is_lost = arm.name in self._unloadable
+            num_confirm, num_test = (0, 0) if is_lost else (len(seeds) - 1, 1)
+            return ArmPlan(arm, self._num_search(arm), num_confirm, num_test, known_ids=(), finished_ids=finished)
         known = tuple(dict.fromkeys(self._job(arm, {}, seed, "confirm").trial_id for seed in seeds))
         return ArmPlan(arm, 0, num_confirm=len(known), num_test=0, known_ids=known, finished_ids=finished)
 

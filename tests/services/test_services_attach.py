@@ -23,6 +23,7 @@ from afp_ray.records import LedgerEvent, StudyState
 from afp_ray.store import StudyPaths
 from services import cli, running
 from services.attaching import drive_or_follow, follow
+from services.driver import Checked
 from services.schemas import RESULT_MARK, JobResult
 
 TESTS = Path(__file__).parent.parent
@@ -169,7 +170,7 @@ def test_a_ray_job_follows_and_ends_with_a_line_for_programs(
         return state
 
     monkeypatch.setattr(running, "drive", drive)
-    monkeypatch.setattr(running, "check_study", lambda study: [])
+    monkeypatch.setattr(running, "check_study", lambda study: Checked())
     arguments = ["run", str(paths.study), "--storage", str(tmp_path), "--executor", "local"]
     assert cli.main(arguments) == 6
     tries.clear()

@@ -19,6 +19,7 @@ from afp_ray.ledger import Ledger
 from afp_ray.records import StudyState, TrialRecord, TrialStatus
 from afp_ray.store import StudyPaths
 from services import cli, driver, running
+from services.driver import Checked
 from services.output import exit_code_of_study, show_error
 from services.studies import find, storage_folder
 
@@ -186,7 +187,7 @@ def test_a_run_prints_its_events_and_ends_with_table_best_and_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fabricate(tmp_path)
-    monkeypatch.setattr(running, "check_study", lambda study: [])
+    monkeypatch.setattr(running, "check_study", lambda study: Checked())
     monkeypatch.setattr(running, "drive", fake_drive(paths, "complete"))
     assert afp("resume", "demo", storage=tmp_path) == 3  # one trial failed
     out = capsys.readouterr().out
@@ -208,7 +209,7 @@ def test_an_interrupted_run_says_how_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fabricate(tmp_path)
-    monkeypatch.setattr(running, "check_study", lambda study: [])
+    monkeypatch.setattr(running, "check_study", lambda study: Checked())
     monkeypatch.setattr(running, "drive", fake_drive(paths, "interrupted: SIGINT"))
     assert afp("resume", "demo", storage=tmp_path) == 130
     assert "saved; 5 of 6 planned trials done. Continue: afp resume demo" in capsys.readouterr().out
@@ -218,7 +219,7 @@ def test_a_run_as_json_is_one_document_a_line_then_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fabricate(tmp_path)
-    monkeypatch.setattr(running, "check_study", lambda study: [])
+    monkeypatch.setattr(running, "check_study", lambda study: Checked())
     monkeypatch.setattr(running, "drive", fake_drive(paths, "complete"))
     assert afp("resume", "demo", "--json", storage=tmp_path) == 3
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

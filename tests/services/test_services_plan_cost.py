@@ -15,6 +15,7 @@ from afp_ray.search import make_arms, resolve
 from afp_ray.search.halving import make_ladder
 from afp_ray.store import StudyPaths, write_json
 from services import cli, driver, planning
+from services.driver import Checked
 from services.estimating import Costs, measured_trials
 from services.planning import plan_answer
 from services.probing import probe_trials
@@ -92,7 +93,7 @@ def plant(storage: Path, study: StudyConfig, trials: Sequence[tuple[str, str]], 
 @pytest.fixture(autouse=True)
 def only_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks and overlap have their own tests; planted trials keep their ids."""
-    monkeypatch.setattr(planning, "check_study", lambda _: [])
+    monkeypatch.setattr(planning, "check_study", lambda _: Checked())
     monkeypatch.setattr(planning, "overlap_reports", lambda _: [])
     monkeypatch.setattr("afp_ray.search.study_search.StudySearch._is_current", lambda *_: True, raising=False)
 
@@ -308,7 +309,7 @@ def run(study: StudyConfig, storage: Path, *arguments: str) -> int:
 def no_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("afp_ray.tracking.background.BackgroundProjector", NoProjection)
     monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(driver, "check_study", lambda _: [])
+    monkeypatch.setattr(driver, "check_study", lambda _: Checked())
 
 
 @pytest.mark.usefixtures("no_mlflow")
