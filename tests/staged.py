@@ -1,4 +1,4 @@
-"""A staged AFP_DATA_DIR and hub cache: every corpus in its layout with made-up rows, every model's config.json.
+"""A staged AFP_DATA_DIR: every corpus in its layout with made-up rows, beside the hub cache of `staged_hub`.
 
 A study that names real corpora and models is checked against these as it would be on a machine that has them, without
 a network. Rows hold the prompt words of their language and a number, so that they are written in its script.
@@ -24,20 +24,6 @@ FIVE = ("en", "zh", "th", "tr", "sw")
 FLORES, NTREX, TASKS = 10_000, 20_000, 30_000
 """First numbers of sentences that nothing is trained on."""
 _OTHER = {"en": "zh", "zh": "en"}
-LAYERS_AND_SIZES = {
-    "facebook/xglm-564M": ("xglm", {"num_layers": 24, "d_model": 1024, "max_position_embeddings": 2048}),
-    "facebook/xglm-7.5B": ("xglm", {"num_layers": 32, "d_model": 4096, "max_position_embeddings": 2048}),
-    "bigscience/bloom-560m": ("bloom", {"n_layer": 24, "hidden_size": 1024}),
-    "bigscience/bloomz-560m": ("bloom", {"n_layer": 24, "hidden_size": 1024}),
-    "bigscience/bloom-7b1": ("bloom", {"n_layer": 30, "hidden_size": 4096}),
-    "bigscience/bloomz-7b1": ("bloom", {"n_layer": 30, "hidden_size": 4096}),
-    "DAMO-NLP-MT/polylm-1.7b": ("gpt2", {"n_layer": 24, "n_embd": 2048, "n_positions": 2048}),
-    "DAMO-NLP-MT/polylm-13b": ("gpt2", {"n_layer": 40, "n_embd": 5120, "n_positions": 2048}),
-    "meta-llama/Llama-2-7b-hf": (
-        "llama",
-        {"num_hidden_layers": 32, "hidden_size": 4096, "max_position_embeddings": 4096},
-    ),
-}
 
 
 class NoProjection:
@@ -92,21 +78,14 @@ def stage_data(folder: Path, *, num_rows: int = 600) -> Path:
     return folder
 
 
-def stage_hub(folder: Path) -> Path:
-    """Write a hub cache that holds the config.json of every model that a study file names."""
-    for number, (name, (kind, sizes)) in enumerate(LAYERS_AND_SIZES.items()):
-        repository, commit = folder / f"models--{name.replace('/', '--')}", f"{number:040x}"
-        _lines(repository / "refs" / "main", [commit], end="")
-        content = {"model_type": kind, "vocab_size": 250_000, **sizes}
-        _lines(repository / "snapshots" / commit / "config.json", [json.dumps(content)])
-    return folder
-
-
 def use(monkeypatch: pytest.MonkeyPatch, *, data: Path, hub: Path) -> None:
     """Let the process see the staged data and hub cache, and no network."""
     monkeypatch.setenv("AFP_DATA_DIR", str(data))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
     monkeypatch.setattr("afp_ray.models.hub._is_reachable", lambda: False)
+    monkeypatch.setattr("afp_ray.models.hub._found", {})
+    for name in ("RAY_ADDRESS", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def _sentences(code: str, first: int, count: int) -> Iterator[str]:

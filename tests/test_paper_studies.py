@@ -1,21 +1,26 @@
 """The paper's comparisons: every study passes `afp plan` where its data is, and every small form runs to its table."""
 
+import json
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import staged
+import staged_hub
 
 from afp_ray.comparison import best, compare
 from afp_ray.comparison.published import BASELINES, published_names
 from afp_ray.config.load import load_study
 from afp_ray.errors import UserError
+from afp_ray.ledger import replay
 from afp_ray.records import TrialStatus
 from afp_ray.search import make_arms
 from afp_ray.store import StudyPaths
 from afp_ray.tracking import background
+from services import cli
 from services.driver import check_study, drive
-from services.planning import plan_answer
 
 ROOT = Path(__file__).parent.parent / "search_spaces"
 EVERY = sorted(ROOT.glob("**/*.yaml"))
@@ -33,7 +38,7 @@ def overrides(path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def staged_places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("staged")
-    return {"data": staged.stage_data(folder / "data", num_rows=NUM_ROWS), "hub": staged.stage_hub(folder / "hub")}
+    return {"data": staged.stage_data(folder / "data", num_rows=NUM_ROWS), "hub": staged_hub.stage_hub(folder / "hub")}
 
 
 @pytest.fixture
@@ -49,22 +54,97 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("offline")
-def test_every_study_passes_its_plan(path: Path, tmp_path: Path) -> None:
+def test_every_study_passes_its_plan(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AFP_STORAGE", str(tmp_path / "runs"))
     study = load_study(path, overrides(path))
-    answer = plan_answer(study, tmp_path)
-    assert [arm.arm for arm in answer.arms] == [arm.name for arm in make_arms(study)]
-    assert answer.trials >= len(answer.arms)
-    assert answer.checks
+    sets = [part for override in overrides(path) for part in ("--set", override)]
+    answer = planned([str(path), *sets], capsys)
+    assert [arm["arm"] for arm in answer["arms"]] == [arm.name for arm in make_arms(study)]
+    assert [arm["problem"] for arm in answer["arms"]] == [None] * len(answer["arms"])
+    assert answer["trials"] >= len(answer["arms"])
+    assert f"{len(answer['arms'])} arm" in answer["checks"][0]
     if study.small:
-        assert plan_answer(load_study(path, small=True), tmp_path).checks
+        assert planned([str(path), "--small"], capsys)["checks"]
     assert not list(tmp_path.iterdir())
+
+
+def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    assert cli.main(["plan", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+SIZES = {
+    "runtime.gpus_per_worker": "0",
+    "runtime.cpus_per_worker": "1",
+    "runtime.workers_per_trial": "1",
+    "runtime.checkpoint_every_s": "null",
+    "data.num_pairs": "40",
+    "data.num_instructions": "40",
+    "training.max_steps": "2",
+    "training.batch_size": "4",
+    "training.max_length": "64",
+    "training.precision": "fp32",
+    "evaluation.limit": "2",
+    "evaluation.shots": "[0]",
+    "evaluation.representation.num_pairs": "4",
+    "seeds": "[0]",
+}
+"""What makes a full form small enough for two cores; the models, sources, tasks and arms stay."""
+
+
+def run_full(name: str, storage: Path, capsys: pytest.CaptureFixture[str], **sets: str) -> tuple[int, str]:
+    """Exit code and output of `afp run` on the full form of a study, at the sizes above."""
+    both = {**SIZES, **sets}
+    given = [part for field, value in both.items() for part in ("--set", f"{field}={value}")]
+    arguments = ["run", str(ROOT / "paper" / f"{name}.yaml"), *given, "--executor", "local", "--storage", str(storage)]
+    code = cli.main(arguments)
+    return code, capsys.readouterr().out
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(background, "BackgroundProjector", staged.NoProjection)
+
+
+SHARDED = {"runtime.sharding": "none", "runtime.gradient_checkpointing": "false"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_a_checkpoint_that_is_not_cached_fails_alone(
+    tmp_path: Path,
+    staged_places: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """PolyLM lies in no cache and there is no network: BLOOM and BLOOMZ stand in the table without it."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for repository in staged_places["hub"].iterdir():
+        if "polylm" not in repository.name:
+            (hub / repository.name).symlink_to(repository)
+    staged.use(monkeypatch, data=staged_places["data"], hub=hub)
+    answer = planned([str(ROOT / "paper" / "checkpoints.yaml"), "--set", "data.num_pairs=40"], capsys)
+    problems = {arm["arm"]: arm["problem"] for arm in answer["arms"] if arm["problem"]}
+    assert set(problems) == {"polylm_1b7", "polylm_13b"}
+    assert all("is not in the local hub cache and not to be had" in problem for problem in problems.values())
+    assert answer["trials"] == 12
+    code, shown = run_full("checkpoints", tmp_path / "runs", capsys, **SHARDED)
+    assert code == 3, shown
+    counts = Counter(trial.status for trial in replay(StudyPaths(tmp_path / "runs", "paper-checkpoints").ledger).trials)
+    assert counts == {TrialStatus.DONE: 6, TrialStatus.FAILED: 2}
+    assert "failed, so it is left out: CONFIG: " in shown
+    assert "DAMO-NLP-MT/polylm-13b" in shown
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 def test_without_data_a_study_of_the_paper_says_what_to_set(
-    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    path: Path, staged_places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    staged.use(monkeypatch, data=tmp_path, hub=staged.stage_hub(tmp_path / "hub"))
+    staged.use(monkeypatch, data=tmp_path, hub=staged_places["hub"])
     monkeypatch.delenv("AFP_DATA_DIR")
     with pytest.raises(UserError) as caught:
         check_study(load_study(path))

@@ -18,7 +18,8 @@ def cluster_of(runtime: RuntimeConfig, address: str | None = None) -> str:
         return ""
     ray = sys.modules.get("ray")
     is_connected = ray is not None and ray.is_initialized()
-    return address or os.environ.get("RAY_ADDRESS", "") or ("the one that is connected" if is_connected else "")
+    given = address or os.environ.get("RAY_ADDRESS", "") or ("the one that is connected" if is_connected else "")
+    return "" if given == "local" else given
 
 
 def lacking_here(runtime: RuntimeConfig) -> str:

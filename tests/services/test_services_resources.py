@@ -74,7 +74,7 @@ def test_what_the_machine_lacks_is_said_and_refused(
     assert "allowed  2 CPUs and 0 GPUs for all workers" in refused
     assert not (tmp_path / "runs").exists()
     cli.main(["doctor", study, "--json"])
-    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert "WARN" in {checks["cpu"]["verdict"], checks["gpu"]["verdict"]}
 
 
