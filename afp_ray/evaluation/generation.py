@@ -1,5 +1,8 @@
 """Texts that a causal language model writes after prompts: batches, keys and values kept, greedy or drawn.
 
+Each text is the one that `generate` of transformers writes after its prompt alone. Where that is not so of prompts of
+different lengths side by side, tried on a few tokens or known of the model, `generate` writes it.
+
 Shapes: B rows of a batch, T tokens of the longest prompt, V vocabulary.
 """
 
@@ -10,7 +13,7 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,16 @@ from afp_ray.evaluation.beginnings import beginnings
 from afp_ray.evaluation.questions import SEPARATOR
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.evaluation.workers import Workers
+from afp_ray.models.lengths import UNENDING, Lengths, is_of_library
+from afp_ray.models.packing import lengths_of
+from afp_ray.models.plain_generation import (
+    is_of_transformers,
+    most_rows,
+    refused_where_impossible,
+    row_processors,
+    stated_changes,
+    write_by_library,
+)
 
 _MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 33
 """Bytes of keys and values of a batch, on a CPU and elsewhere."""
@@ -27,6 +40,8 @@ _WINDOW = 8
 """Last tokens of a row that are looked at for a stop; a stop is shorter than they are."""
 _PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
 """Kinds of keys and values that can be handed to several rows."""
+_WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+"""Fields that families give the tokens of a window in."""
 _PADDING = 0
 """Any id will do: padding is masked."""
 
@@ -78,7 +93,7 @@ class TextGenerator:
         seed: int = 0,
         max_batch_tokens: int | None = None,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = cast(Any, model), tokenizer
         self.device = next(model.parameters()).device
         self.max_new_tokens, self.temperature, self.top_p, self.seed = max_new_tokens, temperature, top_p, seed
         self.max_batch_tokens = max_batch_tokens or (16_384 if self.device.type == "cpu" else 131_072)
@@ -96,8 +111,11 @@ class TextGenerator:
         names = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in names
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+        self._has_library = is_of_transformers(model)
+        self._processors = row_processors(stated_changes(model))
         self._may_pad: bool | None = None
-        self._token_bytes = self._longest_shared = 0
+        self._token_bytes = self._longest_shared = self._longest_beside = 0
+        self._most_rows = UNENDING
 
     def generate(
         self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), workers: Workers | None = None
@@ -134,14 +152,19 @@ class TextGenerator:
         try:
             with torch.inference_mode():
                 if self._may_pad is None:
-                    self._may_pad, self._token_bytes = self._try_padding()
-                    self._longest_shared = self._try_sharing() if self._may_pad else 0
-                for depth, members in self._groups(rows.values()):
+                    with refused_where_impossible(self.model):
+                        self._try_out()
+                beside = [row for row in rows.values() if len(row.ids) + self.max_new_tokens <= self._longest_beside]
+                for depth, members in self._groups(beside):
                     past = (
                         self._forward(*_left_padded([members[0].ids[:depth]], self.device), None)[1] if depth else None
                     )
-                    for batch in self._batches(members):
+                    for batch in self._batches(members, may_pad=self._may_pad is True):
                         self._write(batch, tuple(stop), depth, past)
+                others = [row for row in rows.values() if len(row.ids) + self.max_new_tokens > self._longest_beside]
+                for batch in self._batches(others, may_pad=False):
+                    for first in range(0, len(batch), self._most_rows):
+                        self._write_plain(batch[first : first + self._most_rows], tuple(stop))
         finally:
             self.model.train(was_training)
         return [(self._text(row, stop), row.is_done) for row in rows.values()]
@@ -177,15 +200,15 @@ class TextGenerator:
         if long := [row for ids, row in by_ids.items() if len(ids) + self.max_new_tokens > self._longest_shared]:
             yield 0, long
 
-    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Rows of similar length, longest first, within the budgets; of equal length where padding does harm."""
+    def _batches(self, rows: Sequence[_Row], *, may_pad: bool) -> Iterator[list[_Row]]:
+        """Rows of similar length, longest first, within the budgets; of equal length where they may not be padded."""
         limit = _MAX_CACHE if self.device.type == "cpu" else _MAX_CACHE_ELSEWHERE
         batch: list[_Row] = []
         width = 0
         for row in sorted(rows, key=lambda row: (-len(row.ids), row.ids)):
             tokens = (len(batch) + 1) * width
             is_full = tokens > self.max_batch_tokens or tokens * self._token_bytes > limit
-            if batch and (is_full or not (self._may_pad or len(row.ids) == len(batch[0].ids))):
+            if batch and (is_full or not (may_pad or len(row.ids) == len(batch[0].ids))):
                 yield batch
                 batch = []
             if not batch:
@@ -203,14 +226,8 @@ class TextGenerator:
         for step in range(self.max_new_tokens):
             logits, past = self._forward(ids, mask, past)
             if not bool(torch.isfinite(logits).all()):
-                raise ModelError(
-                    "the logits are not finite",
-                    allowed="finite numbers",
-                    fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
-                )
-            chosen = self._choose(logits, rows)
-            for row, token in zip(rows, chosen.tolist(), strict=True):
-                self._append(row, token, stop)
+                raise _not_finite()
+            chosen = self._step(self._changed(logits, rows), rows, stop)
             kept = [index for index, row in enumerate(rows) if not row.is_done]
             if not kept or step + 1 == self.max_new_tokens:
                 return
@@ -221,6 +238,32 @@ class TextGenerator:
                 chosen, mask, rows = chosen[where], mask[where], [rows[index] for index in kept]
             ids = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+    def _write_plain(self, rows: list[_Row], stop: tuple[str, ...]) -> None:
+        """Write the texts of rows of equal length by the library."""
+
+        def step(scores: Tensor) -> tuple[Tensor, list[bool]]:
+            if bool(scores.isnan().any() | scores.isposinf().any() | scores.isneginf().all(dim=-1).any()):
+                raise _not_finite()
+            chosen = self._step(scores, rows, stop)
+            return chosen, [row.is_done for row in rows]
+
+        options: dict[str, Any] = {"ends": sorted(self.ends), "max_new_tokens": self.max_new_tokens}
+        write_by_library(self.model, [row.ids for row in rows], step=step, **options)
+
+    def _changed(self, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """(B, V) logits after what generation_config.json makes of each row's."""
+        if not self._processors:
+            return logits
+        texts = (torch.tensor([[*row.ids, *row.written]], device=self.device) for row in rows)
+        return torch.cat([self._processors(ids, one[None]) for ids, one in zip(texts, logits, strict=True)])
+
+    def _step(self, logits: Tensor, rows: Sequence[_Row], stop: tuple[str, ...]) -> Tensor:
+        """(B,) next token of each row, which is added to it."""
+        chosen = self._choose(logits, rows)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            self._append(row, token, stop)
+        return chosen
 
     def _append(self, row: _Row, token: int, stop: tuple[str, ...]) -> None:
         if row.is_done:
@@ -238,7 +281,7 @@ class TextGenerator:
         if self._takes_positions:
             options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = self.model(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True, **options)
-        return out.logits[:, -1].float(), out.past_key_values
+        return out.logits[:, -1].float(), getattr(out, "past_key_values", None)
 
     def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
         """(B,) next token of each row: the likeliest, or one drawn among the likeliest that have `top_p` together."""
@@ -267,14 +310,27 @@ class TextGenerator:
         text = self._decode(row.written).lstrip()
         return text[: self._stop_place(text, stop)].strip()
 
+    def _try_out(self) -> None:
+        """Find out which rows may be written side by side, and which by the library alone."""
+        lengths = lengths_of(self.model) if self._has_library else Lengths()
+        self._may_pad, self._token_bytes = self._try_padding()
+        self._longest_shared = self._try_sharing() if self._may_pad else 0
+        self._longest_beside = lengths.longest_plain
+        if self._has_library and not (self._may_pad and self._processors is not None and is_of_library(self.model)):
+            self._longest_beside = 0
+        if self._has_library and self._longest_beside < UNENDING:
+            self._most_rows = most_rows(self.model)
+
     def _try_padding(self) -> tuple[bool, int]:
         """Whether a row padded on the left gives what it gives alone, now and one step on; bytes kept of one token."""
-        size = int(self.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        size = int(self.model.get_input_embeddings().weight.shape[0])
         long = [1 + place % (size - 1) for place in range(9)]
         short = long[4:]
         ids, mask = _left_padded([long, short], self.device)
         padded, past = self._forward(ids, mask, None)
         layers = getattr(past, "layers", None) or ()
+        if self._has_library and not _are_plain(layers):
+            return False, 0
         held = [part for layer in layers for part in (getattr(layer, "keys", None), getattr(layer, "values", None))]
         token_bytes = sum(part.nbytes for part in held if isinstance(part, Tensor)) // ids.numel()
         after = torch.full((2, 1), 1, device=self.device)
@@ -292,14 +348,16 @@ class TextGenerator:
         Rows are run whole and after a shared beginning, padding between the two. Layers that look at a window count
         that padding, so that texts beyond the window are run whole.
         """
-        size = int(self.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        size = int(self.model.get_input_embeddings().weight.shape[0])
         long = [1 + place % (size - 1) for place in range(11)]
         rows = [long, long[:7]]
         _, past = self._forward(*_left_padded([long[:5]], self.device), None)
         layers = getattr(past, "layers", None) or ()
-        if not layers or any(type(layer).__name__ not in _PLAIN_LAYERS for layer in layers):
+        if not _are_plain(layers):
             return 0
         windows = [layer.sliding_window for layer in layers if layer.is_sliding]
+        config = self.model.config.get_text_config()  # some cut windows out of all that they keep (GPT-Neo)
+        windows += [window for name in _WINDOWS if isinstance(window := getattr(config, name, None), int)]
         if (longest := min(windows, default=1 << 30)) < len(long) + 1:
             return 0
         ids, mask = _left_padded([row[5:] for row in rows], self.device)
@@ -317,6 +375,18 @@ class TextGenerator:
         """The largest difference of logits that counts as rounding."""
         exact = next(self.model.parameters()).dtype == torch.float32
         return (1e-3 if exact else 0.1) * max(1.0, float(logits.abs().max()))
+
+
+def _are_plain(layers: Collection[Any]) -> bool:
+    return bool(layers) and all(type(layer).__name__ in _PLAIN_LAYERS for layer in layers)
+
+
+def _not_finite() -> ModelError:
+    return ModelError(
+        "the logits are not finite",
+        allowed="finite numbers",
+        fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
+    )
 
 
 def _fork(past: Any, rows: int) -> Any:

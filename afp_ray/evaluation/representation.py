@@ -23,6 +23,7 @@ from afp_ray.evaluation.projection import SentenceStates, gather_states
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.evaluation.task import Split
 from afp_ray.models.hidden_states import all_hidden_states
+from afp_ray.models.packing import lengths_of
 from afp_ray.models.pooling import pool
 from afp_ray.records import LayerMetrics, Score
 
@@ -159,11 +160,13 @@ def _embed(
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
     was_training = model.training
     model.eval()
+    lengths = lengths_of(model)
     try:
         begin = 0
         while begin < len(order):
             width = max(1, len(ids[order[begin]]))
             batch = order[begin : begin + max(1, max_batch_tokens // width)]
+            batch = [index for index in batch if lengths.kind(len(ids[index])) == lengths.kind(len(ids[batch[0]]))]
             inputs = torch.zeros(len(batch), width, dtype=torch.long)
             mask = torch.zeros(len(batch), width, dtype=torch.long)
             for row, index in enumerate(batch):

@@ -2,7 +2,8 @@
 
 What requests have in common at their beginning runs once: demonstrations once for all questions behind them, a context
 once for its choices. The vocabulary projection sees scored states alone. A model for which that cannot be exact is
-given whole requests in padded batches, which takes longer and gives the same; `obstacle` says why.
+given whole requests in padded batches, which takes longer and gives the same; `obstacle` says why. So are requests
+whose length changes how the model treats them, each beside those that it treats alike.
 
 Shapes: R requests in a batch, T tokens of the longest, N scored positions of the batch, D hidden size, V vocabulary.
 """
@@ -23,6 +24,9 @@ from afp_ray.evaluation.weights import tokenizer_digest
 from afp_ray.evaluation.workers import Workers
 from afp_ray.models.branching import Trunk, branch_states, branching_obstacle, extend_trunk
 from afp_ray.models.head import VocabularyHead, vocabulary_head
+from afp_ray.models.hidden_states import decoder_of, forget_lengths
+from afp_ray.models.lengths import reads_ahead
+from afp_ray.models.packing import lengths_of
 
 _CACHE_BYTES = 1 << 23
 """The widest activations of a batch on a CPU: what stays near the core is not fetched anew by every layer."""
@@ -49,6 +53,7 @@ class ContinuationScorer:
         self.num_truncated = 0
         self._tokens_by = tokenizer_digest(tokenizer)
         self.head, self.obstacle = _in_evaluation_mode(model, lambda: _head_and_obstacle(model))
+        self.lengths = _in_evaluation_mode(model, lambda: lengths_of(self.model))
 
     def score(
         self, questions: Sequence[Sequence[tuple[str, str]]], *, workers: Workers | None = None
@@ -83,9 +88,7 @@ class ContinuationScorer:
 
         Raises: ModelError for a result that is not finite.
         """
-        values: dict[Request, float] = _in_evaluation_mode(
-            self.model, lambda: self._score_whole(requests) if self.obstacle else self._score_shared(requests)
-        )
+        values: dict[Request, float] = _in_evaluation_mode(self.model, lambda: self._score_each(requests))
         if not all(value == value and abs(value) != float("inf") for value in values.values()):
             raise ModelError(
                 "the log-likelihoods are not finite",
@@ -165,6 +168,13 @@ class ContinuationScorer:
         self.num_truncated += 1
         return Request(request.ids[excess:], request.start - excess)
 
+    def _score_each(self, requests: Sequence[Request]) -> dict[Request, float]:
+        if self.obstacle is not None:
+            return self._score_whole(requests)
+        plain = [request for request in requests if len(request.ids) - 1 <= self.lengths.longest_plain]
+        others = [request for request in requests if len(request.ids) - 1 > self.lengths.longest_plain]
+        return self._score_shared(plain) | self._score_whole(others)
+
     def _score_shared(self, requests: Sequence[Request]) -> dict[Request, float]:
         values: dict[Request, float] = {}
 
@@ -225,13 +235,14 @@ class ContinuationScorer:
         return values
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
-        """Requests of similar length, longest first, within the token budget."""
+        """Requests of similar length that the model treats alike, longest first, within the token budget."""
         budget = self.max_batch_tokens
         if self.head is None:  # all logits come, whatever is scored
             budget = min(budget, _MAX_LOGITS // len(self.model.get_output_embeddings().weight))
         batch: list[Request] = []
         for request in sorted(requests, key=lambda request: (-len(request.ids), request.ids, request.start)):
-            if batch and (len(batch) + 1) * len(batch[0].ids) > budget:
+            kind, other = (self.lengths.kind(len(one.ids) - 1) for one in (request, batch[0] if batch else request))
+            if batch and (kind != other or (len(batch) + 1) * len(batch[0].ids) > budget):
                 yield batch
                 batch = []
             batch.append(request)
@@ -249,13 +260,13 @@ class ContinuationScorer:
             rows += [row] * (len(request.ids) - request.start)
             columns += range(request.start - 1, len(request.ids) - 1)
             targets += request.ids[request.start :]
+        forget_lengths(self.model)
         inputs, where = inputs.to(self.device), (self._tensor(rows), self._tensor(columns))
         if self.head is None:
             logits = self.model(input_ids=inputs, use_cache=False).logits[where].float()  # (N, V)
             gains = -cross_entropy(logits, self._tensor(targets), reduction="none")
         else:
-            decoder = self.model.get_decoder()
-            states = decoder(input_ids=inputs, use_cache=False).last_hidden_state[where]  # (N, D)
+            states = decoder_of(self.model)(input_ids=inputs, use_cache=False).last_hidden_state[where]  # (N, D)
             owners = torch.arange(len(states), device=self.device)
             gains = log_likelihoods(self.head, states, owners, self._tensor(targets))
         return dict(zip(batch, self._sums(gains, rows, len(batch)), strict=True))
@@ -314,11 +325,18 @@ def _head_and_obstacle(model: nn.Module) -> tuple[VocabularyHead | None, str | N
     causal = cast(Any, model)
     if causal.get_output_embeddings() is None:
         raise ModelError(f"{type(model).__name__} has no output projection", allowed="causal language models")
+    obstacle = branching_obstacle(causal)
+    if obstacle and reads_ahead(causal):
+        raise ModelError(
+            f"{type(model).__name__} looks at what stands behind a token, so that texts have no log-likelihood",
+            allowed="causal language models",
+            fix="choose another model.name",
+        )
     try:
         head = vocabulary_head(causal)
     except ModelError as error:  # some families change their logits in ways of their own
         return None, error.problem
-    return head, branching_obstacle(causal)
+    return head, obstacle
 
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import torch
 
 from afp_ray.config.base import canonical_json
 from afp_ray.data.tokenizer_content import tokenizer_fingerprint
+from afp_ray.models.plain_generation import stated_changes
 
 _IDLE = (
     *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "use_cache"),
@@ -74,6 +75,7 @@ def _computation(model: Any) -> dict[str, Any]:
         "config": _settings(model.config),
         "attention": getattr(model.config, "_attn_implementation", None),
         "ends": getattr(generation, "eos_token_id", None),
+        "changes": repr(sorted(stated_changes(model).items())),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "matmul": torch.get_float32_matmul_precision(),
         "versions": [importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")],

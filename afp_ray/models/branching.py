@@ -16,15 +16,12 @@ import torch
 from torch import Tensor
 
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks, run_decoder
+from afp_ray.models.lengths import difference_beyond_rounding, is_of_library
 from afp_ray.models.packing import FAMILIES, packed_attention_of
 
 _ALSO = frozenset({"gemma"})
 _ONE_BY_ONE = frozenset({"cpu"})
 """Devices on which the trees attend in a call each; elsewhere they stand side by side, padded for the attention."""
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_TOLERANCE_OF_HALVES = 0.05
-"""Relative difference of states beyond which two ways to compute them are taken to differ: several times what rounding
-makes of deep models in these types, and far below what a wrong neighbour does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,8 @@ class Trunk:
 def branching_obstacle(model: CausalModel) -> str | None:
     """Why texts of this model cannot share tokens; None where they can, tried on a few tokens in both ways.
 
+    Texts longer than `Lengths.longest_plain` are to be run whole in any case.
+
     Args:
         model: a causal LM in evaluation mode.
     Returns: a reason in words; the texts of such a model are to be run one by one, whole.
@@ -70,6 +69,8 @@ def branching_obstacle(model: CausalModel) -> str | None:
     config = model.config.get_text_config()
     if config.model_type not in FAMILIES | _ALSO:
         return f"attention over shared tokens is not known for the family {config.model_type}"
+    if not is_of_library(model):
+        return f"attention over shared tokens is not known for code of the checkpoint, {type(model).__name__}"
     if getattr(config, "slow_but_exact", False) and config.pretraining_tp > 1:
         return "slow_but_exact splits the projection of the attention"
     texts = [[index % config.vocab_size for index in text] for text in ((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7, 8))]
@@ -84,12 +85,8 @@ def branching_obstacle(model: CausalModel) -> str | None:
         ids = torch.tensor(texts, device=device)
         positions = torch.arange(ids.shape[1], device=device)[None].expand_as(ids)
         whole = run_decoder(model, ids, positions=positions)
-    expected = torch.cat([whole[0, 3:], whole[1, 4:]]).float()
-    if not bool(expected.isfinite().all()):
-        return None  # nothing to compare with; the scores tell that the weights are no numbers
-    difference = float((pieces.float() - expected).norm() / expected.norm().clamp(min=1e-12))
-    is_exact = whole.dtype in _TOLERANCE and not torch.is_autocast_enabled(device.type)
-    if difference > (_TOLERANCE[whole.dtype] if is_exact else _TOLERANCE_OF_HALVES):
+    difference = difference_beyond_rounding(pieces, torch.cat([whole[0, 3:], whole[1, 4:]]))
+    if difference is not None:
         return f"shared tokens change the states of {type(model).__name__} by {difference:.1e} of their size"
     return None
 

@@ -36,6 +36,8 @@ _ENCODER_DECODERS = """
     bart bigbird_pegasus blenderbot blenderbot-small encoder-decoder fsmt led longt5 m2m_100 marian mbart mt5 mvp
     nllb-moe pegasus pegasus_x plbart prophetnet switch_transformers t5 t5gemma t5gemma2 umt5 whisper
 """.split()  # noqa: SIM905
+_LOOK_AHEAD = ("cpmant", "xlnet")
+"""Families that write texts, but whose states depend on what stands behind a token."""
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "LMHead")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -153,6 +155,8 @@ def _refuse_other_kinds(document: Mapping[str, Any], place: str) -> None:
         kind = "an encoder-only model"
     elif model_type in _ENCODER_DECODERS or document.get("is_encoder_decoder") is True:
         kind = "an encoder-decoder model"
+    elif model_type in _LOOK_AHEAD:
+        kind = "no causal language model: its attention looks at later tokens"
     elif architectures and not any(name.endswith(_CAUSAL_ENDINGS) for name in architectures):
         # A multimodal checkpoint (Gemma 3) is named ForConditionalGeneration; its text model is a causal LM.
         if not ("text_config" in document and architectures[0].endswith("ForConditionalGeneration")):

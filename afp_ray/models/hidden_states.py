@@ -148,7 +148,23 @@ def run_decoder(
     arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     if "position_ids" in inspect.signature(decoder.forward).parameters:
         arguments["position_ids"] = positions
+    forget_lengths(model)
     return decoder(**arguments, return_dict=True).last_hidden_state  # type: ignore[no-any-return]
+
+
+def forget_lengths(model: CausalModel) -> None:
+    """Put rotary frequencies that grow with the input back to those of a model that has seen no text yet.
+
+    The library keeps those of the longest input until a short one comes, so that a text would change the next one.
+    """
+    if "dynamic" not in str(getattr(model.config.get_text_config(), "rope_parameters", "")):
+        return
+    for module in model.modules():
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            prefix, limit = name.removesuffix("max_seq_len_cached"), getattr(module, "original_max_seq_len", None)
+            if limit is not None and getattr(module, name) > limit:
+                setattr(module, f"{prefix}inv_freq", getattr(module, f"{prefix}original_inv_freq"))
+                setattr(module, name, limit)
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -163,7 +179,10 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 
 def decoder_of(model: CausalModel) -> nn.Module:
     """The part of a causal LM below its head."""
-    return cast(nn.Module, model.get_decoder())
+    decoder = cast(nn.Module, model.get_decoder())
+    if decoder is model:  # a family that keeps it under a name which the library does not look for (Llama 4)
+        decoder = next((child for child in model.children() if isinstance(child, PreTrainedModel)), decoder)
+    return decoder
 
 
 def decoder_blocks(model: CausalModel) -> nn.ModuleList:

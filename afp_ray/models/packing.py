@@ -29,6 +29,7 @@ from afp_ray.models.hidden_states import (
     state_of_every_layer,
     state_of_layer,
 )
+from afp_ray.models.lengths import Lengths, find_lengths, is_of_library
 from afp_ray.models.packed_attention import OtherRow, Samples, attend, current_samples, samples_in_row
 
 FAMILIES = frozenset(
@@ -62,11 +63,22 @@ def supports_packing(model: CausalModel) -> str | None:
     config: Any = model.config.get_text_config()
     if config.model_type not in FAMILIES:
         return f"packed attention is not known for the family {config.model_type}"
+    if not is_of_library(model):
+        return f"packed attention is not known for code of the checkpoint, {type(model).__name__}"
     if any(_recomputes_unpacked(block) for block in decoder_blocks(model)):
         return "gradient checkpointing runs blocks again after the forward has ended"
     if getattr(config, "slow_but_exact", False) and config.pretraining_tp > 1:
         return "slow_but_exact splits the projection of the attention"
     return None
+
+
+def lengths_of(model: CausalModel) -> Lengths:
+    """Which lengths `model` treats alike: texts of other lengths do not share a forward with them.
+
+    A family that packs is known; another is tried out once, on a few tokens.
+    """
+    family = model.config.get_text_config().model_type
+    return find_lengths(model, is_known=is_of_library(model) and family in FAMILIES)
 
 
 def packing_of_now(model: CausalModel) -> contextlib.AbstractContextManager[None]:
@@ -98,8 +110,11 @@ def packed_last_hidden_state(model: CausalModel, input_ids: Tensor, positions: T
         lengths: (n,) tokens of each sample, in order.
     Returns: (1, N, D), for each sample equal to a forward over it alone.
     """
-    forward, arrange = _forward(model, input_ids, positions, lengths)
-    return arrange(forward())
+
+    def run(forward: Callable[[], Tensor], arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return [arrange(forward())]
+
+    return _by_kind(model, (input_ids, positions, lengths), run)[0]
 
 
 def packed_hidden_states_at(
@@ -113,8 +128,11 @@ def packed_hidden_states_at(
     Returns: (1, N, D).
     Raises: ValueError when there is no such layer.
     """
-    forward, arrange = _forward(model, input_ids, positions, lengths)
-    return arrange(state_of_layer(model, layer, forward))
+
+    def run(forward: Callable[[], Tensor], arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return [arrange(state_of_layer(model, layer, forward))]
+
+    return _by_kind(model, (input_ids, positions, lengths), run)[0]
 
 
 def packed_states_of_every_layer(
@@ -127,8 +145,53 @@ def packed_states_of_every_layer(
         reduce: called with (1, N, D) as soon as a layer is done.
     Returns: L + 1 results, the embedding output first.
     """
-    forward, arrange = _forward(model, input_ids, positions, lengths)
-    return state_of_every_layer(model, forward, lambda state: reduce(arrange(state)))
+    row = input_ids, positions, lengths
+
+    def every_layer(forward: Callable[[], Tensor], arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return state_of_every_layer(model, forward, arrange)
+
+    if len(_kinds(model, lengths)) == 1:
+        forward, arrange = _forward(model, *row)
+        return state_of_every_layer(model, forward, lambda state: reduce(arrange(state)))
+    return [reduce(states) for states in _by_kind(model, row, every_layer)]
+
+
+def _kinds(model: CausalModel, lengths: Tensor) -> list[list[int]]:
+    """Samples that may share a forward, by their places among all."""
+    known = lengths_of(model)
+    found: dict[tuple[int, int], list[int]] = {}
+    for place, length in enumerate(lengths.tolist()):
+        found.setdefault(known.kind(length), []).append(place)
+    return list(found.values())
+
+
+def _by_kind(
+    model: CausalModel,
+    row: tuple[Tensor, Tensor, Tensor],
+    run: Callable[[Callable[[], Tensor], Callable[[Tensor], Tensor]], list[Tensor]],
+) -> list[Tensor]:
+    """(1, N, D) states that `run` gives of a packed row; samples that may not share a forward have one each.
+
+    Args:
+        model: a causal LM.
+        row: tokens, positions and lengths of the samples.
+        run: called with what `_forward` gives.
+    """
+    input_ids, positions, lengths = row
+    kinds = _kinds(model, lengths)
+    if len(kinds) == 1:
+        return run(*_forward(model, *row))
+    sizes = lengths.cpu()
+    order: list[Tensor] = []
+    parts: list[list[Tensor]] = []
+    for samples in kinds:
+        chosen = torch.zeros(len(sizes), dtype=torch.bool)
+        chosen[samples] = True
+        places = chosen.repeat_interleave(sizes).nonzero()[:, 0].to(input_ids.device)
+        parts.append(run(*_forward(model, input_ids[:, places], positions[:, places], lengths[samples])))
+        order.append(places)
+    back = torch.cat(order).argsort()
+    return [torch.cat(states, dim=1).index_select(1, back) for states in zip(*parts, strict=True)]
 
 
 def _forward(
