@@ -51,9 +51,10 @@ def check_study(study: StudyConfig) -> Checked:
     """
     from afp_ray.comparison.published import check_published
     from afp_ray.evaluation.objective import check_metric
+    from afp_ray.models.describe import describe
     from afp_ray.search import asked_metrics, make_arms
     from afp_ray.search.objectives import require_base
-    from afp_ray.training.together import check_together
+    from afp_ray.training.together import check_lengths, check_together
     from afp_ray.trial import check_trial
 
     check_published(study.published)
@@ -79,6 +80,7 @@ def check_study(study: StudyConfig) -> Checked:
             try:
                 check_together(config.loss, config.training, study.runtime, num_workers=num_workers)
                 check_trial(config)
+                check_lengths(describe(config.model).lengths.longest_plain, config.training, study.runtime)
             except UserError as error:
                 if isinstance(error, ModelError) and not _searches_models(arm):
                     seen[key] = unloadable[arm.name] = error

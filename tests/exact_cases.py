@@ -87,6 +87,9 @@ WINDOWS: dict[str, Callable[[], Any]] = {
         attention_chunk_size=16,
         layer_types=["chunked_attention", "full_attention"],
     ),
+    "modernbert": lambda: transformers.ModernBertDecoderConfig(
+        **_SIZES, intermediate_size=48, local_attention=16, layer_types=["sliding_attention", "full_attention"]
+    ),
     "gpt_oss sinks": lambda: transformers.GptOssConfig(**_MOE, head_dim=8, num_local_experts=4, sliding_window=16),
 }
 OTHERS: dict[str, Callable[[], Any]] = {

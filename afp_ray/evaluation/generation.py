@@ -23,7 +23,7 @@ from afp_ray.evaluation.beginnings import beginnings
 from afp_ray.evaluation.questions import SEPARATOR
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.evaluation.workers import Workers
-from afp_ray.models.lengths import UNENDING, Lengths, is_of_library
+from afp_ray.models.lengths import is_of_library
 from afp_ray.models.packing import lengths_of
 from afp_ray.models.plain_generation import (
     is_of_transformers,
@@ -33,6 +33,7 @@ from afp_ray.models.plain_generation import (
     stated_changes,
     write_by_library,
 )
+from afp_ray.models.stated_lengths import UNENDING, Lengths
 
 _MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 33
 """Bytes of keys and values of a batch, on a CPU and elsewhere."""
@@ -40,7 +41,7 @@ _WINDOW = 8
 """Last tokens of a row that are looked at for a stop; a stop is shorter than they are."""
 _PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
 """Kinds of keys and values that can be handed to several rows."""
-_WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+_WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
 """Fields that families give the tokens of a window in."""
 _PADDING = 0
 """Any id will do: padding is masked."""
@@ -315,9 +316,8 @@ class TextGenerator:
         lengths = lengths_of(self.model) if self._has_library else Lengths()
         self._may_pad, self._token_bytes = self._try_padding()
         self._longest_shared = self._try_sharing() if self._may_pad else 0
-        self._longest_beside = lengths.longest_plain
-        if self._has_library and not (self._may_pad and self._processors is not None and is_of_library(self.model)):
-            self._longest_beside = 0
+        is_proven = self._may_pad and self._processors is not None and is_of_library(self.model)
+        self._longest_beside = lengths.longest_plain if is_proven or not self._has_library else 0
         if self._has_library and self._longest_beside < UNENDING:
             self._most_rows = most_rows(self.model)
 

@@ -8,7 +8,7 @@ tensor of such a file that leaves all of these alone is not seen. A hub id is fi
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.errors import ModelError
 from afp_ray.models.hub import COMMIT, hub_file
 from afp_ray.models.packaged import PACKAGED, packaged_folder
+from afp_ray.models.stated_lengths import Lengths, stated_lengths
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -64,6 +65,7 @@ class ModelDescription:
         folder: where the files lie; None for a hub id.
         fingerprint: SHA-256, 64 hex digits.
         revision: commit of a hub id; None for a folder.
+        lengths: which lengths of text it treats alike, as far as its configuration says.
     """
 
     model_type: str
@@ -74,6 +76,7 @@ class ModelDescription:
     folder: str | None
     fingerprint: str
     revision: str | None = None
+    lengths: Lengths = field(default_factory=Lengths)
 
 
 def describe(config: ModelConfig) -> ModelDescription:
@@ -198,6 +201,7 @@ def _description(
         folder=folder,
         fingerprint=fingerprint,
         revision=revision,
+        lengths=stated_lengths(sizes),
     )
 
 

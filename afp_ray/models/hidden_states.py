@@ -180,7 +180,8 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 def decoder_of(model: CausalModel) -> nn.Module:
     """The part of a causal LM below its head."""
     decoder = cast(nn.Module, model.get_decoder())
-    if decoder is model:  # a family that keeps it under a name which the library does not look for (Llama 4)
+    if decoder is model or not isinstance(decoder, PreTrainedModel):
+        # The library goes by names: Llama 4 has its decoder under none of them, ModernBERT its head under one.
         decoder = next((child for child in model.children() if isinstance(child, PreTrainedModel)), decoder)
     return decoder
 

@@ -1,12 +1,9 @@
 """Which lengths of text a model treats alike, so that texts of them run side by side as each does alone.
 
-Rotary frequencies may depend on how long the whole input is: `longrope` has one set for inputs up to the length of
-pretraining and one beyond it, `dynamic` a set for every length beyond it. Both look at the largest position of a batch,
-so that a long text would change the numbers of a short one beside it. Families that are not known are tried out.
+What a configuration says of it stands in `stated_lengths`; families that are not known are tried out.
 """
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from afp_ray.models.hidden_states import CausalModel, decoder_of, forget_lengths, position_ids
+from afp_ray.models.stated_lengths import FIELDS, Lengths, stated_lengths
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _TOLERANCE_OF_HALVES = 0.05
@@ -21,32 +19,6 @@ _TOLERANCE_OF_HALVES = 0.05
 makes of deep models in these types, and far below what a wrong neighbour does."""
 _FAR = 4096
 """A position far away, for models whose positions have no end."""
-UNENDING = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Where the treatment of a text changes with its length.
-
-    Attributes:
-        switches: lengths beyond which other frequencies or chunks begin, the same for all longer texts.
-        grows_from: length beyond which every length is treated in a way of its own; None for none.
-    """
-
-    switches: tuple[int, ...] = ()
-    grows_from: int | None = None
-
-    def kind(self, length: int) -> tuple[int, int]:
-        """What two lengths have in common when texts of them may run side by side."""
-        grown = length if self.grows_from is not None and length > self.grows_from else 0
-        return sum(length > switch for switch in self.switches), grown
-
-    @property
-    def longest_plain(self) -> int:
-        """The longest text that is treated as the shortest one is."""
-        return min([*self.switches, *([] if self.grows_from is None else [self.grows_from])], default=UNENDING)
-
-
 _EACH = Lengths(grows_from=0)
 _tried: WeakKeyDictionary[nn.Module, Lengths] = WeakKeyDictionary()
 
@@ -59,7 +31,8 @@ def find_lengths(model: CausalModel, *, is_known: bool) -> Lengths:
         is_known: whether its family is tested, so that its configuration tells all; another one is tried out once, on
             a few tokens, and given rows of equal length where padding or a far position changes its states.
     """
-    stated = _stated(model.config.get_text_config())
+    config = model.config.get_text_config()
+    stated = stated_lengths({name: getattr(config, name, None) for name in FIELDS})
     if is_known:
         return stated
     if model not in _tried:
@@ -93,24 +66,6 @@ def difference_beyond_rounding(found: Tensor, expected: Tensor) -> float | None:
         return None  # nothing to compare with; the scores tell that the weights are no numbers
     difference = float((found - expected).norm() / expected.norm().clamp(min=1e-12))
     return None if difference <= limit else difference
-
-
-def _stated(config: Any) -> Lengths:
-    """What a configuration says of rotary frequencies and of attention in chunks."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    switches: list[int] = []
-    grows_from = None
-    for one in [part for part in rope.values() if isinstance(part, dict)] or [rope]:  # one for each kind of layer
-        kind = str(one.get("rope_type", one.get("type", "")))
-        if "dynamic" in kind:
-            grows_from = int(config.max_position_embeddings)
-        elif kind == "longrope" or "long_mscale" in one:
-            before = one.get("original_max_position_embeddings")
-            before = before or getattr(config, "original_max_position_embeddings", None)
-            switches.append(int(before or config.max_position_embeddings))
-    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
-        switches.append(int(config.attention_chunk_size))
-    return Lengths(tuple(sorted(set(switches))), grows_from)
 
 
 def _is_like_alone(model: CausalModel, stated: Lengths) -> bool:

@@ -29,8 +29,9 @@ from afp_ray.models.hidden_states import (
     state_of_every_layer,
     state_of_layer,
 )
-from afp_ray.models.lengths import Lengths, find_lengths, is_of_library
+from afp_ray.models.lengths import find_lengths, is_of_library
 from afp_ray.models.packed_attention import OtherRow, Samples, attend, current_samples, samples_in_row
+from afp_ray.models.stated_lengths import Lengths
 
 FAMILIES = frozenset(
     {

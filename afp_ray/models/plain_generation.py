@@ -23,8 +23,8 @@ from transformers.generation import NoRepeatNGramLogitsProcessor, RepetitionPena
 from afp_ray.errors import ModelError
 from afp_ray.models.hidden_states import forget_lengths
 from afp_ray.models.hub import first_line
-from afp_ray.models.lengths import UNENDING
 from afp_ray.models.load import quiet_transformers
+from afp_ray.models.stated_lengths import UNENDING
 
 _ROW_BY_ROW = ("repetition_penalty", "no_repeat_ngram_size")
 _KEPT = (

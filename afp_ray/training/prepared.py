@@ -11,10 +11,12 @@ from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.models.adapters import add_adapters, merge_adapters
 from afp_ray.models.hidden_states import CausalModel
+from afp_ray.models.packing import lengths_of
 from afp_ray.models.recomputing import recomputed
 from afp_ray.training.gather import rank, world_size
 from afp_ray.training.resident import resident
 from afp_ray.training.sharding import sharded
+from afp_ray.training.together import check_lengths
 
 
 @contextlib.contextmanager
@@ -28,7 +30,9 @@ def prepared(
         training: precision and adapters.
         runtime: sharding and gradient checkpointing.
         seed: of the adapters' first weights.
+    Raises: ConfigError where shared weights cannot serve texts of these lengths.
     """
+    check_lengths(lengths_of(model).longest_plain, training, runtime)
     if training.lora is not None:
         add_adapters(model, training.lora, seed=seed)
     with contextlib.ExitStack() as stack:

@@ -34,6 +34,25 @@ def check_together(
         _check_adapters(loss, training)
 
 
+def check_lengths(longest_plain: int, training: TrainingConfig, runtime: TrainingRuntime) -> None:
+    """Refuse shared weights for texts that may not stand in one forward: workers would gather weights unequally often.
+
+    Args:
+        longest_plain: tokens up to which the model treats all texts alike.
+        training, runtime: of the trial.
+    Raises: ConfigError with the field to change.
+    """
+    if training.max_steps > 0 and runtime.sharding == "full" and training.max_length > longest_plain:
+        shorter = longest_plain >= 2
+        raise ConfigError(
+            f"the model treats texts beyond {longest_plain} tokens in another way, and training.max_length "
+            f"{training.max_length} lets in both, which runtime.sharding full cannot run side by side",
+            where="training.max_length" if shorter else "runtime.sharding",
+            allowed=f"2 to {longest_plain} with runtime.sharding full" if shorter else "none, for this model",
+            fix=(f"set training.max_length: {longest_plain}, or " if shorter else "set ") + "runtime.sharding: none",
+        )
+
+
 def _check_sharding(loss: LossConfig, training: TrainingConfig, num_workers: int) -> None:
     if num_workers == 1:
         raise ConfigError(

@@ -13,13 +13,14 @@ from afp_ray.errors import ModelError
 from afp_ray.evaluation.representation import POOLINGS, _embed
 from afp_ray.models.describe import describe
 from afp_ray.models.hidden_states import all_hidden_states, decoder_blocks, decoder_of
-from afp_ray.models.lengths import Lengths, find_lengths, reads_ahead
+from afp_ray.models.lengths import find_lengths, reads_ahead
 from afp_ray.models.packing import (
     lengths_of,
     packed_hidden_states_at,
     packed_last_hidden_state,
     packed_states_of_every_layer,
 )
+from afp_ray.models.stated_lengths import Lengths
 
 LENGTHS = (5, SWITCH + 40, SWITCH, 20, SWITCH + 1)
 """Both sides of the place where frequencies change, and beyond every window."""

@@ -58,3 +58,31 @@ def test_rows_of_a_small_evaluation_score_the_same_in_a_large_one(
         assert {**row, "log_likelihoods": None} == {**other, "log_likelihoods": None}
     texts = {row["text"] for row in many.values() if row["text"]}
     assert len(texts) > 30, "a model of any kind of cache writes"
+
+
+STUDY = """
+name: long
+fixed:
+  model.name: {model}
+  data.languages: [zh]
+  data.num_pairs: 20
+  training.max_steps: 2
+  training.max_length: 64
+  evaluation.tasks: [xcopa]
+  evaluation.representation: null
+runtime: {{executor: ray, workers_per_trial: 2, sharding: full}}
+compare: {{method: [base, mcl]}}
+"""
+
+
+def test_texts_that_shared_weights_cannot_run_side_by_side_are_refused_by_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFP_STORAGE", str(tmp_path / "runs"))
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.format(model=saved("llama longrope", tmp_path / "model")), "utf-8")
+    assert cli.main(["plan", str(study)]) == 2
+    said = capsys.readouterr().err
+    assert f"beyond {LONGEST_SHORT} tokens" in said
+    assert f"set training.max_length: {LONGEST_SHORT}" in said
+    assert cli.main(["plan", str(study), "--set", f"fixed.training.max_length={LONGEST_SHORT}"]) == 0

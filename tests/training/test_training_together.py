@@ -8,7 +8,7 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import LoraConfig, TrainingConfig
 from afp_ray.errors import ConfigError
-from afp_ray.training.together import check_together
+from afp_ray.training.together import check_lengths, check_together
 
 FULL = TrainingRuntime(sharding="full")
 IN_BACKWARD: dict[str, Any] = {"optimizer_in_backward": True, "max_grad_norm": None}
@@ -58,3 +58,16 @@ def test_adapters_without_their_library_are_refused_before_anything_is_loaded(mo
     with pytest.raises(ConfigError, match="peft") as caught:
         check_together(LossConfig(), TrainingConfig(lora=LoraConfig()), TrainingRuntime())
     assert "pip install 'afp-ray[lora]'" in caught.value.fix
+
+
+def test_shared_weights_are_refused_for_texts_that_may_not_stand_in_one_forward() -> None:
+    training = TrainingConfig(max_length=64)
+    with pytest.raises(ConfigError) as caught:
+        check_lengths(48, training, FULL)
+    assert (caught.value.where, caught.value.allowed) == ("training.max_length", "2 to 48 with runtime.sharding full")
+    with pytest.raises(ConfigError, match="sharding") as caught:
+        check_lengths(0, training, FULL)  # a family that is given rows of equal length alone
+    assert caught.value.where == "runtime.sharding"
+    check_lengths(64, training, FULL)
+    check_lengths(48, training, TrainingRuntime())
+    check_lengths(48, TrainingConfig(max_length=64, max_steps=0), FULL)
