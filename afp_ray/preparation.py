@@ -4,7 +4,7 @@ A trial, an inspection of its recipe and the file that `afp data build` writes a
 shown is what is trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,6 +176,15 @@ def _heldout_key(config: TrialConfig) -> dict[str, Any] | None:
         "fingerprint": sources.heldout_fingerprint(representation.source, config.data.pivot, languages),
         "num_pairs": representation.num_pairs,
     }
+
+
+def read_texts(config: TrialConfig) -> Iterator[str]:
+    """Every text of the sources that a trial draws from, on both sides."""
+    pairs, instructions = _rows(config.data)
+    for pair in pairs if config.data.num_pairs or config.data.translation_share else ():
+        yield from (pair.source, pair.target)
+    for instruction in instructions if config.data.num_instructions else ():
+        yield from (*instruction.prompts.values(), *instruction.responses.values())
 
 
 def _rows(data: DataConfig) -> tuple[Sequence[TranslationPair], Sequence[ParallelInstruction]]:

@@ -1,5 +1,6 @@
 """The one arrow, `TrialConfig -> TrialResult`: where data, model, training and evaluation meet."""
 
+import itertools
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.score_cache import is_caching_wanted
 from afp_ray.evaluation.workers import Workers
 from afp_ray.models.describe import describe
-from afp_ray.preparation import SPLITS, Split, heldout_pairs, retrieval_languages, tokenized_rows
+from afp_ray.preparation import SPLITS, Split, heldout_pairs, read_texts, retrieval_languages, tokenized_rows
 from afp_ray.records import TrainingSummary, TrialResult, Until
 from afp_ray.scores import score_splits
 from afp_ray.store import TrialPaths, write_json
@@ -67,6 +68,28 @@ def check_trial(config: TrialConfig) -> None:
     evaluation.check_evaluation(config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
     for language in retrieval_languages(config):
         heldout_pairs(config, language, "validation")
+    _check_model(config)
+
+
+def _check_model(config: TrialConfig) -> None:
+    """Refuse a checkpoint that would not load, and texts with tokens that it has no embedding for."""
+    from afp_ray.models.check import check_checkpoint
+
+    outside = check_checkpoint(config.model)
+    if not outside:
+        return
+    texts = evaluation.evaluation_texts(
+        config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot
+    )
+    for text in itertools.chain(texts, read_texts(config) if config.training.max_steps > 0 else ()):
+        token = next((token for token in outside if token in text), None)
+        if token is not None:
+            raise ModelError(
+                f"a text uses the token {token!r}, which the model {config.model.name!r} has no embedding for: "
+                f"{text[:80]!r}",
+                where="model.name",
+                fix="take it out of the data, or use a model that embeds it",
+            )
 
 
 def fingerprints(config: TrialConfig) -> dict[str, str]:

@@ -17,7 +17,7 @@ LEVELS: list[set[str]] = [
     {"paper"},
     {"findings"},
     {"records"},
-    {"methods", "ledger", "store"},
+    {"methods", "ledger", "store", "lfs"},
     {"remote"},
     {"data", "models", "losses", "statistics"},
     {"training", "evaluation"},

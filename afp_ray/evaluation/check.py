@@ -92,6 +92,13 @@ def _read(
             yield f"{direction}/{side}/{language}", fields, rows
 
 
+def evaluation_texts(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> Iterator[str]:
+    """Every text of the rows that an evaluation reads, demonstrations included."""
+    for _, fields, rows in _read(config, languages=languages, pivot=pivot):
+        for row in (*(row for split in SPLITS for row in rows.splits[split]), *rows.demonstrations):
+            yield from (str(row[key]) for key in fields)
+
+
 def _add(whole: Any, name: str, rows: LanguageRows, fields: Sequence[str], config: EvaluationConfig) -> None:
     parts: dict[str, Sequence[Row]] = {split: rows.splits[split] for split in SPLITS}
     if any(config.shots):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig
 from afp_ray.errors import AfpError, ConfigError, ModelError, UserError
-from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
+from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint, evaluation_texts
 from afp_ray.evaluation.choice_scores import ChoiceScoring
 from afp_ray.evaluation.generation_scores import GenerationScoring
 from afp_ray.evaluation.generation_task import GenerationCell
@@ -31,6 +31,7 @@ __all__ = [
     "check_metric",
     "evaluate_tasks",
     "evaluation_fingerprint",
+    "evaluation_texts",
     "objective_value",
     "read_predictions",
     "require_one_model",

@@ -6,17 +6,19 @@ tensor of such a file that leaves all of these alone is not seen. A hub id is fi
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from afp_ray.config.base import canonical_json
 from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.errors import ModelError
+from afp_ray.models.custom_code import code_names, pinned_code, refuse_code_of_elsewhere
 from afp_ray.models.hub import COMMIT, hub_file
 from afp_ray.models.packaged import PACKAGED, packaged_folder
 from afp_ray.models.stated_lengths import Lengths, stated_lengths
+from afp_ray.models.weight_files import find_weights, read_json, refuse_adapter, refuse_pointer
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -90,11 +92,13 @@ def describe(config: ModelConfig) -> ModelDescription:
     folder = local_folder(config)
     if folder is None:
         return _describe_hub(config)
-    document = _read_json(_existing(folder / "config.json", "not a model folder: it has no config.json"))
+    refuse_adapter(folder)
+    document = read_json(_existing(folder / "config.json", "not a model folder: it has no config.json"))
     _refuse_other_kinds(document, str(folder))
     tokenizer_files = _tokenizer_files(folder)
-    weight_files = _weight_files(folder)
-    fingerprint = _fingerprint([folder / "config.json", *tokenizer_files, *weight_files])
+    fingerprint = _fingerprint([folder / "config.json", *tokenizer_files, *find_weights(folder).files])
+    code = pinned_code(config, folder, code_names(document, _tokenizer_config(folder)))
+    fingerprint = _with_rest(fingerprint, document, folder, code=code)
     return _description(document, folder=str(folder), fingerprint=fingerprint, revision=None)
 
 
@@ -142,8 +146,10 @@ def _describe_hub(config: ModelConfig) -> ModelDescription:
             fix="read that code, then pin model.revision to its commit",
         )
     path = hub_file(config, "config.json")
-    document = _read_json(path)
+    document = read_json(path)
     _refuse_other_kinds(document, config.name)
+    if config.trust_remote_code:
+        refuse_code_of_elsewhere(code_names(document), config.name)
     # The cache keeps a file under snapshots/<commit>/: the commit names every byte of the repository.
     commit = path.parent.name
     fingerprint = hashlib.sha256(f"hub:{config.name}@{commit}".encode()).hexdigest()
@@ -214,59 +220,36 @@ def _tokenizer_files(folder: Path) -> list[Path]:
             allowed=f"one of {', '.join(_TOKENIZER_FILES)}",
             fix="save it beside the weights: tokenizer.save_pretrained(folder)",
         )
-    return found + [folder / name for name in _TOKENIZER_EXTRAS if (folder / name).is_file()]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ModelError("the index names no shard", where=str(index), fix="copy the whole folder again")
-        files = [folder / name for name in sorted(set(map(str, shards.values())))]
-        for file in files:
-            _existing(file, f"shard {file.name} of {index.name} is missing")
-        files.append(index)
-    elif (folder / "model.safetensors").is_file():
-        files = [folder / "model.safetensors"]
-    else:
-        pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-        if pickled:
-            raise ModelError(
-                f"{pickled[0]} is a pickle, which can run code when it is read",
-                where=str(folder / pickled[0]),
-                allowed="model.safetensors",
-                fix="if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)",
-            )
-        raise ModelError(
-            "the model folder has no weights",
-            where=str(folder),
-            allowed="model.safetensors, or its shards with model.safetensors.index.json",
-            fix="copy the weights into the folder",
-        )
+    files = found + [folder / name for name in _TOKENIZER_EXTRAS if (folder / name).is_file()]
     for file in files:
-        if file.suffix == ".safetensors":
-            _check_whole(file)
+        refuse_pointer(file)
     return files
 
 
-def _check_whole(file: Path) -> None:
-    """Refuse a safetensors file whose length is not the one its header promises."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(length) if 8 + length <= size else b""
-    try:
-        tensors = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        ends = [-1]
-    if size != 8 + length + max(ends, default=0):
-        raise ModelError(
-            f"{file.name} is truncated or no safetensors file ({size} bytes)",
-            where=str(file),
-            fix="download or copy the file again",
-        )
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _with_rest(fingerprint: str, document: Mapping[str, Any], folder: Path, *, code: str | None) -> str:
+    """The fingerprint with what else decides an answer; where there is nothing else it stays as it is.
+
+    Ids that end a text count where generation_config.json states others than config.json. Other fields of that file
+    decide nothing: a study says itself how texts are generated.
+    """
+    path = folder / "generation_config.json"
+    ends = _ends(read_json(path) if path.is_file() else document)
+    rest: dict[str, Any] = {"ends": ends} if ends != _ends(document) else {}
+    if code is not None:
+        rest["code"] = code
+    return hashlib.sha256(canonical_json([fingerprint, rest]).encode()).hexdigest() if rest else fingerprint
+
+
+def _ends(document: Mapping[str, Any]) -> list[int]:
+    """Ids that end a text, as a configuration states them."""
+    text = document.get("text_config")
+    stated = document.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
+    return sorted({number for number in (stated if isinstance(stated, list) else [stated]) if isinstance(number, int)})
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
@@ -297,16 +280,6 @@ def _digest_file(file: Path, digest: Any) -> None:
         digest.update(stream.read(min(8 + header, WHOLE_FILE_BYTES) + 2**20))
         stream.seek(max(0, size - 2**20))
         digest.update(stream.read())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path.name} is not JSON: {error}", where=str(path), fix="copy the file again") from error
-    if not isinstance(document, dict):
-        raise ModelError(f"{path.name} holds no JSON object", where=str(path), fix="copy the file again")
-    return document
 
 
 def _existing(path: Path, problem: str) -> Path:

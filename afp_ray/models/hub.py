@@ -5,11 +5,12 @@ moves meanwhile changes no trial, and a thousand trials are no thousand requests
 waits as long as a busy hub asks it to (Retry-After) and tries again after errors of the server.
 """
 
+import logging
 import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,15 @@ from pathlib import Path
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
 
+logger = logging.getLogger(__name__)
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 5.0
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_UNWANTED = ("*/*", "consolidated*")
+"""The same weights again, for other libraries."""
+_PICKLED = ("pytorch_model*.bin",)
+"""Asked for where a repository has no weights in safetensors."""
 _found: dict[tuple[str, str | None], "_Found"] = {}
 Pin = tuple[str, str | None, str, str | None]
 """Name, revision, commit and folder of a model."""
@@ -75,7 +82,7 @@ def hub_file(config: ModelConfig, name: str) -> Path:
             fix="check the spelling, or give the folder that holds config.json",
         ) from error
     except OSError as error:  # what the hub's client raises for a hub that refuses or is away is one
-        raise _not_to_be_had(config, name, error) from error
+        raise not_to_be_had(config, name, error) from error
     _found.setdefault(key, _Found(path.parent.name))
     return path
 
@@ -87,26 +94,63 @@ def fetch(config: ModelConfig) -> Path:
         config: names a hub id.
     Raises: ModelError when they are neither cached nor to be had.
     """
-    from huggingface_hub import snapshot_download
-
     commit = hub_file(config, "config.json").parent.name
     known = _found[config.name, config.revision]
     if known.folder is not None:
         return Path(known.folder)
+    folder = _download(config, commit, _WANTED)
+    if not any(folder.glob("*.safetensors")):
+        folder = _download(config, commit, (*_WANTED, *_PICKLED))
+    if not any(path for pattern in ("*.safetensors", *_PICKLED) for path in folder.glob(pattern)):
+        reason = FileNotFoundError("it has no weights, or the hub would not list its files")
+        raise not_to_be_had(config, "the checkpoint", reason)
+    _found[config.name, config.revision] = _Found(commit, str(folder))
+    return folder
+
+
+def listed_files(config: ModelConfig) -> frozenset[str] | None:
+    """Names of the files of a hub repository at the model's commit; None where the hub cannot be asked.
+
+    Raises: ModelError when the repository is neither cached nor to be had.
+    """
+    from huggingface_hub import HfApi
+
+    commit = hub_file(config, "config.json").parent.name
+    if not _is_reachable():
+        return None
+    try:
+        return frozenset(HfApi().list_repo_files(config.name, revision=commit))
+    except Exception as error:  # the client lets through what its transport raises, which is no OSError
+        logger.info("the hub does not list the files of %s: %s", config.name, first_line(error))
+        return None
+
+
+def fetch_small(config: ModelConfig) -> Path:
+    """Folder with every file that loading takes but the weights; those are downloaded when the study starts.
+
+    Raises: ModelError when they are neither cached nor to be had.
+    """
+    commit = hub_file(config, "config.json").parent.name
+    known = _found[config.name, config.revision]
+    if known.folder is not None:
+        return Path(known.folder)
+    return _download(config, commit, [pattern for pattern in _WANTED if pattern != "*.safetensors"])
+
+
+def _download(config: ModelConfig, commit: str, patterns: Sequence[str]) -> Path:
+    """Folder of the files that fit `patterns`, in the local cache; what is there already is not asked for again."""
+    from huggingface_hub import snapshot_download
+
     try:
         folder = snapshot_download(
             config.name,
             revision=commit,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=["*/*"],  # the same weights again, for other libraries
+            allow_patterns=list(patterns),
+            ignore_patterns=list(_UNWANTED),
             local_files_only=not _is_reachable(),
         )
     except Exception as error:  # the client lets through what its transport raises, which is no OSError
-        raise _not_to_be_had(config, "the checkpoint", error) from error
-    if not any(Path(folder).glob("*.safetensors")):  # the client is content with whatever was cached before
-        reason = FileNotFoundError("it has no safetensors file, or the hub would not list its files")
-        raise _not_to_be_had(config, "the checkpoint", reason)
-    _found[config.name, config.revision] = _Found(commit, folder)
+        raise not_to_be_had(config, "the checkpoint", error) from error
     return Path(folder)
 
 
@@ -115,7 +159,8 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _not_to_be_had(config: ModelConfig, what: str, error: Exception) -> ModelError:
+def not_to_be_had(config: ModelConfig, what: str, error: Exception) -> ModelError:
+    """The error for something of a hub id that is neither cached nor reachable."""
     return ModelError(
         f"{what} of model {config.name!r} is not in the local hub cache and not to be had: {first_line(error)}",
         where="model.name",

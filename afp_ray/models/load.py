@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +15,11 @@ from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
 from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_marks
 from afp_ray.models.hidden_states import CausalModel
-from afp_ray.models.hub import fetch, first_line
+from afp_ray.models.hub import fetch, fetch_small, first_line
 from afp_ray.models.manifest import has_manifest, verify_manifest
+from afp_ray.models.pickled import converted
 from afp_ray.models.warm import WARM, WarmModels
+from afp_ray.models.weight_files import find_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,14 @@ def _read_model(config: ModelConfig, description: ModelDescription) -> CausalMod
     folder = _folder(config, description)
     if has_manifest(folder):
         verify_manifest(folder)
+    weights = find_weights(folder)
+    source = converted(folder, weights) if weights.is_pickled else folder
     arguments = _arguments(config)
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
     with quiet_transformers(), _as_model_error(config, "the model"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(folder),
+            str(source),
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
@@ -95,8 +99,9 @@ def _read_model(config: ModelConfig, description: ModelDescription) -> CausalMod
 
 
 def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTrainedTokenizerBase:
+    folder = fetch_small(config) if description.folder is None else Path(description.folder)
     with quiet_transformers(), _as_model_error(config, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(str(_folder(config, description)), **_arguments(config))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_arguments(config))
     place = description.folder or config.name
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -106,13 +111,53 @@ def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTr
                 fix="set pad_token in tokenizer_config.json",
             )
         tokenizer.pad_token = tokenizer.eos_token
-    if description.vocab_size is not None and len(tokenizer) > description.vocab_size:
+    outside = outside_embedding(tokenizer, description)
+    return cast(PreTrainedTokenizerBase, _refusing(tokenizer, outside, place) if outside else tokenizer)
+
+
+def outside_embedding(tokenizer: Any, description: ModelDescription) -> dict[str, int]:
+    """Special tokens that a model has no embedding for, with their ids: Gemma 3 ships one for its pictures.
+
+    Raises: ModelError when ordinary tokens or the one that ends texts are among them: the tokenizer is another model's.
+    """
+    limit = description.vocab_size
+    if limit is None or len(tokenizer) <= limit:
+        return {}
+    outside = {token: number for token, number in tokenizer.get_vocab().items() if number >= limit}
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    ends = {tokenizer.bos_token, tokenizer.eos_token}
+    if not set(outside) <= special or ends & set(outside):
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {description.vocab_size}",
-            where=place,
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {limit}",
+            where=description.folder or "model.name",
             fix="put the tokenizer that the model was trained with into the folder",
         )
-    return cast(PreTrainedTokenizerBase, tokenizer)
+    return outside
+
+
+def _refusing(tokenizer: Any, outside: Mapping[str, int], place: str) -> Any:
+    """The tokenizer, which refuses texts that use a token without an embedding; it pads with another one."""
+    if tokenizer.pad_token in outside:
+        tokenizer.pad_token = tokenizer.eos_token
+    kind = type(tokenizer)
+    first = min(outside.values())
+
+    def call(self: Any, *texts: Any, **settings: Any) -> Any:
+        encoded = kind.__call__(self, *texts, **settings)
+        rows = encoded["input_ids"]
+        for row in [rows] if rows and isinstance(rows[0], int) else rows:
+            if any(number >= first for number in row):
+                token = next(name for name, number in outside.items() if number in row)
+                raise ModelError(
+                    f"a text uses the token {token!r}, which the model has no embedding for",
+                    where=place,
+                    fix="take it out of the data, or use a model that embeds it",
+                )
+        return encoded
+
+    # The name stays: it is part of what names the tokens in the cache.
+    tokenizer.__class__ = type(kind.__name__, (kind,), {"__call__": call, "__qualname__": kind.__qualname__})
+    return tokenizer
 
 
 def _folder(config: ModelConfig, description: ModelDescription) -> Path:

@@ -97,14 +97,6 @@ def test_a_missing_file_is_named(saved_model: Path, missing: str) -> None:
     assert str(saved_model) in error.where
 
 
-def test_a_pickle_alone_is_refused(saved_model: Path) -> None:
-    (saved_model / "model.safetensors").rename(saved_model / "pytorch_model.bin")
-    error = refusal(saved_model)
-    assert error.where.endswith("pytorch_model.bin")
-    assert error.allowed == "model.safetensors"
-    assert "save_pretrained" in error.fix
-
-
 def test_a_missing_shard_is_named(saved_model: Path) -> None:
     build_model("llama").save_pretrained(saved_model, max_shard_size="20KB")
     (saved_model / "model.safetensors").unlink(missing_ok=True)

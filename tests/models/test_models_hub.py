@@ -176,9 +176,34 @@ def test_a_hub_that_is_away_gives_the_fix(tmp_path: Path) -> None:
     assert f"hf download {NAME}" in done.stdout, done.stderr
 
 
-def test_a_repository_without_weights_that_can_be_read_safely_is_refused(hub: Hub, tmp_path: Path) -> None:
-    (hub.folder / "model.safetensors").rename(hub.folder / "pytorch_model.bin")
+def test_pickled_weights_are_fetched_where_there_are_no_others(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "pytorch_model.bin").write_bytes(b"of earlier versions")
+    folder = "from pathlib import Path\nprint(sorted(path.name for path in Path(hub.fetch(config)).glob('*model*')))"
+    assert run(folder, hub.url, tmp_path / "both").stdout == "['model.safetensors']\n"
+    (hub.folder / "model.safetensors").unlink()
+    assert run(folder, hub.url, tmp_path / "pickled").stdout == "['pytorch_model.bin']\n"
+
+
+def test_a_repository_without_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "model.safetensors").rename(hub.folder / "weights.h5")
     code = "try:\n    hub.fetch(config)\nexcept ModelError as error:\n    print(error)\nprint(hub.pins()[0][3])"
     done = run(code, hub.url, tmp_path)
-    assert "no safetensors file" in done.stdout, done.stderr
+    assert "it has no weights" in done.stdout, done.stderr
     assert done.stdout.endswith("None\n")
+
+
+def test_what_a_hub_lists_is_checked_before_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    code = (
+        "from afp_ray.models.check import check_checkpoint\n"
+        "try:\n    print(sorted(check_checkpoint(config)))\nexcept ModelError as error:\n    print(error)"
+    )
+    done = run(code, hub.url, tmp_path / "whole")
+    assert done.stdout == "[]\n", done.stderr
+    assert not any("safetensors" in asked and asked.startswith("GET") for asked in hub.asked)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (hub.folder / "model.safetensors").rename(hub.folder / "model-00001-of-00002.safetensors")
+    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "shard model-00002-of-00002.safetensors" in run(code, hub.url, tmp_path / "part").stdout
+    index["weight_map"]["b"] = "../../../etc/passwd"
+    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lies outside the model's folder" in run(code, hub.url, tmp_path / "outside").stdout
