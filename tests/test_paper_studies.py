@@ -19,6 +19,7 @@ from afp_ray.records import TrialStatus
 from afp_ray.search import make_arms
 from afp_ray.store import StudyPaths
 from afp_ray.tracking import background
+from afp_ray.trial import read_result
 from services import cli
 from services.driver import check_study, drive
 
@@ -109,7 +110,39 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "BackgroundProjector", staged.NoProjection)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline", "own_cache")
+def test_the_published_recipe_runs_on_weights_in_a_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown = run_full("afp_en_zh", tmp_path / "runs", capsys)
+    assert code == 0, shown
+    table = compare(StudyPaths(tmp_path / "runs", "paper-afp-en-zh"))
+    assert [row.arm for row in table.arms] == ["base", "mcl", "mit", "cit", "mcl_mit", "afp_paper"]
+    assert all(row.mean is not None and {cell.task for cell in row.cells} >= {"xnli", "pawsx"} for row in table.arms)
+    assert "accuracy in % on test" in shown
+
+
 SHARDED = {"runtime.sharding": "none", "runtime.gradient_checkpointing": "false"}
+CHECKPOINTS = ("bloomz_560m", "bloomz_7b1", "polylm_1b7", "polylm_13b")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline", "own_cache")
+def test_published_checkpoints_are_scored_beside_trained_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown = run_full("checkpoints", tmp_path / "runs", capsys, **SHARDED)
+    assert code == 0, shown
+    paths = StudyPaths(tmp_path / "runs", "paper-checkpoints")
+    rows = {row.arm: row for row in compare(paths).arms}
+    assert len(rows) == 8
+    scores = {
+        trial.config["model"]["name"]: [score.value for score in read_result(paths.trial(trial.trial_id)).scores]
+        for trial in replay(paths.ledger).trials
+        if trial.config["method"] in CHECKPOINTS
+    }
+    assert set(scores) == {"bigscience/bloomz-560m", "bigscience/bloomz-7b1", "DAMO-NLP-MT/polylm-1.7b",
+                           "DAMO-NLP-MT/polylm-13b"}  # fmt: skip
+    assert all(scores.values())
 
 
 @pytest.mark.slow
