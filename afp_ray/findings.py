@@ -8,13 +8,21 @@ from afp_ray.paper import PaperTable
 Interval = tuple[float, float]
 
 
+def signed_points(fraction: float, digits: int = 1) -> str:
+    """A difference of fractions in points with its sign; what rounds to nothing has none."""
+    text = f"{100 * fraction:+.{digits}f}"
+    return text if text.strip("+-0.") else text[1:]
+
+
 class ScoreSummary(StrictModel):
     """A mean over seeds with its 95 % interval over examples (and seeds, where there are several)."""
 
     mean: float
     ci95: Interval | None = None
-    """Null where the metric has no per-example values."""
+    """On the metric's scale; null where none can be told."""
     n_seeds: int
+    note: str = ""
+    """Why there is no interval."""
 
 
 class Difference(StrictModel):
@@ -23,15 +31,26 @@ class Difference(StrictModel):
     delta: float
     """Positive is better, whatever the direction of the metric."""
     ci95: Interval | None = None
-    """Paired bootstrap over contents, widened by the spread over seeds, 95 %."""
+    """Of this difference alone, over contents and seeds, 95 %, on the metric's scale; holds 0 exactly where `p` is at
+    least 0.05. Null where none can be told."""
     p: float | None = None
     """Paired permutation test over contents, two-sided, unadjusted; where there are several seeds, the larger of it and
     the p-value of the interval, which knows of them."""
     p_holm: float | None = None
     """`p` after Holm over the family that is shown; null where nothing was tested."""
-    test: str = "paired bootstrap and permutation, clustered by content"
+    ci95_holm: Interval | None = None
+    """The interval at the level at which Holm tests this difference among the family: holds 0 exactly where `p_holm` is
+    at least 0.05. Null where nothing was tested."""
+    test: str = "paired score interval and permutation, clustered by content"
     n: int = 0
     """Examples that both arms answered."""
+    note: str = ""
+    """Why there is no interval."""
+
+    @property
+    def shown(self) -> Interval | None:
+        """The interval that agrees with the p-value that is shown: that of the family, else the one by itself."""
+        return self.ci95 if self.ci95_holm is None else self.ci95_holm
 
     @property
     def is_significant(self) -> bool:
@@ -167,6 +186,8 @@ class LanguageSummary(StrictModel):
     delta: float | None = None
     ci95: Interval | None = None
     """Of the difference to base."""
+    ci95_holm: Interval | None = None
+    """Likewise, at the level at which Holm tests it among the languages; agrees with `significant`."""
     significant: bool = False
 
 

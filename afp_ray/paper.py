@@ -7,7 +7,7 @@ class PaperCell(StrictModel):
     """One cell of a published table, and ours of the same task, language and number of shots."""
 
     task: str
-    """`mean` is the mean over the cells of the row that both have, or over all of them where ours has none."""
+    """`mean` is the mean over the cells that the study scored, or over all of them where it scored none."""
     language: str
     shots: int | None
     paper: float
@@ -19,6 +19,8 @@ class PaperCell(StrictModel):
     vs_base: float | None = None
     """Of ours, to the base of the study."""
     ci95: tuple[float, float] | None = None
+    ci95_holm: tuple[float, float] | None = None
+    """The interval that agrees with `p` where several were tested."""
     p: float | None = None
     """Of the difference, adjusted (Holm) where several were tested."""
 
@@ -47,4 +49,6 @@ class PaperTable(StrictModel):
     reason: str
     our_model: str
     is_same_model: bool
+    is_known: bool = True
+    """Whether anything tells which model the rows are of."""
     rows: tuple[PaperRow, ...]

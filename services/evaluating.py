@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from afp_ray.comparison.confirmed import ConfirmedArm, arm_of_result
-from afp_ray.comparison.metric import difference_under
+from afp_ray.comparison.metric import measure_under
 from afp_ray.comparison.published import BASELINES, CellKey, is_same_model, load_published
 from afp_ray.comparison.words import adjust
 from afp_ray.config import TrialConfig, flatten, nest
@@ -157,7 +157,7 @@ def _differences(
     if not arm.examples.same_as(other.examples):
         return [None] * len(scores)
     mask = _masks(arm)
-    return adjust([difference_under(mask(score), arm, other) if score.is_main else None for score in scores])
+    return adjust([measure_under(mask(score), arm, other) if score.is_main else None for score in scores])
 
 
 def _masks(arm: ConfirmedArm) -> Callable[[Score], NDArray[np.bool_]]:

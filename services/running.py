@@ -24,6 +24,7 @@ from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
 from services.reports.fronts import front_grids
+from services.reports.grid import scored
 from services.reports.incomplete import incomplete_grids
 from services.reports.published import LEGEND, published_lines
 from services.reports.tables import (
@@ -237,7 +238,7 @@ def show_comparison(comparison: Comparison) -> None:
     say("verdict")
     for line in comparison.verdicts:
         say(f"  {line}")
-    for warning in comparison.warnings:
+    for warning in (line for line in comparison.warnings if line not in comparison.verdicts):
         say(f"  warning: {warning}")
 
 
@@ -258,9 +259,11 @@ def _recipe(config: dict[str, Any]) -> str:
 
 def show_best(best: Best) -> None:
     """The best configuration in a few lines."""
-    interval = f" [{100 * best.score.ci95[0]:.1f}, {100 * best.score.ci95[1]:.1f}]" if best.score.ci95 else ""
+    metric, ends = best.objective.split()[1], best.score.ci95
+    interval = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
     seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
-    score = f"{100 * best.score.mean:.1f}{interval} on {best.split}, {seeds}"
+    note = f", {best.score.note}" if best.score.note else ""
+    score = f"{scored(best.score.mean, metric)}{interval} on {best.split}, {seeds}{note}"
     say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
     if best.vs_base is not None:
         from afp_ray.comparison.words import in_words

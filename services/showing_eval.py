@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from services.eval_schemas import EvalAnswer, EvalCell
 from services.output import say
+from services.reports.grid import FAMILY, with_interval
 
 _RAW = ("alignment", "uniformity")
 """Metrics that are no shares."""
@@ -38,7 +39,7 @@ def eval_lines(answer: EvalAnswer) -> list[str]:
             "published: untrained checkpoints, lm-evaluation-harness, native prompts, 0 shots (baselines_0shot)"
         )
     if any(cell.vs_base for cell in answer.cells):
-        lines.append("difference: points, paired, 95 % interval; * p < 0.05 after Holm over the cells of the split")
+        lines.append(f"difference: points, paired; * p < 0.05 after Holm over the cells of the split; {FAMILY}")
     signed: dict[str, dict[str, None]] = {}
     for cell in answer.cells:
         if cell.signature:
@@ -81,10 +82,7 @@ def _block(answer: EvalAnswer, cells: Sequence[EvalCell | None], metric: str) ->
 def _difference(cell: EvalCell) -> str:
     if cell.vs_base is None:
         return ""
-    found = f"{100 * cell.vs_base.delta:+.1f}"
-    if cell.vs_base.ci95 is not None:
-        found += f" [{100 * cell.vs_base.ci95[0]:+.1f}, {100 * cell.vs_base.ci95[1]:+.1f}]"
-    return found + ("*" if cell.vs_base.is_significant else "")
+    return with_interval(cell.vs_base) + ("*" if cell.vs_base.is_significant else "")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -28,7 +28,7 @@ def test_best_has_the_fields_of_the_contract(finished: StudyPaths) -> None:
     }  # fmt: skip
     found = best(finished)
     assert contract <= set(Best.model_fields)
-    assert {"mean", "ci95", "n_seeds"} == set(found.model_dump()["score"])
+    assert {"mean", "ci95", "n_seeds", "note"} == set(found.model_dump()["score"])
     assert {"delta", "ci95", "p_holm", "test", "n"} <= set(found.model_dump()["vs_base"])
     assert Best.model_validate_json(found.model_dump_json()) == found
 

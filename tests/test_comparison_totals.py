@@ -19,7 +19,7 @@ from afp_ray.comparison.table import compare
 from afp_ray.evaluation.predictions import Prediction, read_predictions, write_predictions
 from afp_ray.evaluation.text_metrics import bleu
 from afp_ray.records import Score
-from afp_ray.statistics import paired_bootstrap, permutation_test, redrawn_contents, t_quantile
+from afp_ray.statistics import paired_difference, permutation_test, redrawn_contents, score_interval, t_quantile
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
@@ -83,15 +83,18 @@ def test_plain_means_get_the_same_interval_and_test_as_elsewhere() -> None:
     assert not totals.has_totals(arm, where)
     ours, theirs = choose(arm, where), choose(base, where)
     cells = {"tasks": ours.task, "languages": ours.language}
-    expected = paired_bootstrap(ours.values, theirs.values, ours.content, **cells, resamples=2000)  # type: ignore[arg-type]
-    found = totals.interval([arm, base], where, resamples=2000)
-    assert found is not None
-    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high), abs=1e-12)
+    expected = paired_difference(ours.values, theirs.values, ours.content, **cells, is_share=True)  # type: ignore[arg-type]
+    found = totals.difference(arm, base, where, sign=1, resamples=10_000)
+    ends = [(one.interval.mean, one.interval.low, one.interval.high) for one in (found, expected)]
+    assert ends[0] == pytest.approx(ends[1], abs=0.015)  # here by content, there by row
+    alone = score_interval(ours.values, ours.content, **cells, is_share=True)  # type: ignore[arg-type]
+    score = totals.interval(arm, where)
+    assert (score.mean, score.low, score.high) == pytest.approx((alone.mean, alone.low, alone.high), abs=0.03)
     p = permutation_test(ours.values, theirs.values, ours.content, **cells, resamples=4000)  # type: ignore[arg-type]
     assert totals.permutation(arm, base, where, resamples=4000) == pytest.approx(p, abs=0.02)
 
 
-def test_the_interval_redraws_sentences_and_recomputes_bleu() -> None:
+def test_the_interval_is_as_wide_as_redrawn_sentences_say() -> None:
     arm, base = make_arm([0.8], with_choices=False), make_arm([0.6], with_choices=False)
     where = everything(arm)
     contents = list(arm.examples.content_id)
@@ -109,10 +112,9 @@ def test_the_interval_redraws_sentences_and_recomputes_bleu() -> None:
                 )
                 scores.append(found.score / 100)
             gaps.append(scores[0] - scores[1])
-    found = totals.interval([arm, base], where, resamples=300)
-    assert found is not None
+    found = totals.difference(arm, base, where, sign=1, resamples=300).interval
     reach = t_quantile(0.975, len(names) - 1) * np.std(gaps)
-    assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach), abs=1e-9)
+    assert found.high - found.low == pytest.approx(2 * reach, rel=0.1)
     assert found.low < found.mean < found.high
 
 
@@ -121,17 +123,16 @@ def test_a_difference_is_negated_when_its_sides_are_swapped() -> None:
     there, back = (
         totals.difference(a, b, everything(arm), sign=1, resamples=500) for a, b in ((arm, base), (base, arm))
     )
-    assert there.delta == pytest.approx(-back.delta) and there.delta > 0
-    assert there.ci95 is not None and back.ci95 is not None
-    assert there.ci95 == pytest.approx((-back.ci95[1], -back.ci95[0]))
-    assert there.p == back.p
-    assert there.p is not None and there.p < 0.05
+    assert there.interval.mean == pytest.approx(-back.interval.mean) and there.interval.mean > 0
+    assert (there.interval.low, there.interval.high) == pytest.approx((-back.interval.high, -back.interval.low))
+    assert there.p == back.p < 0.05
 
 
 def test_equal_sides_do_not_differ() -> None:
     arm = make_arm([0.7])
     found = totals.difference(arm, arm, everything(arm), sign=1, resamples=200)
-    assert (found.delta, found.ci95, found.p) == (0, (0, 0), 1)
+    assert (found.interval.mean, found.p) == (0, 1)
+    assert found.interval.low == -found.interval.high < 0
 
 
 def test_the_test_keeps_its_level_where_nothing_differs() -> None:

@@ -162,4 +162,4 @@ def test_the_paper_stands_beside_the_same_cells_of_ours(tmp_path: Path) -> None:
     assert cit.mean.ci95[0] < (cit.mean.vs_base or 0) < cit.mean.ci95[1]
     assert all(cell.vs_base is None for cell in base.cells)
     assert mit.mean.ours is None
-    assert mit.mean.paper == pytest.approx(0.4119)
+    assert mit.mean.paper == pytest.approx(0.422), "over the cells that the study scored, as the rows beside it"

@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 from afp_ray.statistics import (
     clustered_standard_error,
     holm,
+    holm_levels,
     macro_mean,
     mean_interval,
-    paired_bootstrap,
+    paired_difference,
+    paired_interval,
     pareto_front,
     permutation_test,
     probability_best,
     redrawn_contents,
+    score_interval,
     t_quantile,
 )
+from afp_ray.statistics.bounded import difference_interval
 
 
 def labels(contents: int, rows: int, tasks: int = 1, languages: int = 1) -> dict[str, list[str]]:
@@ -60,15 +64,15 @@ def test_swapping_the_sides_negates_the_interval() -> None:
     names = labels(30, 2, tasks=2, languages=3)
     for seeds_a, seeds_b in ((1, 1), (3, 3), (3, 1), (2, 3)):
         a, b = (random.random((seeds, len(names["tasks"]))) < 0.6 for seeds in (seeds_a, seeds_b))
-        there = paired_bootstrap(a, b, **names, resamples=500, seed=7)
-        back = paired_bootstrap(b, a, **names, resamples=500, seed=7)
+        there = paired_interval(a, b, **names)
+        back = paired_interval(b, a, **names)
         assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low), abs=1e-12)
         assert permutation_test(a, b, **names, resamples=500) == permutation_test(b, a, **names, resamples=500)
 
 
 def test_equal_sides_have_a_point_interval_at_zero_and_p_one() -> None:
     values = np.random.default_rng(0).random((3, 40)) < 0.5
-    interval = paired_bootstrap(values, values, range(40), resamples=200)
+    interval = paired_interval(values, values, range(40))
     assert (interval.mean, interval.low, interval.high) == (0, 0, 0)
     assert permutation_test(values, values, range(40)) == 1
 
@@ -76,13 +80,13 @@ def test_equal_sides_have_a_point_interval_at_zero_and_p_one() -> None:
 def test_a_constant_difference_has_no_spread() -> None:
     names = labels(20, 3, tasks=2, languages=2)
     b = np.random.default_rng(1).random(len(names["tasks"]))
-    interval = paired_bootstrap(b + 0.25, b, **names, resamples=300)
+    interval = paired_interval(b + 0.25, b, **names)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-9)
 
 
 def test_the_interval_reaches_1_96_standard_errors_where_that_is_right() -> None:
     difference = np.random.default_rng(5).normal(0.1, 1, 400)
-    interval = paired_bootstrap(difference, np.zeros(400), range(400), resamples=20_000)
+    interval = paired_interval(difference, np.zeros(400), range(400))
     reach = 1.96 * difference.std(ddof=1) / 20
     assert (interval.low, interval.high) == pytest.approx(
         (difference.mean() - reach, difference.mean() + reach), abs=6e-3
@@ -93,7 +97,7 @@ def test_the_interval_agrees_with_scipy() -> None:
     scipy = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(6)
     a, b = random.random(300) < 0.7, random.random(300) < 0.6
-    ours = paired_bootstrap(a, b, range(300), resamples=20_000)
+    ours = paired_interval(a, b, range(300))
     theirs = scipy.bootstrap(
         (a.astype(float) - b,), np.mean, n_resamples=20_000, method="percentile", random_state=random
     ).confidence_interval
@@ -103,8 +107,8 @@ def test_the_interval_agrees_with_scipy() -> None:
 def test_copies_of_a_row_in_one_content_add_no_certainty() -> None:
     random = np.random.default_rng(2)
     a, b = random.random(60) < 0.7, random.random(60) < 0.5
-    alone = paired_bootstrap(a, b, range(60), resamples=2000, seed=1)
-    copied = paired_bootstrap(np.repeat(a, 5), np.repeat(b, 5), np.repeat(range(60), 5), resamples=2000, seed=1)
+    alone = paired_interval(a, b, range(60))
+    copied = paired_interval(np.repeat(a, 5), np.repeat(b, 5), np.repeat(range(60), 5))
     assert (alone.low, alone.high) == pytest.approx((copied.low, copied.high), abs=1e-12)
     assert permutation_test(a, b, range(60)) == pytest.approx(
         permutation_test(np.repeat(a, 5), np.repeat(b, 5), np.repeat(range(60), 5)), abs=1e-12
@@ -116,11 +120,9 @@ def test_a_content_takes_its_rows_in_every_language_with_it() -> None:
     names = labels(80, 1, languages=4)
     difference = np.tile(np.random.default_rng(4).normal(0, 1, 80), 4)
     zeros = np.zeros(320)
-    together = paired_bootstrap(difference, zeros, **names, resamples=4000)
-    alone = paired_bootstrap(difference[:80], zeros[:80], range(80), resamples=4000)
-    apart = paired_bootstrap(
-        difference, zeros, range(320), tasks=names["tasks"], languages=names["languages"], resamples=4000
-    )
+    together = paired_interval(difference, zeros, **names)
+    alone = paired_interval(difference[:80], zeros[:80], range(80))
+    apart = paired_interval(difference, zeros, range(320), tasks=names["tasks"], languages=names["languages"])
     width = alone.high - alone.low
     assert together.high - together.low == pytest.approx(width, rel=1e-9)
     assert apart.high - apart.low == pytest.approx(width / 2, rel=0.1)
@@ -130,8 +132,8 @@ def test_seeds_that_differ_widen_the_headline_alone() -> None:
     random = np.random.default_rng(8)
     base = random.random(200) < 0.5
     a = np.array([base + shift for shift in (-0.2, 0.0, 0.2)])
-    runs = paired_bootstrap(a, base, range(200), resample_seeds=False, resamples=1000)
-    headline = paired_bootstrap(a, base, range(200), resamples=1000)
+    runs = paired_interval(a, base, range(200), resample_seeds=False)
+    headline = paired_interval(a, base, range(200))
     assert runs.high - runs.low == pytest.approx(0, abs=1e-9)
     # No content says otherwise, so the interval is Student's over the three seeds, whose deviation is 0.2.
     reach = 4.302652729 * 0.2 / math.sqrt(3)
@@ -160,9 +162,9 @@ def true_difference(gain: float, spread: float = 0.7) -> float:
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     random = np.random.default_rng(11)
     hits, truth = 0, true_difference(0.3)
-    for number in range(300):
+    for _ in range(300):
         b, a, names = simulate(random, contents=30, gain=0.3)
-        interval = paired_bootstrap(b, a, **names, resamples=600, seed=number)
+        interval = paired_interval(b, a, **names)
         hits += interval.low <= truth <= interval.high
     assert 0.92 <= hits / 300 <= 0.98
 
@@ -170,9 +172,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_intervals_that_ignore_contents_would_not_cover_it() -> None:
     random = np.random.default_rng(12)
     hits, truth = 0, true_difference(0.3, 1.5)
-    for number in range(150):
+    for _ in range(150):
         b, a, names = simulate(random, contents=30, gain=0.3, spread=1.5)
-        interval = paired_bootstrap(b, a, **(names | {"clusters": range(len(a))}), resamples=300, seed=number)
+        interval = paired_interval(b, a, **(names | {"clusters": range(len(a))}))
         hits += interval.low <= truth <= interval.high
     assert hits / 150 < 0.85
 
@@ -232,6 +234,50 @@ def test_holm_has_its_closed_form() -> None:
     assert holm([]) == []
 
 
+def test_scores_have_wilsons_interval() -> None:
+    """38 of 40 answers right, each a content of its own, with Student's quantile for the normal one."""
+    right = np.array([1] * 38 + [0] * 2)
+    found = score_interval(right, range(40), is_share=True)
+    z, share, n = t_quantile(0.975, 39), 0.95, 40
+    middle, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    expected = ((middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n))
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+    assert score_interval([1] * 40, range(40), is_share=True).low == pytest.approx(1 / (1 + z**2 / 40))
+
+
+def test_differences_have_tangos_interval() -> None:
+    """Of 44 pairs the first side alone is right in 12, the second alone in 1: both ends are 1.96 errors away."""
+    low, high = difference_interval(11 / 44, 13 / 44, 1.96**2 / 44)
+    asked = np.array([low, high])
+    up, down = 12 / 44, 1 / 44
+    linear, constant = -up - down + (2 - up + down) * asked, -down * asked * (1 - asked)
+    fewer = (np.sqrt(linear**2 - 8 * constant) - linear) / 4
+    score = (11 / 44 - asked) / np.sqrt((2 * fewer + asked * (1 - asked)) / 44)
+    assert score == pytest.approx([1.96, -1.96], abs=1e-6)
+    # Nothing moved: what N answers can rule out.
+    assert difference_interval(0.0, 0.0, 4 / 40) == pytest.approx((-4 / 44, 4 / 44), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=30), st.sampled_from([0.05, 0.01, 0.002]))
+def test_intervals_and_p_values_never_contradict_each_other(pairs: list[tuple[bool, bool]], alpha: float) -> None:
+    left, right = ([pair[side] for pair in pairs] for side in (0, 1))
+    found = paired_difference(left, right, range(len(pairs)), is_share=True, resamples=300)
+    interval = found.at(alpha)
+    assert -1 <= interval.low <= interval.mean <= interval.high <= 1
+    assert interval.low < interval.high
+    assert (interval.low <= 0 <= interval.high) == (found.p >= alpha)
+
+
+def test_holm_levels_reject_what_holm_rejects() -> None:
+    assert holm_levels([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.05 / 3, 0.05 / 2, 0.05 / 2, 0.05 / 4])
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        p_values = list(random.random(5) ** 3 * 0.2)
+        for p, level, adjusted in zip(p_values, holm_levels(p_values), holm(p_values), strict=True):
+            assert (p < level) == (adjusted < 0.05)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.randoms())
 def test_holm_never_lowers_a_p_value_and_follows_its_order(values: list[float], random: object) -> None:
@@ -273,13 +319,13 @@ def test_the_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -
 
 def test_different_examples_and_single_contents_are_refused() -> None:
     with pytest.raises(ValueError, match="same ones"):
-        paired_bootstrap([1, 0], [1, 0, 1], range(2))
+        paired_interval([1, 0], [1, 0, 1], range(2))
     with pytest.raises(ValueError, match="same ones"):
         permutation_test([1, 0], [1, 0, 1], range(2))
     with pytest.raises(ValueError, match="at least 2"):
-        paired_bootstrap([1, 0], [1, 1], ["a", "a"])
+        paired_interval([1, 0], [1, 1], ["a", "a"])
     with pytest.raises(ValueError, match="labels"):
-        paired_bootstrap([1, 0], [1, 1], ["a"])
+        paired_interval([1, 0], [1, 1], ["a"])
 
 
 def test_cells_without_shared_contents_keep_their_size_in_every_resample() -> None:
@@ -294,6 +340,6 @@ def test_ten_thousand_resamples_of_twenty_cells_are_fast() -> None:
     names = labels(50, 3, tasks=5, languages=4)
     a, b = (np.random.default_rng(seed).random((3, 3000)) < 0.6 for seed in (1, 2))
     begin = time.process_time()
-    paired_bootstrap(a, b, **names)
+    paired_interval(a, b, **names)
     permutation_test(a, b, **names)
     assert time.process_time() - begin < 3

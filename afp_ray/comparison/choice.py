@@ -10,13 +10,14 @@ from afp_ray.comparison.limits import keeping_limits
 from afp_ray.comparison.metric import (
     Metric,
     difference,
+    measure,
     parse_metric,
     shares_of_best,
     summarize,
     values_by_seed,
 )
 from afp_ray.comparison.table import Split, base_of, forgetting_warnings, nothing_confirmed, seed_warnings
-from afp_ray.comparison.words import adjust, in_words, p_of
+from afp_ray.comparison.words import adjust, p_of, sentence
 from afp_ray.config import TrialConfig
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.records import Best, ConstraintCheck, Difference, LanguageSummary, RunnerUp
@@ -71,7 +72,7 @@ def best(
     warnings += seed_warnings([winner])
     vs_base = _vs_base(chosen_by, winner, study.arms, bases, split)
     if vs_base is not None and not vs_base.is_significant:
-        warnings.append(f"{winner.name} is {in_words(vs_base)}")
+        warnings.append(sentence(winner.name, vs_base))
     runner_up = _runner_up(chosen_by, ranked, split)
     if runner_up is not None and runner_up.verdict.startswith("not distinguishable"):
         warnings.append(f"the runner-up {runner_up.arm} is {runner_up.verdict}")
@@ -140,7 +141,7 @@ def _vs_base(
 ) -> Difference | None:
     """The winner's difference to base; its p-value is adjusted over all arms, since it was picked among them."""
     pairs = [(arm, base_of(arm, bases)) for arm in arms]
-    found = adjust([difference(metric, arm, base, split) if base else None for arm, base in pairs])
+    found = adjust([measure(metric, arm, base, split) if base else None for arm, base in pairs])
     return found[[arm.name for arm in arms].index(winner.name)]
 
 
@@ -167,12 +168,13 @@ def _per_language(
     metrics = {code: Metric(metric.name, code, metric.sign) for code in sorted(scored)}
     values = {code: values_by_seed(one, winner, split) for code, one in metrics.items()}
     codes = [code for code in metrics if values[code]]
-    differences = adjust([difference(metrics[code], winner, base, split) if base else None for code in codes])
+    differences = adjust([measure(metrics[code], winner, base, split) if base else None for code in codes])
     return {
         code: LanguageSummary(
             score=float(np.mean(values[code])),
             delta=delta.delta if delta else None,
             ci95=delta.ci95 if delta else None,
+            ci95_holm=delta.ci95_holm if delta else None,
             significant=bool(delta and delta.is_significant),
         )
         for code, delta in zip(codes, differences, strict=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm, ReadStudy
-from afp_ray.comparison.metric import Metric, difference
+from afp_ray.comparison.metric import Metric, measure
 from afp_ray.comparison.words import ALPHA, adjust, in_words, p_text
 from afp_ray.config import ChoiceSpec, TuneSpec, canonical_json, flatten
 from afp_ray.findings import ComponentEffect, Difference, FieldImportance
@@ -42,7 +42,7 @@ def component_effects(arms: Sequence[ConfirmedArm], *, split: str) -> tuple[Comp
                 own = set(METHODS[with_method]) | set(METHODS[without_method])
                 nearest = min(others, key=lambda other: len(_differing(arm, other, own)))
                 pairs.append((component, arm, nearest, _differing(arm, nearest, own)))
-    found = adjust([difference(Metric("mean"), arm, other, split) for _, arm, other, _ in pairs])
+    found = adjust([measure(Metric("mean"), arm, other, split) for _, arm, other, _ in pairs])
     return tuple(
         ComponentEffect(
             component=component,

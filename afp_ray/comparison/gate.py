@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
-from afp_ray.comparison.metric import Metric, difference
-from afp_ray.comparison.words import adjust, in_words
+from afp_ray.comparison.metric import Metric, measure
+from afp_ray.comparison.words import adjust, sentence
 from afp_ray.errors import ConfigError
 from afp_ray.findings import Difference, Requirement
 from afp_ray.store import StudyPaths
@@ -29,13 +29,13 @@ def check_requirements(paths: Sequence[StudyPaths], texts: Sequence[str], *, spl
     arms = {arm.name: arm for study in studies for arm in study.arms}
     check_same_examples(list(arms.values()))
     parsed = [_parse(text, arms) for text in texts]
-    found = adjust([difference(Metric("mean"), left, right, split) for left, _, right in parsed])
+    found = adjust([measure(Metric("mean"), left, right, split) for left, _, right in parsed])
     return [
         Requirement(
             text=text,
             ok=_holds(sign, delta),
             difference=delta,
-            verdict=f"{left.name} is {in_words(delta, other=right.name)}",
+            verdict=sentence(left.name, delta, other=right.name),
         )
         for text, (left, sign, right), delta in zip(texts, parsed, found, strict=True)
     ]

@@ -8,14 +8,24 @@ from numpy.typing import NDArray
 
 from afp_ray.comparison import totals
 from afp_ray.comparison.confirmed import ConfirmedArm, Examples
+from afp_ray.comparison.words import Measured
 from afp_ray.config import CHOICE_TASKS, GENERATED_SCORES
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.objective import REPRESENTATION_METRICS, objective_value
 from afp_ray.records import Difference, ScoreSummary
-from afp_ray.statistics import mean_interval, paired_bootstrap, paired_difference, probability_best
+from afp_ray.statistics import (
+    MIN_CONTENTS,
+    mean_interval,
+    paired_difference,
+    probability_best,
+    score_interval,
+    seeds_interval,
+)
 
 RESAMPLES = 10_000
 _MEANS = ("mean", "pivot_mean")
+_ENDS = {"alignment": (0.0, 4.0), "uniformity": (-8.0, 0.0)}
+"""Least and greatest value of measures of unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,33 +125,67 @@ def summarize(metric: Metric, arm: ConfirmedArm, split: str) -> ScoreSummary | N
         return None
     mean, count = float(np.mean(by_seed)), len(by_seed)
     if not metric.has_examples:
-        if count < 2:
-            return ScoreSummary(mean=mean, n_seeds=count)
-        over_seeds = mean_interval(by_seed)
-        return ScoreSummary(mean=mean, ci95=(over_seeds.low, over_seeds.high), n_seeds=count)
+        ci95, note = _without_examples(metric, arm, split, by_seed)
+        return ScoreSummary(mean=mean, ci95=ci95, n_seeds=count, note=note)
     where = mask(metric, arm.examples, arm.pivot)
+    if note := too_few(arm, where):
+        return ScoreSummary(mean=mean, n_seeds=count, note=note)
     if totals.has_totals(arm, where):
-        found = totals.interval([arm], where, resamples=RESAMPLES)
-        return ScoreSummary(mean=mean, ci95=found and (found.low, found.high), n_seeds=count)
+        found = totals.interval(arm, where)
+        return ScoreSummary(mean=mean, ci95=(found.low, found.high), n_seeds=count)
     chosen = choose(arm, where)
-    if len(set(chosen.content)) < 2:
-        return ScoreSummary(mean=mean, n_seeds=count)
-    zeros = np.zeros((1, chosen.values.shape[1]))
-    interval = paired_bootstrap(
-        chosen.values, zeros, chosen.content, tasks=chosen.task, languages=chosen.language, resamples=RESAMPLES
+    interval = score_interval(
+        chosen.values, chosen.content, tasks=chosen.task, languages=chosen.language, is_share=True
     )
     return ScoreSummary(mean=mean, ci95=(interval.low, interval.high), n_seeds=count)
 
 
+def too_few(arm: ConfirmedArm, where: NDArray[np.bool_]) -> str:
+    """Why the examples under a mask have no interval; "" where they have one."""
+    number = len(set(arm.examples.content_id[where].tolist()))
+    if number >= MIN_CONTENTS:
+        return ""
+    contents = "1 content" if number == 1 else f"{number} contents"
+    return f"no interval: {contents}, and {MIN_CONTENTS} are needed"
+
+
+def _without_examples(
+    metric: Metric, arm: ConfirmedArm, split: str, by_seed: Sequence[float]
+) -> tuple[tuple[float, float] | None, str]:
+    """The interval of a representation metric, on its scale, or why there is none."""
+    if metric.name == "retrieval@1":
+        counts = [
+            score.n
+            for result in arm.results
+            for score in result.scores
+            if (score.metric, score.split) == (metric.name, split) and metric.language in ("", score.language)
+        ]
+        if min(counts) < MIN_CONTENTS:
+            return None, f"no interval: {min(counts)} pairs, and {MIN_CONTENTS} are needed"
+        found = seeds_interval(by_seed, min(counts))  # languages share their sentences
+        return (found.low, found.high), ""
+    if len(by_seed) < 2:
+        return None, "no interval: one seed"
+    found = mean_interval(by_seed)
+    low, high = _ENDS[metric.name]
+    return (max(low, found.low), min(high, found.high)), ""
+
+
 def difference(metric: Metric, arm: ConfirmedArm, base: ConfirmedArm, split: str) -> Difference | None:
-    """`arm` minus `base`; positive is better. None where one of them was not scored on the metric."""
+    """`arm` minus `base` by itself; positive is better. None where one of them was not scored on the metric."""
+    found = measure(metric, arm, base, split)
+    return found.difference if found else None
+
+
+def measure(metric: Metric, arm: ConfirmedArm, base: ConfirmedArm, split: str) -> Measured | None:
+    """`arm` minus `base`, to be one of a family; None where one of them was not scored on the metric."""
     left, right = values_by_seed(metric, arm, split), values_by_seed(metric, base, split)
     if not left or not right:
         return None
     delta = metric.sign * float(np.mean(left) - np.mean(right))
     if not metric.has_examples:
-        return Difference(delta=delta, test="none: no per-example values")
-    return difference_under(mask(metric, arm.examples, arm.pivot), arm, base, sign=metric.sign)
+        return Measured(Difference(delta=delta, test="none: no per-example values"))
+    return measure_under(mask(metric, arm.examples, arm.pivot), arm, base, sign=metric.sign)
 
 
 def mean_under(where: NDArray[np.bool_], arm: ConfirmedArm) -> float:
@@ -149,23 +193,33 @@ def mean_under(where: NDArray[np.bool_], arm: ConfirmedArm) -> float:
     return totals.value(arm, where) if totals.has_totals(arm, where) else float(arm.values[:, where].mean())
 
 
-def difference_under(
-    where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm, *, sign: int = 1
-) -> Difference | None:
-    """Paired difference over the examples under a mask; None where there are none."""
+def difference_under(where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm) -> Difference | None:
+    """Paired difference over the examples under a mask, by itself; None where there are none."""
+    found = measure_under(where, arm, base)
+    return found.difference if found else None
+
+
+def measure_under(where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm, *, sign: int = 1) -> Measured | None:
+    """Paired difference over the examples under a mask, to be one of a family; None where there are none."""
     if not where.any():
         return None
+    n, note = int(where.sum()), too_few(arm, where)
+    if len(set(arm.examples.content_id[where].tolist())) < 2:
+        delta = sign * (mean_under(where, arm) - mean_under(where, base))
+        return Measured(Difference(delta=delta, n=n, test="none: fewer than two contents", note=note))
     if totals.has_totals(arm, where):
-        return totals.difference(arm, base, where, sign=sign, resamples=RESAMPLES)
-    ours, theirs = choose(arm, where), choose(base, where)
-    cells = {"tasks": ours.task, "languages": ours.language}
-    left, right = sign * ours.values, sign * theirs.values
-    n = left.shape[1]
-    if len(set(ours.content)) < 2:
-        return Difference(delta=float(left.mean() - right.mean()), n=n, test="none: fewer than two contents")
-    found = paired_difference(left, right, ours.content, **cells, resamples=RESAMPLES)  # type: ignore[arg-type]
-    interval = found.interval
-    return Difference(delta=interval.mean, ci95=(interval.low, interval.high), p=found.p, n=n)
+        pair, test = totals.difference(arm, base, where, sign=sign, resamples=RESAMPLES), {"test": totals.TEST}
+    else:
+        ours, theirs = choose(arm, where), choose(base, where)
+        cells = {"tasks": ours.task, "languages": ours.language}
+        left, right = sign * ours.values, sign * theirs.values
+        n, test = left.shape[1], {}
+        pair = paired_difference(left, right, ours.content, **cells, is_share=True, resamples=RESAMPLES)  # type: ignore[arg-type]
+    delta = pair.estimate.value
+    if note:
+        return Measured(Difference(delta=delta, p=pair.p, n=n, note=note, **test))
+    found = pair.interval
+    return Measured(Difference(delta=delta, ci95=(found.low, found.high), p=pair.p, n=n, **test), pair)
 
 
 def shares_of_best(metric: Metric, arms: Sequence[ConfirmedArm]) -> list[float] | None:

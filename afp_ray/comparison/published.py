@@ -3,7 +3,7 @@
 Values are kept as printed (percent or points); beside ours they are fractions, as ours are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from afp_ray.comparison.metric import difference_under
 from afp_ray.config import StrictModel
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.paper import PaperCell, PaperRow, PaperTable
-from afp_ray.records import ArmRow, Difference
+from afp_ray.records import ArmRow, Difference, TableCell
 
 FOLDER = Path(__file__).parent / "published"
 BASELINES = "baselines_0shot"
@@ -207,21 +207,32 @@ def set_beside(
                     reason=group.reason,
                     our_model=same or models[0],
                     is_same_model=same is not None,
-                    rows=tuple(_row(table, group, row, ours) for row in group.rows),
+                    is_known=group.model is not None,
+                    rows=_rows(table, group, ours),
                 )
             )
     return tables
 
 
+_Key = tuple[str, str, int | None]
 _Ours = tuple[ConfirmedArm, ArmRow, ConfirmedArm | None]
 
 
-def _row(table: ReferenceTable, group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> PaperRow:
-    found = _arm_of(group, row, ours)
+def _rows(table: ReferenceTable, group: ReferenceModel, ours: Sequence[_Ours]) -> tuple[PaperRow, ...]:
+    """Every row of a model; all their means are over the same cells, those that the study scored."""
+    arms = [_arm_of(group, row, ours) for row in group.rows]
+    keys = table.cells(group.rows[0])
+    scored = {key for found in arms if found for cell in found[1].cells if (key := _key(cell)) in keys}
+    return tuple(_row(table, group, row, found, scored) for row, found in zip(group.rows, arms, strict=True))
+
+
+def _row(
+    table: ReferenceTable, group: ReferenceModel, row: ReferenceRow, found: _Ours | None, scored: Set[_Key]
+) -> PaperRow:
     base = next((other for other in group.rows if "base" in other.methods and other is not row), None)
     before = table.cells(base) if base else {}
     arm_row = found[1] if found else None
-    own = {(cell.task, cell.language, cell.shots): cell for cell in arm_row.cells} if arm_row else {}
+    own = {_key(cell): cell for cell in arm_row.cells} if arm_row else {}
     cells = []
     for (task, language, shots), value in table.cells(row).items():
         cell = own.get((task, language, shots))
@@ -237,7 +248,7 @@ def _row(table: ReferenceTable, group: ReferenceModel, row: ReferenceRow, ours: 
             )
         )
     name = arm_row.arm if arm_row and any(cell.ours is not None for cell in cells) else None
-    return PaperRow(name=row.label, arm=name, cells=tuple(cells), mean=_mean(cells, found))
+    return PaperRow(name=row.label, arm=name, cells=tuple(cells), mean=_mean(cells, found, scored))
 
 
 def _arm_of(group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> _Ours | None:
@@ -250,9 +261,14 @@ def _arm_of(group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> 
     return None
 
 
-def _mean(cells: Sequence[PaperCell], found: _Ours | None) -> PaperCell:
+def _key(cell: TableCell) -> _Key:
+    return cell.task, cell.language, cell.shots
+
+
+def _mean(cells: Sequence[PaperCell], found: _Ours | None, scored: Set[_Key]) -> PaperCell:
+    """The mean of a row over the cells that the study scored, be they of an arm beside it or not."""
     shared = [(cell, cell.ours) for cell in cells if cell.ours is not None]
-    counted = [cell for cell, _ in shared] or cells
+    counted = [cell for cell in cells if (cell.task, cell.language, cell.shots) in scored] or cells
     deltas = [cell.paper_vs_base for cell in counted if cell.paper_vs_base is not None]
     return PaperCell(
         task="mean",
@@ -280,4 +296,5 @@ def _mean_difference(cells: Sequence[PaperCell], found: _Ours | None) -> Differe
 def _difference(delta: Difference | None) -> dict[str, Any]:
     if delta is None:
         return {}
-    return {"vs_base": delta.delta, "ci95": delta.ci95, "p": delta.p if delta.p_holm is None else delta.p_holm}
+    p = delta.p if delta.p_holm is None else delta.p_holm
+    return {"vs_base": delta.delta, "ci95": delta.ci95, "ci95_holm": delta.ci95_holm, "p": p}

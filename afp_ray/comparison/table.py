@@ -8,18 +8,18 @@ import numpy as np
 from afp_ray.comparison.components import component_effects, field_importances
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
 from afp_ray.comparison.cost import pareto_points
-from afp_ray.comparison.majority import majority
+from afp_ray.comparison.majority import majority, majority_warnings
 from afp_ray.comparison.metric import (
     Metric,
-    difference,
-    difference_under,
     mean_under,
+    measure,
+    measure_under,
     parse_metric,
     values_by_seed,
 )
 from afp_ray.comparison.published import set_beside
 from afp_ray.comparison.representation import representation_rows
-from afp_ray.comparison.words import adjust, in_words
+from afp_ray.comparison.words import Measured, adjust, in_words
 from afp_ray.config import flatten
 from afp_ray.errors import DataError
 from afp_ray.methods import METHODS
@@ -55,7 +55,9 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         _row(*parts, split=split, has_base=bool(bases))
         for parts in zip(arms, cells, differences, of_pivot, strict=True)
     ]
-    warnings += seed_warnings(arms) + forgetting_warnings(arms, of_pivot)
+    floor = majority(arms)
+    below = majority_warnings(floor, rows, arms[0].pivot)
+    warnings += below + seed_warnings(arms) + forgetting_warnings(arms, of_pivot)
     beside = set_beside(
         [name for study in studies for name in study.config.published],
         arms,
@@ -73,13 +75,14 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         base=bases[0].name if bases else None,
         arms=tuple(rows),
         representation=tuple(representation_rows(arms, [base_of(arm, bases) for arm in arms], split)),
-        majority=majority(arms),
+        majority=floor,
         effects=effects,
         importances=tuple(searched),
         rungs=tuple(rungs),
         pareto=pareto_points(Metric("mean"), arms, split),
         published=tuple(beside),
         verdicts=(
+            *below,
             *(f"{row.arm}: {row.verdict}" for row in rows if not row.is_base),
             *(effect.verdict for effect in effects),
             *(one.verdict for one in searched),
@@ -110,9 +113,9 @@ def base_of(arm: ConfirmedArm, bases: Sequence[ConfirmedArm]) -> ConfirmedArm | 
     return min(bases, key=distance)
 
 
-def _to_base(metric: Metric, arm: ConfirmedArm, bases: Sequence[ConfirmedArm], split: Split) -> Difference | None:
+def _to_base(metric: Metric, arm: ConfirmedArm, bases: Sequence[ConfirmedArm], split: Split) -> Measured | None:
     base = base_of(arm, bases)
-    return difference(metric, arm, base, split) if base else None
+    return measure(metric, arm, base, split) if base else None
 
 
 def forgetting_warnings(arms: Sequence[ConfirmedArm], of_pivot: Sequence[Difference | None]) -> list[str]:
@@ -175,7 +178,7 @@ def _cells(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: S
         for task, language, shots in keys
     ]
     pairs = [(arm, base_of(arm, bases)) for arm in arms]
-    differences = [difference_under(where, arm, base) if base else None for arm, base in pairs for where in masks]
+    differences = [measure_under(where, arm, base) if base else None for arm, base in pairs for where in masks]
     adjusted = iter(adjust(differences))
     return [
         tuple(

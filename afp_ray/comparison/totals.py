@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from afp_ray.comparison.confirmed import ConfirmedArm
 from afp_ray.evaluation.text_metrics import bleu_of_totals
-from afp_ray.records import Difference
 from afp_ray.statistics import (
+    Contents,
+    Estimate,
     Interval,
+    PairedDifference,
     Side,
-    Spread,
     content_strata,
-    interval_of,
     measure_spread,
+    moved_by,
     redrawn_contents,
     redrawn_seeds,
 )
@@ -29,7 +30,7 @@ from afp_ray.statistics import (
 Floats = NDArray[np.float64]
 OF_TOTALS: dict[str, Callable[[Floats], Floats]] = {"bleu": bleu_of_totals}
 """(R, D) sums -> (R,) values, by the main metrics that are no means."""
-_NEEDED = "paired bootstrap and permutation of sentences, clustered by content"
+TEST = "paired score interval and permutation of sentences, clustered by content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +62,48 @@ def value(arm: ConfirmedArm, where: NDArray[np.bool_]) -> float:
     return float(_scores(sums, [part.sum(axis=1) for part in sums.parts]).mean())
 
 
-def interval(
-    arms: Sequence[ConfirmedArm], where: NDArray[np.bool_], *, sign: int = 1, resamples: int, seed: int = 0
-) -> Interval | None:
-    """95 % interval of the first arm's score, or of its difference to the second; None with fewer than two contents."""
-    found = _interval(arms, where, sign=sign, resamples=resamples, seed=seed)
-    return found[0] if found else None
+def interval(arm: ConfirmedArm, where: NDArray[np.bool_]) -> Interval:
+    """95 % interval of the arm's score under the mask, in [0, 1]; it needs two contents."""
+    sums = _sums(arm, where)
+    side = _side(sums)
+    spread = measure_spread([side], content_strata(sums.contents, sums.cells))
+    return Estimate(
+        value(arm, where), spread, _contents(sums, side.influences.mean(axis=0), spread.plain), "share"
+    ).interval()
 
 
-def _interval(
-    arms: Sequence[ConfirmedArm], where: NDArray[np.bool_], *, sign: int, resamples: int, seed: int = 0
-) -> tuple[Interval, Spread] | None:
-    drawn = _redrawn(arms, where, resamples=resamples, seed=seed, with_seeds=False)
-    if drawn is None:
-        return None
-    sums = [_sums(arm, where) for arm in arms]
-    spread = measure_spread([_side(one) for one in sums], content_strata(sums[0].contents, sums[0].cells))
-    values = [value(arm, where) for arm in arms]
-    if len(arms) == 1:
-        return interval_of(values[0], drawn[:, 0], spread), spread
-    return interval_of(sign * (values[0] - values[1]), sign * (drawn[:, 0] - drawn[:, 1]), spread), spread
+def difference(
+    arm: ConfirmedArm, base: ConfirmedArm, where: NDArray[np.bool_], *, sign: int, resamples: int
+) -> PairedDifference:
+    """`arm` minus `base` over the examples under the mask; positive is better. It needs two contents.
+
+    What a content moves the difference by takes the place of the difference of a pair of answers.
+    """
+    sums = [_sums(arm, where), _sums(base, where)]
+    left, right = (_side(one) for one in sums)
+    spread = measure_spread([left, right], content_strata(sums[0].contents, sums[0].cells))
+    delta = sign * (value(arm, where) - value(base, where))
+    own = left.influences.mean(axis=0) - right.influences.mean(axis=0)
+    moved = float(moved_by(*(side.influences * len(own) + side.scores[:, None] for side in (left, right))).mean())
+    estimate = Estimate(
+        delta, spread, _contents(sums[0], own, spread.plain), "difference", min(1.0, max(abs(delta), moved))
+    )
+    p = permutation(arm, base, where, resamples=resamples)
+    # A difference that other runs would not show is none.
+    return PairedDifference(estimate, max(p, estimate.p_value()) if spread.seeds else p)
+
+
+def _contents(sums: _Sums, influences: Floats, plain: float) -> Contents:
+    """The contents by their rows in each cell; those deviate that move the score."""
+    rows = np.zeros((len(influences), len(sums.weights)))
+    number = {name: place for place, name in enumerate(dict.fromkeys(sums.contents))}
+    cells = {cell: place for place, cell in enumerate(dict.fromkeys(sums.cells))}
+    for name, cell in zip(sums.contents, sums.cells, strict=True):
+        rows[number[name], cells[cell]] += 1
+    weights = (rows / rows.sum(axis=0)) @ sums.weights
+    deviating = int((np.abs(influences) > 1e-12).sum())
+    # How alike the rows of a content are cannot be told apart from what they do to the score.
+    return Contents(len(weights), float(np.square(weights).sum()), plain, deviating)
 
 
 def _side(sums: _Sums) -> Side:
@@ -93,22 +116,6 @@ def _side(sums: _Sums) -> Side:
         left_out = [_or_whole(total - part[s], total) for total, part in zip(whole, sums.parts, strict=True)]
         influences[s] = (scores[s] - _scores(sums, left_out)) * (num_contents - 1) / num_contents
     return Side(scores, influences)
-
-
-def difference(
-    arm: ConfirmedArm, base: ConfirmedArm, where: NDArray[np.bool_], *, sign: int, resamples: int
-) -> Difference:
-    """`arm` minus `base` over the examples under the mask; positive is better."""
-    n = int(where.sum())
-    found = _interval([arm, base], where, sign=sign, resamples=resamples)
-    if found is None:
-        delta = sign * (value(arm, where) - value(base, where))
-        return Difference(delta=delta, n=n, test="none: fewer than two contents")
-    interval, spread = found
-    p = permutation(arm, base, where, resamples=resamples)
-    if spread.seeds:  # a difference that other runs would not show is none
-        p = max(p, spread.p_value(interval.mean))
-    return Difference(delta=interval.mean, ci95=(interval.low, interval.high), p=p, n=n, test=_NEEDED)
 
 
 def permutation(
@@ -165,8 +172,7 @@ def _redrawn(
                 _scores(side, [_or_whole(counts @ part[s], part[s].sum(axis=0)) for part in side.parts])
                 for s in range(len(side.parts[0]))
             ]
-            share = weights[len(by_seed)] if with_seeds else 1 / len(by_seed)
-            chunk.append((np.stack(by_seed, axis=1) * share).sum(axis=1))
+            chunk.append((np.stack(by_seed, axis=1) * weights[len(by_seed)]).sum(axis=1))
         rows.append(np.stack(chunk, axis=1))
     return np.concatenate(rows)
 

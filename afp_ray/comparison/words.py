@@ -1,20 +1,41 @@
 """Differences in sentences, and p-values adjusted over the family of tests that is shown."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from afp_ray.findings import Difference
-from afp_ray.statistics import holm
+from afp_ray.findings import Difference, signed_points
+from afp_ray.statistics import PairedDifference, holm, holm_levels
 
 ALPHA = 0.05
 
 
-def adjust(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The same differences with their p-values adjusted (Holm) over those that were tested."""
-    tested = [index for index, item in enumerate(differences) if item is not None and item.p is not None]
-    adjusted = holm([differences[index].p for index in tested])  # type: ignore[union-attr, misc]
-    found: list[Difference | None] = list(differences)
-    for index, p in zip(tested, adjusted, strict=True):
-        found[index] = differences[index].model_copy(update={"p_holm": p})  # type: ignore[union-attr]
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A difference with what its intervals are made from.
+
+    Attributes:
+        difference: as it is by itself.
+        pair: null where it has no interval.
+    """
+
+    difference: Difference
+    pair: PairedDifference | None = None
+
+
+def adjust(measured: Sequence[Measured | None]) -> list[Difference | None]:
+    """The differences with their p-values adjusted (Holm) over those that were tested, and the intervals that agree."""
+    tested = [index for index, one in enumerate(measured) if one is not None and one.difference.p is not None]
+    p_values = [measured[index].difference.p for index in tested]  # type: ignore[union-attr]
+    adjusted, levels = holm(p_values), holm_levels(p_values, ALPHA)  # type: ignore[arg-type]
+    found = [None if one is None else one.difference for one in measured]
+    for index, p, level in zip(tested, adjusted, levels, strict=True):
+        one = measured[index]
+        assert one is not None
+        update: dict[str, object] = {"p_holm": p}
+        if one.pair is not None:
+            interval = one.pair.at(level)
+            update["ci95_holm"] = (interval.low, interval.high)
+        found[index] = one.difference.model_copy(update=update)
     return found
 
 
@@ -33,12 +54,19 @@ def in_words(delta: Difference | None, *, has_base: bool = True, is_base: bool =
     return f"{'better' if delta.delta > 0 else 'worse'} than {other} ({size}, {p_text(p)})"
 
 
+def sentence(name: str, delta: Difference | None, *, other: str = "base") -> str:
+    """What a difference says of the arm called `name`."""
+    if delta is None:
+        return f"{name} was not compared with {other}"
+    return f"{name} {'differs by' if p_of(delta) is None else 'is'} {in_words(delta, other=other)}"
+
+
 def points(delta: Difference) -> str:
-    """A difference with its interval, in points."""
-    size = f"{100 * delta.delta:+.1f} points"
-    if delta.ci95 is not None:
-        size += f" [{100 * delta.ci95[0]:+.1f}, {100 * delta.ci95[1]:+.1f}]"
-    return size
+    """A difference with its interval, in points; with the reason where there is none."""
+    size = f"{signed_points(delta.delta)} points"
+    if delta.shown is not None:
+        return f"{size} [{signed_points(delta.shown[0])}, {signed_points(delta.shown[1])}]"
+    return f"{size}, {delta.note}" if delta.note else size
 
 
 def p_of(delta: Difference) -> float | None:

@@ -1,19 +1,21 @@
 """Intervals, tests and choices over scores: paired, clustered by content, over seeds.
 
 Every comparison here is paired: both sides were scored on the same N examples. Rows made from the same facts are not
-independent, so whatever is redrawn or flipped is a content, never a row; a content takes its rows in every task and
-language with it. The quantity is always the macro mean: over tasks, of the mean over languages, of the mean over rows.
+independent, so whatever varies, is redrawn or flipped is a content, never a row; a content takes its rows in every task
+and language with it. The quantity is always the macro mean: over tasks, of the mean over languages, of the mean over
+rows.
 """
 
+from afp_ray.statistics.estimate import MIN_CONTENTS, Contents, Estimate, Interval, PairedDifference
 from afp_ray.statistics.importance import Importance, SearchedField, importances
 from afp_ray.statistics.intervals import (
-    Interval,
-    PairedDifference,
-    interval_of,
     mean_interval,
-    paired_bootstrap,
+    moved_by,
     paired_difference,
+    paired_interval,
     probability_best,
+    score_interval,
+    seeds_interval,
 )
 from afp_ray.statistics.layout import (
     Floats,
@@ -27,10 +29,13 @@ from afp_ray.statistics.pareto import non_dominated, pareto_front
 from afp_ray.statistics.rank_correlation import MIN_PAIRS, RankCorrelation, rank_correlation, unrestricted_correlation
 from afp_ray.statistics.spread import Side, Spread, measure_spread
 from afp_ray.statistics.student import t_quantile
-from afp_ray.statistics.testing import holm, permutation_test
+from afp_ray.statistics.testing import holm, holm_levels, permutation_test
 
 __all__ = [
+    "MIN_CONTENTS",
     "MIN_PAIRS",
+    "Contents",
+    "Estimate",
     "Floats",
     "Importance",
     "Interval",
@@ -42,20 +47,23 @@ __all__ = [
     "clustered_standard_error",
     "content_strata",
     "holm",
+    "holm_levels",
     "importances",
-    "interval_of",
     "macro_mean",
     "mean_interval",
     "measure_spread",
+    "moved_by",
     "non_dominated",
-    "paired_bootstrap",
     "paired_difference",
+    "paired_interval",
     "pareto_front",
     "permutation_test",
     "probability_best",
     "rank_correlation",
     "redrawn_contents",
     "redrawn_seeds",
+    "score_interval",
+    "seeds_interval",
     "t_quantile",
     "unrestricted_correlation",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from afp_ray.statistics.intervals import Interval
+from afp_ray.statistics.estimate import Interval
 from afp_ray.statistics.layout import Floats
 
 _STEPS = 50

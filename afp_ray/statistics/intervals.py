@@ -1,89 +1,84 @@
-"""Intervals of scores and of paired differences, by the bootstrap over contents and the spread over seeds.
+"""Intervals and tests of scores and of paired differences, from the spread over contents and that over seeds.
 
 Shapes: S seeds, N examples, C contents, K cells (one per task and language), R resamples.
 """
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from afp_ray.statistics.estimate import Contents, Estimate, Interval, PairedDifference
 from afp_ray.statistics.layout import Floats, Layout, as_matrix, chunks, draw_contents, lay_out, macro, redrawn_seeds
 from afp_ray.statistics.spread import Side, Spread, measure_spread
 from afp_ray.statistics.student import t_quantile
 from afp_ray.statistics.testing import permutation_test
 
+_ROUNDING = 1e-12
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its confidence interval.
 
-    Attributes:
-        mean: the estimate.
-        low, high: ends of the interval, on the scale of the mean.
+def score_interval(
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    *,
+    tasks: Sequence[Hashable] | None = None,
+    languages: Sequence[Hashable] | None = None,
+    is_share: bool = False,
+) -> Interval:
+    """95 % interval of the macro mean of `values`.
+
+    Args:
+        values: (N,) or (S, N).
+        clusters, tasks, languages: as for `paired_interval`.
+        is_share: whether every value lies in [0, 1], so that the interval does.
+    Raises: ValueError when there are fewer than two contents.
     """
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """A paired difference with its interval and its test.
-
-    Attributes:
-        interval: of the macro mean of the differences.
-        p: two-sided, in (0, 1].
-    """
-
-    interval: Interval
-    p: float
+    matrix = as_matrix(values)
+    layout = lay_out(clusters, tasks, languages, matrix.shape[1])
+    _check_contents(layout)
+    spread = measure_spread([_side(matrix, layout)], layout.strata)
+    mean = float(macro(layout, matrix.mean(axis=0)))
+    deviates = np.abs(matrix - round(mean)).max(axis=0) > _ROUNDING
+    contents = contents_of(layout, (matrix.mean(axis=0), np.square(matrix).mean(axis=0)), deviates)
+    return Estimate(mean, spread, contents, "share" if is_share else "free").interval()
 
 
-def paired_bootstrap(
+def paired_interval(
     a: ArrayLike,
     b: ArrayLike,
     clusters: Sequence[Hashable],
     *,
     tasks: Sequence[Hashable] | None = None,
     languages: Sequence[Hashable] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    is_share: bool = False,
     confidence: float = 0.95,
     resample_seeds: bool = True,
 ) -> Interval:
     """Confidence interval of the macro mean of `a - b`.
 
-    Contents are redrawn with replacement, C - 1 of C (so that the spread of the redrawn means is that of the mean
-    itself, not less), within each group of cells that share contents; the interval reaches as many of their standard
-    deviations as Student's t says for so many contents. With several seeds on a side and `resample_seeds` the spread
-    over its seeds is added, as `spread` tells: this is the headline, since it says what another training run would
-    give. Sides with equally many seeds are paired by seed (row s of both is the same seed). Without `resample_seeds`,
-    seeds are averaged per example and the interval speaks of these very runs; so does every interval of one seed.
+    The variance over contents, within each group of cells that share contents, and as many of its square roots as
+    Student's t says for so many contents. With several seeds on a side and `resample_seeds` the spread over its seeds
+    is added, as `spread` tells: this is the headline, since it says what another training run would give. Sides with
+    equally many seeds are paired by seed (row s of both is the same seed). Without `resample_seeds`, seeds are averaged
+    per example and the interval speaks of these very runs; so does every interval of one seed.
 
     How often such intervals hold the truth is simulated in `benchmarks/coverage.py`.
 
     Args:
         a, b: (N,) or (S, N) values of the two sides, for instance 1 where an answer is right; a side may have fewer
             seeds than the other.
-        clusters: (N,) content of each example; equal contents in several tasks or languages are redrawn together.
+        clusters: (N,) content of each example; equal contents in several tasks or languages are one.
         tasks, languages: (N,) cell of each example; null means that all examples share one.
-        resamples: R.
-        seed: of the draws; equal seeds give equal intervals, and swapping `a` and `b` negates them.
+        is_share: whether values of a side differ by at most 1, as shares do: the interval then lies in [-1, 1] and has
+            a width also where the sides never differ (`bounded`). Without, it is symmetric.
         confidence: how often the truth is to be inside.
         resample_seeds: whether another training run is part of the question.
 
     Raises: ValueError when the sides have different examples, or there are fewer than two contents.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 12; C - 1 draws: Rao and Wu,
-        Resampling Inference With Complex Survey Data (1988).
     """
-    left, right = _pair(a, b)
-    layout = lay_out(clusters, tasks, languages, left.shape[1])
-    spread = measure_spread([_side(left, layout), _side(right, layout)], layout.strata, has_seeds=resample_seeds)
-    return _interval(left, right, layout, spread, resamples=resamples, seed=seed, confidence=confidence)
+    estimate = _paired(a, b, _lay_out_of(a, clusters, tasks, languages), is_share=is_share, has_seeds=resample_seeds)
+    return estimate.interval(confidence)
 
 
 def paired_difference(
@@ -93,35 +88,83 @@ def paired_difference(
     *,
     tasks: Sequence[Hashable] | None = None,
     languages: Sequence[Hashable] | None = None,
+    is_share: bool = False,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
-    """The headline of a comparison: the interval of `paired_bootstrap`, and a p-value that knows of the seeds.
+    """The headline of a comparison: a p-value that knows of the seeds, and the interval that agrees with it.
 
     The permutation test speaks of the very runs that were made. Where a side has several seeds, a difference must also
     be one that other runs would show: the p-value is then the larger of that test's and the one of the spread over
     contents and seeds, so that a null effect is claimed no more often than either of them errs.
 
     Args:
-        a, b, clusters, tasks, languages, resamples, seed: as for `paired_bootstrap`.
-    Raises: ValueError as `paired_bootstrap` does.
+        a, b, clusters, tasks, languages, is_share: as for `paired_interval`.
+        resamples, seed: of the permutation test.
+    Raises: ValueError as `paired_interval` does.
     """
+    estimate = _paired(a, b, _lay_out_of(a, clusters, tasks, languages), is_share=is_share)
+    p = permutation_test(a, b, clusters, tasks=tasks, languages=languages, resamples=resamples, seed=seed)
+    return PairedDifference(estimate, max(p, estimate.p_value()) if estimate.spread.seeds else p)
+
+
+def moved_by(left: Floats, right: Floats, *, power: int = 1) -> Floats:
+    """(N,) mean of the absolute difference of two sides of (S, N) values to a power.
+
+    By seed where both have as many, else over all pairs of runs.
+    """
+    if len(left) == len(right):
+        found = np.abs(left - right) ** power
+    else:
+        found = np.abs(left[:, None] - right[None]).reshape(-1, left.shape[1]) ** power
+    return np.asarray(found.mean(axis=0), dtype=np.float64)
+
+
+def _lay_out_of(
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    tasks: Sequence[Hashable] | None,
+    languages: Sequence[Hashable] | None,
+) -> Layout:
+    """Where the examples of a side belong."""
+    return lay_out(clusters, tasks, languages, as_matrix(values).shape[1])
+
+
+def _paired(a: ArrayLike, b: ArrayLike, layout: Layout, *, is_share: bool, has_seeds: bool = True) -> Estimate:
     left, right = _pair(a, b)
-    layout = lay_out(clusters, tasks, languages, left.shape[1])
-    spread = measure_spread([_side(left, layout), _side(right, layout)], layout.strata)
-    interval = _interval(left, right, layout, spread, resamples=resamples, seed=seed, confidence=0.95)
-    p = permutation_test(left, right, clusters, tasks=tasks, languages=languages, resamples=resamples, seed=seed)
-    return PairedDifference(interval, max(p, spread.p_value(interval.mean)) if spread.seeds else p)
+    _check_contents(layout)
+    spread = measure_spread([_side(left, layout), _side(right, layout)], layout.strata, has_seeds=has_seeds)
+    moved = moved_by(left, right)
+    mean = float(macro(layout, left.mean(axis=0)) - macro(layout, right.mean(axis=0)))
+    squares = (left.mean(axis=0) - right.mean(axis=0), moved_by(left, right, power=2))
+    contents = contents_of(layout, squares, moved > _ROUNDING)
+    # Rounding must not make the share that moved smaller than what moved one way.
+    share = min(1.0, max(abs(mean), float(macro(layout, moved))))
+    return Estimate(mean, spread, contents, "difference" if is_share else "free", share)
 
 
-def interval_of(estimate: float, drawn: Floats, spread: Spread, *, confidence: float = 0.95) -> Interval:
-    """The interval of an estimate from its (R,) redrawn values over contents and its spread.
+def contents_of(layout: Layout, moments: tuple[Floats, Floats], deviates: NDArray[np.bool_]) -> Contents:
+    """The contents of an estimate.
 
-    It is symmetric: where answers are seldom wrong, or contents few, the quantiles of redrawn values lean the wrong way
-    and hold the truth less often.
+    Args:
+        layout: where the rows belong.
+        moments: (N,) mean and (N,) mean square of each row.
+        deviates: (N,) whether a row is not as the most frequent ones are.
     """
-    reach = spread.reach(confidence, float(np.var(drawn)))
-    return Interval(estimate, estimate - reach, estimate + reach)
+    first, second = moments
+    rows = layout.sums(np.ones(len(first)))  # (C, K)
+    counts = rows.sum(axis=0)
+    weights = (rows / counts) @ layout.weight
+    means = layout.sums(first).sum(axis=0) / counts
+    of_a_row = max(0.0, float(macro(layout, second) - np.square(means) @ layout.weight))
+    share = float(np.square(weights).sum())
+    deviating = int((layout.sums(deviates.astype(float)).sum(axis=1) > 0).sum())
+    return Contents(len(weights), share, share * of_a_row, deviating)
+
+
+def _check_contents(layout: Layout) -> None:
+    if int(layout.content.max()) < 1:
+        raise ValueError("an interval over contents needs at least 2 of them")
 
 
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
@@ -142,14 +185,6 @@ def _side(values: Floats, layout: Layout) -> Side:
     return Side(np.array([macro(layout, row) for row in values]), np.stack(influences))
 
 
-def _interval(
-    left: Floats, right: Floats, layout: Layout, spread: Spread, *, resamples: int, seed: int, confidence: float
-) -> Interval:
-    drawn = _redrawn([left, right], layout, resamples=resamples, seed=seed, resample_seeds=False)
-    mean = float(macro(layout, left.mean(axis=0)) - macro(layout, right.mean(axis=0)))
-    return interval_of(mean, drawn[:, 0] - drawn[:, 1], spread, confidence=confidence)
-
-
 def probability_best(
     arms: Sequence[ArrayLike],
     clusters: Sequence[Hashable],
@@ -164,7 +199,8 @@ def probability_best(
 
     Args:
         arms: (N,) or (S, N) values per arm, all on the same examples, higher is better.
-        clusters, tasks, languages, resamples, seed, resample_seeds: as for `paired_bootstrap`.
+        clusters, tasks, languages, resample_seeds: as for `paired_interval`.
+        resamples, seed: of the bootstrap over contents.
 
     Returns: one share per arm; they sum to 1.
     Raises: ValueError when the arms have different examples, or there are fewer than two contents.
@@ -177,6 +213,20 @@ def probability_best(
     is_best = drawn >= drawn.max(axis=1, keepdims=True) - 1e-12
     shares = (is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0)
     return [float(share) for share in shares]
+
+
+def seeds_interval(shares: Sequence[float], number: int) -> Interval:
+    """95 % interval of a share in [0, 1] of which only its value at each of S seeds is known.
+
+    Args:
+        shares: (S,), one or more.
+        number: of the independent answers that each is a share of.
+    """
+    mean, count = float(np.mean(shares)), len(shares)
+    seeds = ((float(np.var(shares, ddof=1)) / count, count - 1),) if count > 1 else ()
+    over_answers = mean * (1 - mean) / number
+    spread = Spread(over_answers, float(max(1, number - 1)), over_answers, seeds)
+    return Estimate(mean, spread, Contents(number, 1 / number, over_answers, number), "share").interval()
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:

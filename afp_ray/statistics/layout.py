@@ -75,7 +75,7 @@ def clustered_standard_error(values: ArrayLike, clusters: Sequence[Hashable]) ->
 def redrawn_contents(
     clusters: Sequence[Hashable], cells: Sequence[Hashable], *, resamples: int, seed: int = 0
 ) -> Iterator[Floats]:
-    """How often each content is drawn in each resample of `paired_bootstrap`: (R', C), some resamples at a time.
+    """How often each content is drawn in each resample: (R', C), some resamples at a time.
 
     Contents are numbered in the order of their first row; `clusters` and `cells` are (N,).
     """

@@ -45,39 +45,26 @@ class Spread:
     Attributes:
         contents: variance over contents.
         degrees: degrees of freedom behind it.
+        plain: variance over contents without the factor for a mean that is estimated too: of answers that are right or
+            wrong it is the variance of one answer over their number.
         seeds: variance over training seeds and its degrees of freedom, one pair for each side whose seeds vary by
             themselves; empty with one seed.
     """
 
     contents: float
     degrees: float
+    plain: float
     seeds: tuple[tuple[float, int], ...] = ()
 
-    def reach(self, confidence: float, contents: float | None = None) -> float:
-        """Distance from the estimate to an end of its interval.
+    def reach(self, confidence: float) -> float:
+        """Distance from the estimate to an end of a symmetric interval that holds the truth so often.
 
-        Args:
-            confidence: how often the truth is to be inside.
-            contents: variance over contents, where it is known better than from the influences.
         Source: Howe, Approximate Confidence Limits on the Mean of X + Y (1974): squares of the single reaches add up.
         """
         probability = (1 + confidence) / 2
-        parts = ((self.contents if contents is None else contents, self.degrees), *self.seeds)
+        parts = ((self.contents, self.degrees), *self.seeds)
         squares = (variance * t_quantile(probability, degrees) ** 2 for variance, degrees in parts)
         return math.sqrt(sum(squares))
-
-    def p_value(self, estimate: float) -> float:
-        """Two-sided p-value of the estimate being zero: 1 minus the confidence whose interval just touches zero."""
-        if estimate == 0:
-            return 1.0
-        low, high = 0.0, 1.0
-        for _ in range(50):
-            confidence = (low + high) / 2
-            if self.reach(confidence) < abs(estimate):
-                low = confidence
-            else:
-                high = confidence
-        return max(1 - low, 1e-12)
 
 
 def measure_spread(sides: Sequence[Side], strata: Sequence[NDArray[np.intp]], *, has_seeds: bool = True) -> Spread:
@@ -94,37 +81,38 @@ def measure_spread(sides: Sequence[Side], strata: Sequence[NDArray[np.intp]], *,
     """
     signs = (1.0, -1.0)[: len(sides)]
     mean = np.sum([sign * side.influences.mean(axis=0) for sign, side in zip(signs, sides, strict=True)], axis=0)
-    contents, degrees = _over_contents(mean, strata)
+    contents, plain, degrees = _over_contents(mean, strata)
     counts = {len(side.scores) for side in sides}
     groups = list(sides)
     if len(sides) == 2 and len(counts) == 1:
         left, right = sides
         groups = [Side(left.scores - right.scores, left.influences - right.influences)]
     seeds = tuple(_over_seeds(side, strata) for side in groups if len(side.scores) > 1 and has_seeds)
-    return Spread(contents, degrees, seeds)
+    return Spread(contents, degrees, plain, seeds)
 
 
-def _over_contents(influence: Floats, strata: Sequence[NDArray[np.intp]]) -> tuple[float, float]:
-    """Variance over contents, and Satterthwaite's degrees of freedom over the strata."""
-    parts = []
+def _over_contents(influence: Floats, strata: Sequence[NDArray[np.intp]]) -> tuple[float, float, float]:
+    """Variance over contents, the same without Bessel's factor, and Satterthwaite's degrees of freedom."""
+    parts, plain = [], 0.0
     for members in strata:
         count = len(members)
         own = influence[members]
         square = float(np.square(own - own.mean()).sum())
+        plain += square
         parts.append((square * count / max(1, count - 1), max(1, count - 1)))
     total = sum(variance for variance, _ in parts)
-    if total <= 0:
-        return 0.0, 1.0
+    if total <= 0:  # nothing says which stratum counts most
+        return 0.0, 0.0, float(max(1, sum(count for _, count in parts)))
     degrees = total**2 / sum(variance**2 / count for variance, count in parts)
     # Whole numbers, so that few tables of t are needed.
-    return total, max(1.0, min(_MOST_DEGREES, math.floor(degrees + 1e-9)))
+    return total, plain, max(1.0, min(_MOST_DEGREES, math.floor(degrees + 1e-9)))
 
 
 def _over_seeds(side: Side, strata: Sequence[NDArray[np.intp]]) -> tuple[float, int]:
     """Variance of the mean over seeds, less what single contents explain, and its degrees of freedom."""
     count = len(side.scores)
     seen = float(side.scores.var(ddof=1)) / count
-    together, _ = _over_contents(side.influences.mean(axis=0), strata)
+    together, *_ = _over_contents(side.influences.mean(axis=0), strata)
     alone = float(np.mean([_over_contents(row, strata)[0] for row in side.influences]))
     of_contents = max(0.0, (alone - together) / (count - 1))
     return max(0.0, seen - _TAKEN_OUT * of_contents), count - 1

@@ -31,7 +31,7 @@ def permutation_test(
     test speaks of these very runs. Up to 12 contents every sign pattern is counted and the p-value is exact.
 
     Args:
-        a, b, clusters, tasks, languages: as for `paired_bootstrap`.
+        a, b, clusters, tasks, languages: as for `paired_interval`.
         resamples: sign patterns drawn where they are not all counted.
         seed: of the draws.
 
@@ -74,3 +74,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
         adjusted[index] = highest
     return adjusted
+
+
+def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
+    """The level at which Holm's procedure judges each p-value, in the order given.
+
+    A p-value lies below its level exactly where its adjusted one lies below `alpha`, so that an interval at confidence
+    1 minus the level excludes zero just there. Those not rejected share the level at which the procedure stops.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    levels = [alpha] * len(p_values)
+    level, is_open = alpha, True
+    for rank, index in enumerate(order):
+        if is_open:
+            level = alpha / (len(p_values) - rank)
+            is_open = p_values[index] < level
+        levels[index] = level
+    return levels

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afp_ray.records import Difference
+from afp_ray.findings import Difference, signed_points
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,9 @@ _LATEX = {
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
 }
+
+
+FAMILY = "intervals at the level at which Holm tests each (95 % where there is one): 0 is inside just where p >= 0.05"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,32 @@ def escape_markdown(text: str) -> str:
 def percent(value: float | None) -> str:
     """A fraction in percent, "-" for none."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def plain(value: float) -> str:
+    """A number that is no share, with three digits; nothing has a sign where it rounds to nothing."""
+    text = f"{value:.3f}"
+    return text.lstrip("-") if not text.strip("-0.") else text
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """The interval of a difference in points, "-" for none."""
+    return f"[{signed_points(ends[0])}, {signed_points(ends[1])}]" if ends else "-"
+
+
+def with_interval(delta: Difference) -> str:
+    """A difference in points with the interval that agrees with its p-value."""
+    shown = signed_points(delta.delta)
+    return f"{shown} {interval(delta.shown)}" if delta.shown else shown
+
+
+RAW = ("alignment", "uniformity")
+"""Metrics that are no shares."""
+
+
+def scored(value: float, metric: str) -> str:
+    """A score of a metric without its unit: in percent, or as it is where it is no share."""
+    return plain(value) if metric in RAW else percent(value)
 
 
 def mark(delta: Difference | None) -> str:

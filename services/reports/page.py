@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from afp_ray import __version__
 from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
-from afp_ray.records import Best, Comparison, StudyState, TrialStatus
+from afp_ray.findings import signed_points
+from afp_ray.records import Best, Comparison, ConstraintCheck, StudyState, TrialStatus
 from services.reports.fronts import front_grids
-from services.reports.grid import Grid
+from services.reports.grid import FAMILY, RAW, Grid, interval, scored
 from services.reports.published import LEGEND, published_lines
 from services.reports.representation import NUM_COLOURS, figures
 from services.reports.tables import MARKS, ablation_grid, cell_grid, finding_grids, representation_grid
@@ -84,6 +85,8 @@ def render_report(
         status=status,
         comparison=comparison,
         best=best,
+        headline=_headline(best) if best else "",
+        check_words=check_words,
         config=sorted(flatten(best.config).items()) if best else [],
         ablation=ablation_grid(comparison) if comparison else None,
         cells=cell_grid(comparison) if comparison else None,
@@ -96,6 +99,7 @@ def render_report(
         legend=LEGEND,
         forest=forest(best) if best else None,
         marks=MARKS,
+        family=FAMILY,
         trials=trials,
         num_hidden=len(state.trials) - len(trials),
         failures=[trial for trial in state.trials if trial.status is TrialStatus.FAILED],
@@ -104,10 +108,30 @@ def render_report(
     )
 
 
+def _headline(best: Best) -> str:
+    """The best arm and its score."""
+    metric = best.objective.split()[1]
+    unit = "" if metric in RAW else " %"
+    ends = best.score.ci95
+    shown = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
+    note = f" ({best.score.note})" if best.score.note else ""
+    return f"{best.arm}: {scored(best.score.mean, metric)}{unit}{shown}{note}"
+
+
+def check_words(name: str, check: ConstraintCheck) -> str:
+    """A limit and whether it was kept; changes of a score are in points, as everywhere."""
+    if name == "pivot_drop":
+        shown = f" {interval(check.ci95)}" if check.ci95 else ""
+        words = f"{name} = {signed_points(check.value)} points{shown} (limit {signed_points(check.limit)} points)"
+    else:
+        words = f"{name} = {check.value:.4g} (limit {check.limit:.4g})"
+    return f"{words}: {'kept' if check.ok else 'not kept'}"
+
+
 def _chance(comparison: Comparison | None) -> str:
     """What the language probe is to be read against, in words."""
     found = {row.language_probe_chance for row in comparison.representation} if comparison else set()
-    known = sorted(f"{100 * value:.0f} %" for value in found if value is not None)
+    known = sorted({f"{100 * value:.0f} %" for value in found if value is not None})
     return f", and chance is {' or '.join(known)}" if known else ""
 
 
@@ -116,7 +140,12 @@ def forest(best: Best) -> Forest | None:
     found = [(code, row) for code, row in best.per_language.items() if row.delta is not None]
     if not found:
         return None
-    ends = [100 * value for _, row in found for value in (row.delta, *(row.ci95 or ())) if value is not None]
+    ends = [
+        100 * value
+        for _, row in found
+        for value in (row.delta, *(row.ci95_holm or row.ci95 or ()))
+        if value is not None
+    ]
     reach: float = max(1.0, *(abs(end) for end in ends)) * 1.08
     left, right = 90.0, 520.0
 
@@ -126,12 +155,16 @@ def forest(best: Best) -> Forest | None:
     rows = []
     for index, (code, row) in enumerate(found):
         delta = 100 * (row.delta or 0.0)
-        interval = [100 * end for end in row.ci95] if row.ci95 else None
-        text = f"{delta:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
-        low, high = (x(interval[0]), x(interval[1])) if interval else (None, None)
+        shown = row.ci95_holm or row.ci95
+        text = signed_points(row.delta or 0.0) + (f" {interval(shown)}" if shown else "")
+        low, high = (x(100 * shown[0]), x(100 * shown[1])) if shown else (None, None)
         rows.append(ForestRow(code, text, 24 + 26 * index, x(delta), low, high, row.significant))
     step = _nice_step(reach)
-    ticks = [(x(step * number), f"{step * number:+g}") for number in range(-3, 4) if abs(step * number) <= reach]
+    ticks = [
+        (x(step * number), f"{step * number:+g}" if number else "0")
+        for number in range(-3, 4)
+        if abs(step * number) <= reach
+    ]
     return Forest(rows, x(0), ticks, 24 + 26 * len(found) + 24)
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from afp_ray.findings import Comparison, signed_points
 from afp_ray.paper import PaperCell, PaperTable
-from afp_ray.records import Comparison
-from services.reports.grid import Grid, mark_of, percent, plain_grid
+from services.reports.grid import FAMILY, Grid, interval, mark_of, percent, plain_grid
 
-LEGEND = "differences to the own base in brackets, ours with 95 % intervals; - where there is no score"
+LEGEND = f"differences to the own base in brackets, means with 95 % intervals; {FAMILY}; - where there is no score"
 
 
 def published_grid(table: PaperTable, *, shared_only: bool = False) -> Grid:
@@ -24,7 +24,12 @@ def published_grid(table: PaperTable, *, shared_only: bool = False) -> Grid:
 def caption(table: PaperTable) -> str:
     """What is compared, and which model the paper's rows are most likely of."""
     likely = "is" if table.confidence == "high" else "is most likely"
-    if table.is_same_model:
+    if not table.is_known:
+        models = (
+            f"Which model the paper's rows are of is not known ({table.reason}); ours is {table.our_model}: compare "
+            "the differences, not the levels."
+        )
+    elif table.is_same_model:
         models = f"The paper's model {likely} {table.model} ({table.confidence} confidence), as is ours."
     else:
         models = (
@@ -64,10 +69,11 @@ def _values(cells: Sequence[PaperCell]) -> list[str]:
     for cell in cells:
         theirs = percent(cell.paper)
         if cell.paper_vs_base is not None:
-            theirs += f" ({100 * cell.paper_vs_base:+.1f})"
+            theirs += f" ({signed_points(cell.paper_vs_base)})"
         ours = percent(cell.ours)
         if cell.vs_base is not None:
-            interval = f" [{100 * cell.ci95[0]:+.1f}, {100 * cell.ci95[1]:+.1f}]" if cell.ci95 else ""
-            ours += f"{mark_of(cell.p)} ({100 * cell.vs_base:+.1f}{interval})"
+            ends = cell.ci95_holm or cell.ci95
+            bracket = f" {interval(ends)}" if ends else ""
+            ours += f"{mark_of(cell.p)} ({signed_points(cell.vs_base)}{bracket})"
         shown += [theirs, ours]
     return shown

@@ -9,7 +9,7 @@ from typing import Any
 
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
 from afp_ray.languages import LANGUAGES
-from services.reports.grid import Grid, percent, plain_grid
+from services.reports.grid import Grid, percent, plain, plain_grid
 
 NUM_COLOURS = 12
 """Classes `c0`, `c1`, ... of the page; further languages begin again."""
@@ -250,7 +250,8 @@ def _chart(change: Change, name: str, x: float, y: float) -> Chart:
 
 
 def _number(value: float, factor: float) -> str:
-    return f"{value:.0f}" if factor == 100.0 else f"{value:.2f}"
+    text = f"{value:.0f}" if factor == 100.0 else f"{value:.2f}"
+    return text.lstrip("-") if not text.strip("-0.") else text
 
 
 def _layer_grid(change: Change) -> Grid:
@@ -272,4 +273,4 @@ def _layer_grid(change: Change) -> Grid:
 def _shown(value: float | None, name: str) -> str:
     if name in _IN_PERCENT:
         return percent(value)
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else plain(value)

@@ -4,15 +4,19 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from afp_ray.findings import signed_points
 from afp_ray.records import ArmRow, Comparison, Difference, MajorityRow, ParetoPoint, RepresentationRow, TableCell
 from services.reports.grid import (
+    FAMILY,
     Grid,
     escape_latex,
     escape_markdown,
     grid_latex,
     grid_markdown,
+    interval,
     mark,
     percent,
+    plain,
     plain_grid,
     to_terminal,
 )
@@ -31,7 +35,7 @@ __all__ = [
     "to_terminal",
 ]
 
-MARKS = "† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and seeds, against base"
+MARKS = f"† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and seeds, against base; {FAMILY}"
 DEMONSTRATIONS = "± demonstrations"
 EFFECTS = "What each component adds: arms that differ in it, in points, Holm over this table"
 IMPORTANCES = "Which searched field told the best tenth of the trials from all (PED-ANOVA), Holm over this table"
@@ -44,7 +48,7 @@ def ablation_grid(comparison: Comparison) -> Grid:
     The last column, where several sets of demonstrations were drawn, is the mean over cells of what they make differ.
     """
     languages = sorted({cell.language for arm in comparison.arms for cell in arm.cells})
-    header = ["arm", "seeds", *languages, "mean", "pivot mean", "mean - base", "95 % interval", "p (Holm)"]
+    header = ["arm", "seeds", *languages, "mean", "pivot mean", "mean - base", "interval", "p (Holm)"]
     has_deviations = any(_deviation_over_demonstrations(arm) is not None for arm in comparison.arms)
     header += [DEMONSTRATIONS] if has_deviations else []
     values = [
@@ -90,7 +94,7 @@ def _majority_line(row: MajorityRow, languages: Sequence[str]) -> list[str]:
 
 def effect_grid(comparison: Comparison) -> Grid:
     """What each component adds, with its interval and verdict."""
-    header = ["component", "with", "without", "points", "95 % interval", "p (Holm)", "in words"]
+    header = ["component", "with", "without", "points", "interval", "p (Holm)", "in words"]
     rows = []
     for effect in comparison.effects:
         p = effect.difference.p if effect.difference.p_holm is None else effect.difference.p_holm
@@ -214,8 +218,8 @@ def to_markdown(comparison: Comparison) -> str:
             for words, grid in published_lines(comparison)
             for part in (escape_markdown(words), grid_markdown(grid))
         ]
-    if comparison.warnings:
-        parts.append("\n".join(f"- warning: {escape_markdown(line)}" for line in comparison.warnings))
+    if told := [line for line in comparison.warnings if line not in comparison.verdicts]:
+        parts.append("\n".join(f"- warning: {escape_markdown(line)}" for line in told))
     return "\n\n".join(parts) + "\n"
 
 
@@ -303,13 +307,16 @@ def _highest(values: Sequence[float | None]) -> float | None:
 def _delta_columns(delta: Difference | None) -> list[str]:
     if delta is None:
         return ["-", "-", "-"]
-    interval = f"[{100 * delta.ci95[0]:+.1f}, {100 * delta.ci95[1]:+.1f}]" if delta.ci95 else "-"
     p = delta.p if delta.p_holm is None else delta.p_holm
-    return [f"{100 * delta.delta:+.1f}", interval, "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
+    return [
+        signed_points(delta.delta),
+        interval(delta.shown),
+        "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+    ]
 
 
 def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else plain(value)
 
 
 def _beside(after: str, before: str) -> str:
