@@ -116,3 +116,38 @@ LANGUAGES: dict[str, Language] = {
         _row("xh", "xho", "Xhosa", "Latn", " ", "low", "ichanekile|Ewe|Kananjalo|Hayi|kuba|ngoko"),
     )
 }
+
+# What people write for a language: codes of before, of countries, and of macro-languages, by the code here.
+_WRITTEN = {
+    **{"iw": "he", "in": "id", "jp": "ja", "cn": "zh", "kr": "ko", "gr": "el", "ua": "uk", "cz": "cs", "vn": "vi"},
+    **{"ee": "et", "ge": "ka", "kz": "kk", "kh": "km", "lk": "si", "ir": "fa", "bd": "bn", "ph": "tl", "fil": "tl"},
+    **{"cmn": "zh", "chi": "zh", "zht": "zh", "zhs": "zh", "ara": "ar", "fas": "fa", "per": "fa", "aze": "az"},
+    **{"est": "et", "ekk": "et", "ger": "de", "fre": "fr", "gre": "el", "dut": "nl", "rum": "ro", "cze": "cs"},
+    **{"lav": "lv", "mon": "mn", "nep": "ne", "pus": "ps", "swa": "sw", "bur": "my", "geo": "ka"},
+    **{"mac": "mk", "baq": "eu", "sp": "es", "br": "pt"},
+}
+
+
+def unknown_language(code: str) -> str:
+    """What to say of a code that is none of `LANGUAGES`: what to write instead, or which there are.
+
+    Args:
+        code: as it was written: `iw`, `zh-Hans`, `zho_Hans`, `en-US`, `Thai`, ...
+    """
+    meant = known_language(code)
+    if meant:
+        return f"{code!r} is unknown; write {meant}"
+    return f"{code!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}"
+
+
+def known_language(code: str) -> str:
+    """The code of `LANGUAGES` that another way of writing a language means; "" where it means none of them."""
+    plain = code.strip().lower().replace("-", "_")
+    first, _, rest = plain.partition("_")
+    by_code3 = {row.code3: row.code for row in LANGUAGES.values()}
+    by_name = {row.name.lower(): row.code for row in LANGUAGES.values()}
+    for written in (plain, first) if rest else (plain,):
+        meant = _WRITTEN.get(written) or by_code3.get(written) or by_name.get(written)
+        if meant or written in LANGUAGES:
+            return meant or written
+    return ""

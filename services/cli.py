@@ -1,9 +1,11 @@
 """The command `afp`: one function per verb, each validates, calls and shows; heavy rooms load inside the verbs."""
 
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -25,7 +27,21 @@ from services.options import (
     StudyFile,
     StudyName,
 )
-from services.output import COMPLETE, GATE, SIGINT, USAGE, note, say, say_json, show_bug, show_error
+from services.output import (
+    AWAY,
+    BUG,
+    COMPLETE,
+    GATE,
+    SIGINT,
+    USAGE,
+    note,
+    of_the_machine,
+    open_streams,
+    say,
+    say_json,
+    show_bug,
+    show_error,
+)
 from services.submit_commands import submit
 from services.trial_commands import evaluate, reproduce, trial
 
@@ -366,9 +382,23 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _guarded(lambda: app(args=given, prog_name="afp", standalone_mode=False), as_json="--json" in given)
     except BrokenPipeError:
-        # The reader has gone (afp ... | head); what Python flushes at its end must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # the reader has gone: afp ... | head
         return COMPLETE
+    except OSError as error:  # of standard output itself, or of standard error
+        _forget_output()
+        with suppress(OSError):
+            note(f"error  the output cannot be written: {error.strerror or error}")
+        return AWAY
+
+
+def _forget_output() -> None:
+    """Let what Python still flushes go nowhere: nobody reads it, and its end must not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
@@ -389,7 +419,14 @@ def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
         return error.exit_code
     except typer.Abort:
         return SIGINT
+    except SystemExit as error:
+        # Libraries that write end the process by themselves when the reader of their output has gone.
+        if isinstance(error.__context__, BrokenPipeError) or getattr(error.__context__, "errno", 0) == errno.EPIPE:
+            raise BrokenPipeError from error
+        return error.code if isinstance(error.code, int) else BUG
     except Exception as error:
+        if (known := of_the_machine(error)) is not None:
+            return show_error(known, as_json=as_json)
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of the command line
             return _usage(error)
         return show_bug(error)
@@ -404,10 +441,14 @@ def _usage(error: Any) -> int:
 
 def command() -> NoReturn:
     """The process of the command line: `main`, then an end without taking every library apart, which takes seconds."""
+    open_streams()
     code = main()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        code = code if error.errno == errno.EPIPE else code or AWAY
     os._exit(code)
 
 

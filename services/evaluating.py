@@ -17,6 +17,7 @@ from afp_ray.config import TrialConfig, flatten, nest
 from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.findings import Difference
+from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.methods import METHODS
 from afp_ray.records import Score, TrialResult
 from afp_ray.store import StudyPaths
@@ -47,6 +48,10 @@ def eval_config(
         sets: `evaluation.<field>=value` or `model.<field>=value` each, over the others.
     Raises: ConfigError naming the option whose value does not fit.
     """
+    for option, codes in (("--pivot", [pivot]), ("--languages", languages)):
+        for code in codes:
+            if code not in LANGUAGES:
+                raise ConfigError(unknown_language(code), where=option)
     others = [code for code in languages if code != pivot]
     evaluation = {
         "tasks": list(tasks),
@@ -65,7 +70,10 @@ def eval_config(
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])).removeprefix("evaluation.")
         option = place.split(".")[0].replace("_", "-")
-        raise ConfigError(f"{first['input']!r}: {first['msg']}", where=f"--{option}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        # What a whole section got says nothing; the message of its rule names the value.
+        shown = message if isinstance(first["input"], dict | TrialConfig) else f"{first['input']!r}: {message}"
+        raise ConfigError(shown, where=f"--{option}" if option else "") from error
     return _with_sets(config, sets) if sets else config
 
 

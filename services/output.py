@@ -1,7 +1,10 @@
 """What reaches the terminal: JSON, lines, tables and errors; and the exit code of each outcome."""
 
+import errno
+import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from afp_ray.errors import AfpError, StudyLockedError, UnavailableError, UserError
+from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
 from afp_ray.records import StudyState, TrialStatus
 
 if TYPE_CHECKING:
@@ -21,9 +24,38 @@ COMPLETE, BUG, USAGE, SOME_FAILED, NONE_SUCCEEDED, BUDGET, LOCKED, GATE = range(
 AWAY, SIGINT, SIGTERM = 75, 130, 143
 
 
+# Escape sequences, bidirectional overrides and line separators: what a row of data could make a terminal do.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Text as it may reach a terminal: control characters are shown, not obeyed; line ends and tabs stay."""
+    return _CONTROL.sub(
+        lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\x7f" else f"\\u{ord(match[0]):04x}", text
+    )
+
+
+def open_streams() -> None:
+    """Make standard output and error safe to write to: characters that they cannot show come escaped.
+
+    A stream that was closed (`>&-`) goes nowhere, so that no file that is opened later takes its number.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def console(*, stderr: bool = False) -> "Console":
     """A terminal that heeds NO_COLOR; piped output is plain and never cut at 80 columns."""
-    from rich.console import Console
+    from services.plain_console import PlainConsole as Console
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 160
@@ -32,20 +64,22 @@ def console(*, stderr: bool = False) -> "Console":
 
 def say(text: str = "") -> None:
     """One line on standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(plain(text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """One line on standard error, where it does not disturb `--json`."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(plain(text) + "\n")
     sys.stderr.flush()
 
 
 def say_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
     """One JSON document on standard output."""
     content = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    say(json.dumps(content, indent=2, ensure_ascii=False, default=_jsonable))
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    text = json.dumps(content, indent=2, ensure_ascii=not is_unicode, default=_jsonable)
+    say(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _jsonable(value: Any) -> Any:
@@ -64,10 +98,13 @@ def show_error(error: AfpError, *, as_json: bool = False) -> int:
         say_json({"error": {"code": code, "class": type(error).__name__, **fields}})
         return code
     is_colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    label = "\033[1;31merror\033[0m" if is_colored else "error"
+    if is_colored:
+        sys.stderr.write("\033[1;31m")
+    sys.stderr.write("error")
+    sys.stderr.write("\033[0m  " if is_colored else "  ")
     if isinstance(error, UserError):
         first, *rest = error.problem.split("\n")
-        note(f"{label}  {f'{error.where}  ' if error.where else ''}{first}")
+        note(f"{f'{error.where}  ' if error.where else ''}{first}")
         for line in rest:
             note(line)
         if error.allowed:
@@ -75,10 +112,49 @@ def show_error(error: AfpError, *, as_json: bool = False) -> int:
         if error.fix:
             note(f"fix    {error.fix}")
     else:
-        note(f"{label}  {error}")
+        note(str(error))
         if fix := _fix_of(error):
             note(f"fix    {fix}")
     return code
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
+
+
+def of_the_machine(error: BaseException) -> AfpError | None:
+    """An error that is no bug but the machine's answer to what was asked: a path, a disk, a port; None for others."""
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return ConfigError(
+            "a path begins with ~ and the name of a user that this machine does not know",
+            where=next((word for word in sys.argv[1:] if "~" in word), "paths"),
+            fix="write the whole path",
+        )
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return ConfigError("a path holds a NUL character", where="paths", fix="write the path without it")
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
+        return None
+    place = str(error.filename) if error.filename is not None else ""
+    shown = place if len(place) <= 200 else f"{place[:200]}... ({len(place)} characters)"
+    said = f"{error.strerror or error}{f': {shown}' if shown else ''}"
+    if error.errno in _FULL:
+        return StorageError(said)
+    if error.errno == errno.ENAMETOOLONG:
+        return ConfigError(f"a path is too long: {said}", where="paths", fix="write a shorter one")
+    if isinstance(error, FileNotFoundError) and not place and _has_lost_folder():
+        return ConfigError("the working folder no longer exists", where="paths", fix="cd into one that does")
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError) and place:
+        return ConfigError(said, where="paths", fix="check the path and who may read and write it")
+    if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+        return UnavailableError(said)
+    return None
+
+
+def _has_lost_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _fix_of(error: AfpError) -> str:

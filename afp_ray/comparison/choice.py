@@ -1,5 +1,6 @@
 """The best confirmed configuration of a study, what it gains over base, and how sure that is."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -98,7 +99,7 @@ def best(
         gpu_hours=winner.gpu_hours,
         checkpoint=str(checkpoint) if checkpoint and checkpoint.is_dir() else None,
         trials=tuple(record.trial_id for record in winner.records),
-        reproduce=f"afp reproduce {winner.records[0].trial_id} --storage {paths.storage}",
+        reproduce=f"afp reproduce {winner.records[0].trial_id} --storage {shlex.quote(str(paths.storage))}",
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

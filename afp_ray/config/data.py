@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from afp_ray.config.base import StrictModel
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import LANGUAGES, unknown_language
 
 SourceKind = Literal[
     "embedded",
@@ -146,7 +146,7 @@ class DataConfig(StrictModel):
     def _languages_are_known(self) -> Self:
         for code in (self.pivot, *self.languages):
             if code not in LANGUAGES:
-                raise ValueError(f"language {code!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}")
+                raise ValueError(f"language {unknown_language(code)}")
         if self.pivot in self.languages:
             raise ValueError(f"the pivot {self.pivot!r} is also in `languages`; list the other languages only")
         if len(set(self.languages)) != len(self.languages):

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from afp_ray.config.base import StrictModel
 from afp_ray.config.data import SourceConfig
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import LANGUAGES, unknown_language
 
 CHOICE_TASKS = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
 GENERATION_TASKS = ("translation", "summarization", "answer_language", "mgsm", "xquad_qa")
@@ -101,7 +101,7 @@ class GenerationConfig(StrictModel):
         if self.directions is not None and len(set(self.directions)) != len(self.directions):
             raise ValueError(f"`directions` repeats a value: {list(self.directions)}")
         if self.pivot is not None and self.pivot not in LANGUAGES:
-            raise ValueError(f"language {self.pivot!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}")
+            raise ValueError(f"language {unknown_language(self.pivot)}")
         return self
 
 
@@ -160,7 +160,7 @@ class EvaluationConfig(StrictModel):
                 raise ValueError(f"`{name}` repeats a value: {list(values)}")
         for code in self.languages or ():
             if code not in LANGUAGES:
-                raise ValueError(f"language {code!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}")
+                raise ValueError(f"language {unknown_language(code)}")
         if not self.shots or any(not 0 <= shots <= MAX_SHOTS for shots in self.shots):
             raise ValueError(f"`shots` must be one or more numbers from 0 to {MAX_SHOTS}, got {list(self.shots)}")
         if not self.demo_seeds:

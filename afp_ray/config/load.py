@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from afp_ray.config.base import canonical_json
 from afp_ray.config.document import Document, KeyPath, Place, parse_value, read_document
 from afp_ray.config.dotted import TOPS, dot, flat
 from afp_ray.config.evaluation import CHOICE_TASKS, GENERATED_SCORES
@@ -23,7 +24,7 @@ from afp_ray.config.study import StudyConfig, flatten, nest
 from afp_ray.config.translate import error_at, translate
 from afp_ray.config.trial import TrialConfig
 from afp_ray.errors import ConfigError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import LANGUAGES, unknown_language
 
 METRICS = ("mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS, *GENERATED_SCORES)
 _FINITE = ConfigDict(allow_inf_nan=False)
@@ -176,8 +177,7 @@ def _check_fields(study: StudyConfig, document: Document) -> None:
     _check_values(study.fixed if document.places else flatten(study.fixed), document, ("fixed",))
     for name, values in study.compare.items():
         _require_field(name, document, ("compare", name))
-        for index, value in enumerate(values):
-            _check_value(name, value, document, ("compare", name, index))
+        _check_list(name, values, document, ("compare", name))
     for name, spec in study.tune.items():
         _require_field(name, document, ("tune", name))
         _check_spec(name, spec, document)
@@ -202,25 +202,47 @@ def _require_field(name: str, document: Document, path: KeyPath) -> None:
         raise error_at(document, path, f"unknown field {name!r}", at_key=True, allowed=allowed, fix=fix)
 
 
-def _check_value(name: str, value: Any, document: Document, path: KeyPath) -> None:
-    """Check one value against the type and range of its field."""
+def _check_list(name: str, values: Sequence[Any], document: Document, path: KeyPath) -> None:
+    """Check the values that a field is given in turn, and that no two are one once the field has read them."""
+    seen: dict[str, Any] = {}
+    for index, value in enumerate(values):
+        at = (*path, index)
+        key = canonical_json(_check_value(name, value, document, at))
+        if key in seen:
+            shown = f"{json.dumps(seen[key])} and {json.dumps(value)}"
+            problem = f"{name} repeats a value: {shown} are one once they are read"
+            raise error_at(document, at, problem, fix="keep one of them")
+        seen[key] = value
+
+
+def _check_value(name: str, value: Any, document: Document, path: KeyPath) -> Any:
+    """The value as its field reads it, checked against the field's type and range."""
     field = trial_fields()[name]
     kind: Any = field.annotation
     for constraint in field.metadata:
         kind = Annotated[kind, constraint]
     adapter: TypeAdapter[Any] = TypeAdapter(kind, config=None if is_section(field) else _FINITE)
     try:
-        adapter.validate_json(json.dumps(value), strict=True)
+        read = adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise translate(error.errors()[0], document, root=path) from None
+        details = error.errors()[0]
+        if value is None:  # of a union, pydantic names one part that it is not
+            raise error_at(
+                document,
+                path,
+                f"{name} cannot be null",
+                allowed="null where the default of a field is null, or its page says so",
+                fix="take null out of the list, or leave the field out",
+            ) from None
+        raise translate(details, document, root=path) from None
+    return adapter.dump_python(read, mode="json")
 
 
 def _check_spec(name: str, spec: RangeSpec | ChoiceSpec, document: Document) -> None:
     """Check the ends or choices of a searched field."""
     path: KeyPath = ("tune", name)
     if isinstance(spec, ChoiceSpec):
-        for index, value in enumerate(spec.choices):
-            _check_value(name, value, document, (*path, "choices", index))
+        _check_list(name, spec.choices, document, (*path, "choices"))
         return
     kinds = set(_plain_kinds(trial_fields()[name].annotation))
     if not kinds & {int, float}:
@@ -256,4 +278,6 @@ def _check_metric(name: str, document: Document, path: KeyPath) -> None:
         allowed = f"{', '.join(METRICS)}, or TASK/LANGUAGE"
         raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, METRICS))
     if language and language not in LANGUAGES:
-        raise error_at(document, path, f"language {language!r} is unknown", allowed=", ".join(sorted(LANGUAGES)))
+        problem, _, rest = f"language {unknown_language(language)}".partition("; ")
+        allowed = rest.removeprefix("allowed: ") if rest.startswith("allowed: ") else ""
+        raise error_at(document, path, problem, allowed=allowed, fix="" if allowed else rest)

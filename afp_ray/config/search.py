@@ -7,7 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from afp_ray.config.base import StrictModel
 
-Scalar = bool | int | float | str
+Scalar = bool | int | float | str | None
+"""A value of a field: null where the field may be null."""
 
 
 class _Searched(StrictModel):

@@ -22,7 +22,7 @@ from afp_ray.config.search import (
 
 MAX_ARMS = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_RESERVED = frozenset({"latest", "trials", "mlflow", "mlartifacts", "con", "nul"})
+_RESERVED = frozenset({"latest", "trials", "mlflow", "mlflow.db", "mlartifacts", "remote.json"})
 
 
 class StudyConfig(StrictModel):

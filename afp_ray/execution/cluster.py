@@ -3,10 +3,8 @@
 import importlib
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +15,7 @@ from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.preemption import cluster_watch
+from afp_ray.execution.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +91,16 @@ def connected(address: str | None, *, python: str | None = None) -> Iterator[boo
         finally:
             _leave()
         return
-    folder = tempfile.mkdtemp(prefix="afp-ray-")
-    others = _descendants(os.getpid())
-    try:
-        with _importing_tune():
-            start_local(folder, python=python)
-        yield True
-    finally:
-        started = _descendants(os.getpid(), but=others)
-        _leave()
-        _end_leftovers(started)
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder() as folder:
+        others = _descendants(os.getpid())
+        try:
+            with _importing_tune():
+                start_local(str(folder / "ray"), python=python)
+            yield True
+        finally:
+            started = _descendants(os.getpid(), but=others)
+            _leave()
+            _end_leftovers(started)
 
 
 def _leave() -> None:

@@ -6,12 +6,12 @@ import shlex
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from afp_ray.config import RuntimeConfig
+from afp_ray.execution.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def forked_workers(*, num_threads: int) -> Iterator[str]:
     Yields: the command that stands in for the Python interpreter when a worker is started.
     """
     environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
-    with tempfile.TemporaryDirectory(prefix="afp-fork-", ignore_cleanup_errors=True) as folder:
-        path, log = Path(folder) / "socket", Path(folder) / "log"
+    with scratch_folder() as folder:
+        path, log = folder / "socket", folder / "log"
         read_end, write_end = os.pipe()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, log.open("wb") as file:
             listener.bind(str(path))

@@ -4,6 +4,7 @@ Precedence: default < file (`fixed`, `compare`) < sample (`tune`) < method. What
 """
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,7 +90,7 @@ def _name(compared: Mapping[str, Any], method: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
 
 
 def _merged(arm: Arm, aliases: tuple[str, ...]) -> Arm:

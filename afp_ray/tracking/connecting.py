@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from afp_ray.errors import UnavailableError
 from afp_ray.store import StudyPaths
-from afp_ray.tracking.location import ARTIFACTS, read_runs, sqlite_file
+from afp_ray.tracking.location import ARTIFACTS, read_runs, sqlite_file, sqlite_uri
 from afp_ray.tracking.redaction import redact
 from afp_ray.tracking.schema import schema_verdict
 
@@ -50,7 +50,7 @@ def _check_schema(file: Path, uri: str) -> None:
     fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
     fresh.unlink(missing_ok=True)
     try:
-        MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(fresh)).search_experiments(max_results=1)
         os.link(fresh, file)
     except FileExistsError:
         return  # a server was faster

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.redaction import redact
@@ -13,7 +16,12 @@ DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 
 def default_uri(storage: Path) -> str:
     """The database that all studies under `storage` share."""
-    return f"sqlite:///{storage / DATABASE}"
+    return sqlite_uri(storage / DATABASE)
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI of a database file, with what would end a path in a URI percent-encoded."""
+    return f"sqlite:///{re.sub('[%?#]', lambda match: quote(match[0]), str(file))}"
 
 
 def tracking_uri(configured: str | None, storage: Path) -> str:
@@ -24,13 +32,13 @@ def tracking_uri(configured: str | None, storage: Path) -> str:
 def open_command(uri: str) -> str:
     """The command line that shows the runs in a browser."""
     if uri.startswith(("http://", "https://")):
-        return f"open {uri}"
-    return f"mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+        return f"open {shlex.quote(uri)}"
+    return f"mlflow server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a `sqlite:///` URI; None for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
 
 
 def write_runs(paths: StudyPaths, uri: str, *, experiment_id: str, parent: str, runs: dict[str, str]) -> None:

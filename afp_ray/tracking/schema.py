@@ -7,6 +7,7 @@ package as files, the one that a database has in its table `alembic_version`.
 import importlib.metadata
 import importlib.util
 import re
+import shlex
 import sqlite3
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,9 +80,14 @@ def _compare(revision: str, uri: str, file: Path) -> SchemaVerdict:
     version = importlib.metadata.version("mlflow")
     if revision in known:
         found = f"revision {revision} is older than that of mlflow {version} ({', '.join(sorted(heads))})"
-        return SchemaVerdict("older", found, f"cp {file} {file}.backup && mlflow db upgrade {uri}")
+        return SchemaVerdict("older", found, _upgrade_command(file, uri))
     found = f"revision {revision} is not known to mlflow {version}: a newer mlflow made it"
     return SchemaVerdict("newer", found, "pip install --upgrade mlflow")
+
+
+def _upgrade_command(file: Path, uri: str) -> str:
+    copy, backup = shlex.quote(str(file)), shlex.quote(f"{file}.backup")
+    return f"cp {copy} {backup} && mlflow db upgrade {shlex.quote(uri)}"
 
 
 def _stamps(file: Path, wait_s: float) -> tuple[list[str], list[str]]:
