@@ -1,5 +1,6 @@
 """The answers that the command line and the API share, so that both give the same object."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from afp_ray.errors import DataError, UserError
+from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, list_studies, read_incomplete
@@ -37,6 +38,9 @@ def best_answer(
 ) -> Best:
     """The best configuration of a study, with the MLflow run that shows its first seed."""
     paths = paths_of(storage, name)
+    for name, value in (under or {}).items():
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}={value} is no limit", where="--under", fix="write a number, gpu_hours=2")
     limits = {"metric": metric, "language": language, "under": dict(under or {}), "max_forgetting": max_forgetting}
 
     def compute() -> Best:

@@ -416,8 +416,11 @@ def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
         note("interrupted")
         return SIGINT
     except typer.Exit as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # the library has caught it
+            note("interrupted")
         return error.exit_code
     except typer.Abort:
+        note("interrupted")
         return SIGINT
     except SystemExit as error:
         # Libraries that write end the process by themselves when the reader of their output has gone.

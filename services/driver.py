@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from afp_ray.ledger import holder, replay
 from afp_ray.records import Failure, FailureClass, LedgerEvent, StudyState, TrialResult, TrialStatus
 from afp_ray.remote import ask_to_stop, keeping
 from afp_ray.store import StudyPaths, write_atomic
-from afp_ray.tracking.location import tracking_uri
+from afp_ray.tracking.location import require_tracking, tracking_uri
 from services.searching import measured, search_of
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def check_study(study: StudyConfig) -> Checked:
     from afp_ray.trial import check_trial
 
     check_published(study.published)
+    require_tracking(study.runtime.tracking_uri, Path())
     arms = make_arms(study)
     require_base(study, arms)
     limited = [limit.metric for limit in study.constraints]
@@ -365,6 +367,10 @@ def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
     projector = MlflowProjector(study, paths, uri, verify=True)
     try:
         return projector.project(), redact(uri)
+    except ModuleNotFoundError as error:
+        reason = f"MLflow at {redact(uri)} needs the Python package {error.name}; pip install {error.name}"
+        note_failure(projector.outbox, reason)
+        raise UnavailableError(reason) from error
     except UnavailableError as error:
         note_failure(projector.outbox, str(error))
         raise

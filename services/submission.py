@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -81,7 +82,12 @@ def require_dashboard(address: str) -> None:
 
     Raises: ConfigError with the form it should have.
     """
-    if not address.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(address)
+        is_dashboard = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half of an IPv6 address
+        is_dashboard = False
+    if not is_dashboard:
         raise ConfigError(
             f"{address!r} is not the address of a Ray dashboard",
             where="--address",

@@ -140,8 +140,20 @@ def _parse_json(text: str, name: str) -> Document:
     def refuse(constant: str) -> None:
         raise ConfigError(f"{constant} is not a finite number", where=name)
 
+    def number(written: str) -> float:
+        if not math.isfinite(value := float(written)):
+            raise ConfigError(f"{written} is beyond every number of a computer", where=name, fix="write a smaller one")
+        return value
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            twice = next(key for key in values if sum(key == other for other, _ in pairs) > 1)
+            raise ConfigError(f"{twice!r} stands twice in one object", where=name, fix="keep one of them")
+        return values
+
     try:
-        values = json.loads(text, parse_constant=refuse)
+        values = json.loads(text, parse_constant=refuse, parse_float=number, object_pairs_hook=mapping)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"this is no JSON: {error}", where=name) from error
     if not isinstance(values, dict):

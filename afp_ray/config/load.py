@@ -137,7 +137,8 @@ def _override_study(document: Document, override: str) -> None:
     top, _, rest = ("fixed", "", name) if name in fields else name.partition(".")
     keys = [rest] if rest else []
     if top in TOPS and rest:
-        if top == "tune" and rest not in fields:
+        part = rest.rpartition(".")[2]
+        if top == "tune" and rest not in fields and part in {*RangeSpec.model_fields, *ChoiceSpec.model_fields}:
             keys = list(rest.rpartition(".")[::2])
         _require(keys[0], fields, origin=origin)
     elif name not in (known := _study_names()):

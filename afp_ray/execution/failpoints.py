@@ -2,7 +2,16 @@
 
 import os
 
+from afp_ray.errors import ConfigError
+
 _NAME, _, _PASSES = os.environ.get("AFP_FAILPOINT", "").partition(":")
+if _PASSES and not _PASSES.isdigit():
+    raise ConfigError(
+        f"AFP_FAILPOINT={os.environ['AFP_FAILPOINT']!r} is no point",
+        where="environment",
+        allowed="NAME or NAME:PASS",
+        fix="unset it",
+    )
 _left = int(_PASSES or 1)
 
 NAMES = (

@@ -136,6 +136,13 @@ def resolve(address: str) -> str:
     """
     if ":" in address or address == "local":
         return address
+    if address != "auto":
+        raise ConfigError(
+            f"{address!r} is no address of a cluster",
+            where="--address or RAY_ADDRESS",
+            allowed="HOST:PORT, ray://HOST:PORT, auto, local",
+            fix="give the head's address, or unset RAY_ADDRESS to start a cluster here",
+        )
     from ray._private.services import canonicalize_bootstrap_address
 
     try:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from afp_ray.errors import ConfigError
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.redaction import redact
 
+_WRITABLE = re.compile(r"https?://.|sqlite:///.|(?:postgresql|postgres|mysql|mssql)(?:\+\w+)?://.|databricks(?:://|$)")
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 
 
@@ -27,6 +29,22 @@ def sqlite_uri(file: Path) -> str:
 def tracking_uri(configured: str | None, storage: Path) -> str:
     """The tracking URI to use: the study's, else the environment's MLFLOW_TRACKING_URI, else the default."""
     return configured or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(storage)
+
+
+def require_tracking(configured: str | None, storage: Path) -> None:
+    """Refuse a tracking URI that MLflow cannot write to, before a study starts.
+
+    Raises: ConfigError with the forms there are.
+    """
+    uri = tracking_uri(configured, storage)
+    if _WRITABLE.match(uri):
+        return
+    raise ConfigError(
+        f"{redact(uri)!r} is no place that runs can be written to",
+        where="runtime.tracking_uri" if configured else "MLFLOW_TRACKING_URI",
+        allowed="http://..., https://..., sqlite:///FILE, or a database (postgresql://..., mysql://..., mssql://...)",
+        fix="mend it, or leave it out: runs are then written beside the studies",
+    )
 
 
 def open_command(uri: str) -> str:
