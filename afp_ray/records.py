@@ -320,6 +320,10 @@ class LedgerEvent(StrictModel):
     """With DONE."""
     gpu_hours: float | None = None
     """With DONE."""
+    files: dict[str, str] | None = None
+    """With DONE: digests of the result and the predictions, by their names in the trial's folder."""
+    is_afresh: bool | None = None
+    """With PLANNED, of a finished trial whose files are lost or were altered: it is finished no longer."""
     failure: Failure | None = None
     """With FAILED."""
     note: str = ""
@@ -330,6 +334,8 @@ class LedgerEvent(StrictModel):
     """With OPENED: versions of the packages that scores depend on, where the driver runs."""
     driver: str | None = None
     """Token of the driver that wrote it; null in ledgers of before there were tokens."""
+    check: str | None = None
+    """CRC-32 of the line without this field, which stands last; null in ledgers of before there were checks."""
 
 
 class TrialRecord(StrictModel):
@@ -354,6 +360,8 @@ class TrialRecord(StrictModel):
     rungs: tuple[float, ...] = ()
     """The study's objective at every rung that it reached."""
     splits: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+    """Digests of the result and the predictions; empty where the ledger is of before they were kept."""
     gpu_hours: float = 0.0
     failure: Failure | None = None
     note: str = ""

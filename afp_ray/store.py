@@ -27,9 +27,11 @@ representation/<split>.safetensors  states of held-out sentences, for drawings
 checkpoint/          a Hugging Face folder
 """
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from afp_ray.errors import StorageError
 from afp_ray.records import IncompleteScores
 
 DEFAULT_STORAGE = "runs"
+RESULT = "result.json"
 LEDGER_SNAPSHOT = "ledger.snapshot.json"
 
 
@@ -46,7 +49,7 @@ class TrialPaths:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "config.json"
-        self.result = folder / "result.json"
+        self.result = folder / RESULT
         self.incomplete = folder / "incomplete.json"
         self.progress = folder / "progress.json"
         self.attempt = folder / "attempt.json"
@@ -121,9 +124,28 @@ def list_studies(storage: Path | str) -> list[StudyPaths]:
     return [StudyPaths(root, name) for name in names]
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def _read_umask() -> int:
+    """The process's umask; Linux tells it without setting it, which other threads would notice."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
+    except (OSError, StopIteration, ValueError):
+        umask = os.umask(0o022)
+        os.umask(umask)
+        return umask
+
+
+PRIVATE, SHARED = 0o600, 0o666 & ~_read_umask()
+"""Who may read a file: its owner alone, or whoever the user's umask lets."""
+
+
+def write_atomic(path: Path, content: str | bytes, *, mode: int = SHARED) -> None:
     """Write `content` to `path` so that a reader or a kill sees the old file or the new one, never a part.
 
+    Args:
+        path: its folder is made where it is not there.
+        content: the whole file.
+        mode: permissions; `PRIVATE` for what may hold a secret.
     Raises: StorageError when the disk refuses, naming the path and the bytes; the old file is intact.
     """
     data = content.encode() if isinstance(content, str) else content
@@ -132,6 +154,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, mode)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -171,9 +194,54 @@ def cache_folder(kind: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afp_ray" / kind
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, mode: int = SHARED) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
+
+
+def result_digest(content: bytes) -> str:
+    """Names what a result says, 32 hex digits of a SHA-256; whether its checkpoint is still there does not count.
+
+    Raises: ValueError for what is no JSON object.
+    """
+    result = json.loads(content)
+    if not isinstance(result, dict):
+        raise ValueError("a result is a JSON object")
+    result.pop("checkpoint", None)
+    plain = json.dumps(result, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(plain.encode()).hexdigest()[:32]
+
+
+def trial_digests(trial: TrialPaths) -> dict[str, str]:
+    """Digests of a finished trial's result and predictions, by their names in its folder.
+
+    Raises: OSError or ValueError for a file that cannot be read.
+    """
+    digests = {trial.result.name: result_digest(trial.result.read_bytes())}
+    for file in sorted(trial.predictions.glob("*.parquet")):
+        digests[f"{trial.predictions.name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:32]
+    return digests
+
+
+def find_damage(trial: TrialPaths, digests: Mapping[str, str]) -> str:
+    """What is wrong with the files that a finished trial left; "" when they are as they were written.
+
+    Args:
+        trial: its files.
+        digests: what `trial_digests` gave when it ended; "" where it is not known and the file has to be whole.
+    """
+    for name, digest in digests.items():
+        file = trial.folder / name
+        try:
+            content = file.read_bytes()
+            found = result_digest(content) if file == trial.result else hashlib.sha256(content).hexdigest()[:32]
+        except OSError as error:
+            return f"{file} cannot be read: {error.strerror}"
+        except ValueError:
+            return f"{file} is damaged"
+        if digest and found != digest:
+            return f"{file} is not what the trial wrote: its SHA-256 differs from the ledger's"
+    return ""
 
 
 def sync_folder(folder: Path) -> None:

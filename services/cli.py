@@ -4,14 +4,13 @@ import atexit
 import errno
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from afp_ray.errors import AfpError, ConfigError, UserError
+from afp_ray.errors import ConfigError
 from services.data_commands import data_app
+from services.edge import run_guarded
 from services.export_commands import export
 from services.options import (
     EVAL_EXAMPLES,
@@ -27,21 +26,7 @@ from services.options import (
     StudyFile,
     StudyName,
 )
-from services.output import (
-    AWAY,
-    BUG,
-    COMPLETE,
-    GATE,
-    SIGINT,
-    USAGE,
-    note,
-    of_the_machine,
-    open_streams,
-    say,
-    say_json,
-    show_bug,
-    show_error,
-)
+from services.output import AWAY, GATE, USAGE, note, open_streams, say, say_json
 from services.submit_commands import submit
 from services.trial_commands import evaluate, reproduce, trial
 
@@ -134,9 +119,18 @@ def resume(
     allow_drift: Drift = False,
     attach: Attach = False,
     allow_open: AllowOpen = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First set lines of the ledger aside that are damaged; a copy is kept.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a study after any interruption."""
+    """Continue a study after any interruption; trials whose files are lost or altered run again."""
+    if repair:
+        from afp_ray.ledger import mend
+        from services.studies import paths_of, storage_folder
+
+        num_aside = mend(paths_of(storage_folder(storage), study))
+        note(f"{num_aside} damaged lines of the ledger were set aside" if num_aside else "the ledger is whole")
     _run(
         study,
         storage,
@@ -379,67 +373,7 @@ def _limit(text: str) -> tuple[str, float]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Nothing but a bug leaves a traceback, and that in a file."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        return _guarded(lambda: app(args=given, prog_name="afp", standalone_mode=False), as_json="--json" in given)
-    except BrokenPipeError:
-        _forget_output()  # the reader has gone: afp ... | head
-        return COMPLETE
-    except OSError as error:  # of standard output itself, or of standard error
-        _forget_output()
-        with suppress(OSError):
-            note(f"error  the output cannot be written: {error.strerror or error}")
-        return AWAY
-
-
-def _forget_output() -> None:
-    """Let what Python still flushes go nowhere: nobody reads it, and its end must not complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(nowhere, stream.fileno())
-
-
-def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
-    try:
-        code = call()
-        sys.stdout.flush()
-        return code if isinstance(code, int) else COMPLETE
-    except BrokenPipeError:
-        raise
-    except UserError as error:
-        return show_error(error, as_json=as_json)
-    except AfpError as error:
-        return show_error(error, as_json=as_json)
-    except KeyboardInterrupt:
-        note("interrupted")
-        return SIGINT
-    except typer.Exit as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # the library has caught it
-            note("interrupted")
-        return error.exit_code
-    except typer.Abort:
-        note("interrupted")
-        return SIGINT
-    except SystemExit as error:
-        # Libraries that write end the process by themselves when the reader of their output has gone.
-        if isinstance(error.__context__, BrokenPipeError) or getattr(error.__context__, "errno", 0) == errno.EPIPE:
-            raise BrokenPipeError from error
-        return error.code if isinstance(error.code, int) else BUG
-    except Exception as error:
-        if (known := of_the_machine(error)) is not None:
-            return show_error(known, as_json=as_json)
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of the command line
-            return _usage(error)
-        return show_bug(error)
-
-
-def _usage(error: Any) -> int:
-    note(f"error  {error.format_message()}")
-    context = getattr(error, "ctx", None)
-    note(f"fix    see {context.command_path if context else 'afp'} --help")
-    return int(error.exit_code)
+    return run_guarded(lambda: app(args=given, prog_name="afp", standalone_mode=False), as_json="--json" in given)
 
 
 def command() -> NoReturn:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from afp_ray.config import ModelConfig, StudyConfig, TrialConfig, canonical_json
 from afp_ray.config.trial import NO_MODEL
-from afp_ray.errors import ModelError, StudyChangedError, UnavailableError, UserError
+from afp_ray.errors import ModelError, StorageError, StudyChangedError, UnavailableError, UserError
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Failure, FailureClass, LedgerEvent, StudyState, TrialResult, TrialStatus
 from afp_ray.remote import ask_to_stop, keeping
@@ -325,8 +325,11 @@ def _stop_file(paths: StudyPaths, stop: Any) -> Iterator[None]:
                 paths.stop.unlink(missing_ok=True)
                 stop.request("afp stop")
 
-    if paths.folder.is_dir() and holder(paths) is None:
-        paths.stop.unlink(missing_ok=True)  # left by a request that came after the last driver had ended
+    if paths.stop.exists() and holder(paths) is None:
+        try:
+            paths.stop.unlink(missing_ok=True)  # left by a request that came after the last driver had ended
+        except OSError as error:
+            raise StorageError(f"cannot remove {paths.stop}: {error}") from error
     watcher = threading.Thread(target=watch, name="stop-file", daemon=True)
     watcher.start()
     try:

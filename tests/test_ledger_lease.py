@@ -19,6 +19,7 @@ from test_ledger import event
 from afp_ray.errors import StudyLockedError, UnavailableError
 from afp_ray.ledger import Ledger, holder, replay
 from afp_ray.ledger.lease import Lease
+from afp_ray.ledger.replaying import sealed
 from afp_ray.store import StudyPaths
 
 TESTS = Path(__file__).parent
@@ -107,7 +108,8 @@ def test_what_a_replaced_driver_still_wrote_does_not_count(tmp_path: Path, caplo
     with Ledger.open(paths) as new:
         new.append(event("PLANNED", "b"))
         with paths.ledger.open("a") as file:
-            file.write(late[0].replace('"trial_id":"a"', '"trial_id":"late"') + "\n")
+            body = late[0].replace('"trial_id":"a"', '"trial_id":"late"').rpartition(',"check"')[0] + "}"
+            file.write(sealed(body.encode()).decode() + "\n")
         with caplog.at_level(logging.WARNING):
             assert trials_of(paths) == ["a", "b"]
         assert "passed over 1 events of a driver that had lost its lease" in caplog.text

@@ -3,6 +3,7 @@
 Shapes: S seeds, N examples; the examples are the same, in the same order, for every arm.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from afp_ray.errors import DataError, UserError
 from afp_ray.ledger import replay
 from afp_ray.methods import METHODS
 from afp_ray.records import RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, list_studies
+from afp_ray.store import StudyPaths, list_studies, result_digest
 
 _KEYS = ("task", "language", "shots", "example_id", "content_id")
 _GENERATED = ("metric", "value", "totals", "gold")
@@ -240,7 +241,11 @@ def _read_arm(paths: StudyPaths, records: Sequence[TrialRecord], *, split: str, 
 def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
     file = paths.trial(record.trial_id).result
     try:
-        return TrialResult.model_validate_json(file.read_bytes())
+        content = file.read_bytes()
+        result = TrialResult.model_validate_json(content)
+        if record.files.get(file.name, digest := result_digest(content)) != digest:
+            raise _altered(paths, file)
+        return result
     except (OSError, ValidationError) as error:
         reason = "is missing" if isinstance(error, OSError) else "cannot be read"
         raise DataError(f"the result of a finished trial {reason}", where=str(file), fix=_again(paths)) from error
@@ -252,7 +257,11 @@ def _read_answers(
     """Examples in a fixed order, each one's value over demonstration seeds, and totals where a metric has them."""
     file = paths.trial(record.trial_id).predictions_of(split)
     try:
-        table = pq.read_table(file)
+        content = file.read_bytes()
+        known = record.files.get(f"{file.parent.name}/{file.name}")
+        if known is not None and hashlib.sha256(content).hexdigest()[:32] != known:
+            raise _altered(paths, file)
+        table = pq.read_table(pa.BufferReader(content))
         table = table.select([*_KEYS, "correct", *(name for name in _GENERATED if name in table.column_names)])
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError("the predictions cannot be read", where=str(file), fix=_again(paths)) from error
@@ -287,8 +296,16 @@ def _sum_totals(table: pa.Table, grouped: pa.Table) -> NDArray[np.float64] | Non
     return found
 
 
+def _altered(paths: StudyPaths, file: Path) -> DataError:
+    return DataError(
+        "a file of a finished trial is not what the trial wrote: its SHA-256 differs from the ledger's",
+        where=str(file),
+        fix=_again(paths),
+    )
+
+
 def _again(paths: StudyPaths) -> str:
-    return f"remove the trial's folder and continue the study: afp resume {paths.name}"
+    return f"afp resume {paths.name} sets what is left of that trial aside and runs it again"
 
 
 def check_same_examples(arms: Sequence[ConfirmedArm]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from afp_ray.config import StudyConfig, TrainingRuntime, TrialConfig
 from afp_ray.errors import AfpError, StorageError
 from afp_ray.execution.base import RUN_TRIAL, Executor, JobSource
-from afp_ray.execution.durable import adopt, remove_checkpoint
+from afp_ray.execution.durable import adopt, remove_checkpoint, set_aside
 from afp_ray.execution.failpoints import failpoint
 from afp_ray.execution.outcome import Outcome, failure_of
 from afp_ray.execution.stop import StopNowError, StopRequest
@@ -23,7 +23,7 @@ from afp_ray.ledger import CloseReason, Ledger
 from afp_ray.models.hub import pins
 from afp_ray.records import Failure, FailureClass, Job, LedgerEvent, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.search import WAIT, Wait
-from afp_ray.store import StudyPaths, write_atomic
+from afp_ray.store import RESULT, StudyPaths, find_damage, trial_digests, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ class Driver:
     def begin(self) -> None:
         """Tell what OPENED, bring the search up to date and end trials that can no longer run."""
         self.tell(self._ledger.last_event)
+        self._plan_lost()
         self._search.replay(self._ledger.state)
         for trial_id in self._search.stale:
             record = self._record(trial_id)
@@ -138,6 +139,29 @@ class Driver:
         self._prune()
         for arm in dict.fromkeys(trial.arm for trial in self._ledger.state.trials):
             self._tidy(arm)
+
+    def _plan_lost(self) -> None:
+        """Plan finished trials again whose files are lost or altered; what is left of them is set aside."""
+        for record in self._ledger.state.trials:
+            if record.status is not TrialStatus.DONE or record.test_pending:
+                continue  # a test job that was cut off may have written already, and is done again
+            damage = find_damage(self._ledger.paths.trial(record.trial_id), record.files or {RESULT: ""})
+            if not damage:
+                continue
+            logger.warning("trial %s is run again: %s", record.trial_id, damage)
+            set_aside(self._ledger.paths.trial(record.trial_id))
+            self._append(
+                TrialStatus.PLANNED,
+                record.trial_id,
+                record.attempt + 1,
+                role=record.role,
+                arm=record.arm,
+                seed=record.seed,
+                config=record.config,
+                params=record.params,
+                is_afresh=True,
+                note=damage,
+            )
 
     # --- what an executor calls ---------------------------------------------------------------------------------
 
@@ -264,6 +288,7 @@ class Driver:
     ) -> None:
         """Write DONE, or PAUSED at a rung."""
         is_paused = result.status == "PAUSED"
+        files = None if is_paused else trial_digests(self._ledger.paths.trial(job.trial_id))
         self._append(
             TrialStatus.PAUSED if is_paused else TrialStatus.DONE,
             job.trial_id,
@@ -272,6 +297,7 @@ class Driver:
             objective=objective,
             values=dict(values) or None,
             splits=None if is_paused else result.splits,
+            files=files,
             until=result.until,
             gpu_hours=result.training.gpu_hours,
             note=note,

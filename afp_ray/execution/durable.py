@@ -1,8 +1,10 @@
 """Finds results that are on disk already, in this study or a sibling, and removes checkpoints nobody needs."""
 
+import json
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -98,14 +100,27 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def set_aside(trial: TrialPaths) -> None:
+    """Rename the folder of a trial that is run again, so that nothing of it is taken for what it is now.
+
+    Raises: StorageError when the disk refuses.
+    """
+    aside = trial.folder.with_name(f"{trial.folder.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        if trial.folder.exists():
+            os.replace(trial.folder, aside)
+    except OSError as error:
+        raise StorageError(f"cannot set {trial.folder} aside: {error}") from error
+
+
 def remove_checkpoint(trial: TrialPaths) -> None:
     """Delete a trial's checkpoint; its result says so first, so that no reader finds half of one."""
     if not trial.checkpoint.is_dir():
         return
     try:
-        result = TrialResult.model_validate_json(trial.result.read_bytes())
-        write_json(trial.result, result.model_copy(update={"checkpoint": None}).model_dump(mode="json"))
-    except (OSError, ValidationError) as error:
+        content = json.loads(trial.result.read_bytes())
+        write_json(trial.result, {**content, "checkpoint": None})
+    except (OSError, ValueError, TypeError) as error:
         logger.warning("kept %s: its result cannot be read (%s)", trial.checkpoint, str(error).splitlines()[0])
         return
     shutil.rmtree(trial.checkpoint, ignore_errors=True)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from afp_ray.config import StudyConfig, canonical_json, flatten
 from afp_ray.errors import DataError, StudyChangedError
-from afp_ray.store import StudyPaths, write_json
+from afp_ray.store import PRIVATE, StudyPaths, write_json
 
 _PACKAGES = ("afp-ray", "torch", "transformers", "tokenizers", "peft")
 
@@ -33,18 +33,18 @@ def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> 
     A study that goes on with more hours keeps its new budget, so that the next driver has it too.
     """
     if not paths.study.exists():
-        write_json(paths.study, study.model_dump(mode="json"))
+        write_json(paths.study, study.model_dump(mode="json"), mode=PRIVATE)
         return ""
     kept = _kept(paths)
     changes = _changes(kept, study)
     if not changes:
         if kept.budget != study.budget:
             continued = kept.model_copy(update={"budget": study.budget})
-            write_json(paths.study, continued.model_dump(mode="json"))
+            write_json(paths.study, continued.model_dump(mode="json"), mode=PRIVATE)
         return ""
     if not allow_drift:
         raise _changed(paths, kept, changes)
-    write_json(paths.study, study.model_dump(mode="json"))
+    write_json(paths.study, study.model_dump(mode="json"), mode=PRIVATE)
     return "drift: " + "; ".join(changes)
 
 

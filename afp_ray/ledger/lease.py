@@ -52,7 +52,7 @@ class Lease:
             renew_s: seconds between renewals; renewing ends with `release`.
         Raises: StudyLockedError naming pid and host of the holder.
         """
-        handle = os.open(paths.lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(paths.lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if not _lock(handle) or not _is_same_file(handle, paths.lease):
                 raise _held(paths, handle, "is already being driven")

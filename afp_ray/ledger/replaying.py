@@ -6,8 +6,10 @@ one had replaced by then are passed over, however late they reached the file.
 
 import hashlib
 import logging
+import math
 import os
 import time
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,15 @@ from afp_ray.collection import without_collection
 from afp_ray.errors import DataError
 from afp_ray.ledger import snapshot
 from afp_ray.records import Failure, LedgerEvent, StudyState, TrialRecord, TrialStatus, Until
+from afp_ray.store import write_atomic
 
 logger = logging.getLogger(__name__)
 
 OPENED, CLOSED = "OPENED", "CLOSED"
 SETTLED_S = 2.0
 """A file that was changed within so many seconds may change again without its time showing it."""
+_CHECK = b',"check":"'
+_SEAL_BYTES = len(_CHECK) + 10
 _STATUS = {str(status): status for status in TrialStatus}
 _EMPTY = TrialRecord(
     trial_id="", arm="", seed=0, role="search", status=TrialStatus.PLANNED, attempt=1, config={}, planned_at=0.0
@@ -148,7 +153,7 @@ class Replayer:
 
     def _plan(self, trial_id: str, event: dict[str, Any]) -> None:
         trial = self.trials.get(trial_id)
-        if trial is not None and trial["status"] is TrialStatus.DONE:
+        if trial is not None and trial["status"] is TrialStatus.DONE and not event.get("is_afresh"):
             self.trials[trial_id] = trial | {"test_pending": True, "num_halvings": event.get("num_halvings") or 0}
             return
         first = trial or {"role": event["role"], "planned_at": event["time"]}
@@ -200,6 +205,8 @@ def _advance(trial: dict[str, Any], status: TrialStatus, event: dict[str, Any]) 
         splits = dict.fromkeys((*trial.get("splits", ()), *(event.get("splits") or ())))
         trial["status"], trial["splits"], trial["ended_at"] = status, tuple(splits), event["time"]
         trial |= {key: event[key] for key in ("objective", "gpu_hours", "values") if key in event}
+        if event.get("files"):
+            trial["files"] = {**trial.get("files", {}), **event["files"]}
         trial["until"] = None
     elif status is TrialStatus.PAUSED and not is_scored:
         until = _until(event)
@@ -240,12 +247,16 @@ def _apply_lines(replayer: Replayer, path: Path, content: bytes) -> None:
     end = start
     for number, line in enumerate(lines, start=1):
         try:
-            replayer.apply(from_json(line, cache_strings="keys"))
+            replayer.apply(parse_line(line))
         except (ValueError, KeyError, TypeError) as error:
             if not any(_is_event(later) for later in lines[number:]):
                 break  # a tail that a power cut garbled
             where = f"{path}:{replayer.num_events + number}"
-            raise DataError(f"line is no ledger event: {error}", where=where) from error
+            raise DataError(
+                f"line is no ledger event: {error}",
+                where=where,
+                fix=f"afp resume {path.parent.name} --repair sets such lines aside; results on disk are taken over",
+            ) from error
         end += len(line) + 1
     else:
         number = len(lines) + 1
@@ -253,12 +264,61 @@ def _apply_lines(replayer: Replayer, path: Path, content: bytes) -> None:
     replayer.digest.update(memoryview(content)[start:end])
 
 
+def sealed(line: bytes) -> bytes:
+    """A line of JSON, an object without its newline, with the checksum of it as its last field."""
+    return line[:-1] + _CHECK + b"%08x" % zlib.crc32(line) + b'"}'
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """The event of a line, without its newline.
+
+    Raises: ValueError when it is no JSON, its time is no number, or it is not the line that was written.
+    """
+    event: dict[str, Any] = from_json(line, cache_strings="keys")
+    if line[-_SEAL_BYTES : -_SEAL_BYTES + len(_CHECK)] == _CHECK:
+        if b"%08x" % zlib.crc32(line[:-_SEAL_BYTES] + b"}") != line[-10:-2]:
+            raise ValueError("its checksum is another one: the line was altered")
+        del event["check"]
+    if not math.isfinite(event["time"]):
+        raise ValueError(f"its time is {event['time']}")
+    return event
+
+
 def _is_event(line: bytes) -> bool:
     try:
-        LedgerEvent.model_validate_json(line)
-    except ValidationError:
+        LedgerEvent.model_validate(parse_line(line))
+    except (ValidationError, ValueError, KeyError, TypeError):
         return False
     return True
+
+
+def repair(path: Path) -> int:
+    """Take lines that are no events out of a ledger, which is kept beside it as it was.
+
+    What such a line told is told again by the files on disk: a result whose DONE is gone is taken over by the next
+    driver, and a trial whose PLANNED is gone is planned again.
+
+    Args:
+        path: `ledger.jsonl`, which nobody writes now.
+    Returns: lines that were set aside; 0 where there was nothing to mend.
+    """
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    replayer = Replayer(path.parent.name)
+    whole: list[bytes] = []
+    lines = content.split(b"\n")[:-1]
+    for line in lines:
+        try:
+            replayer.apply(parse_line(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+        whole.append(line + b"\n")
+    if len(whole) < len(lines):
+        write_atomic(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"), content)
+        write_atomic(path, b"".join(whole))
+        snapshot.path_of(path).unlink(missing_ok=True)
+    return len(lines) - len(whole)
 
 
 def cut_torn_tail(path: Path) -> None:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORM = 2
+FORM = 3
 """Raised whenever a fold of the same events gives other records."""
 _COLUMNS: dict[str, Any] = {
     "trial_id": None, "arm": None, "seed": None, "role": None, "status": None, "attempt": None, "planned_at": None,
     "params": None, "objective": None, "splits": (), "gpu_hours": 0.0, "failure": None, "note": "",
     "started_at": None, "ended_at": None, "test_pending": False, "values": {}, "until": None, "rungs": (),
-    "num_halvings": 0,
+    "num_halvings": 0, "files": {},
 }  # fmt: skip
 """Fields of a trial but for its config, with what they are before an event sets them."""
 

@@ -7,14 +7,12 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Self
 
-from pydantic_core import from_json
-
 from afp_ray.config import StudyConfig
 from afp_ray.errors import StorageError
 from afp_ray.ledger import snapshot
 from afp_ray.ledger.agreement import adopt_study, package_versions, require_versions, study_hash
 from afp_ray.ledger.lease import Lease
-from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, cut_torn_tail, read
+from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, cut_torn_tail, parse_line, read, repair, sealed
 from afp_ray.records import LedgerEvent, StudyState, TrialRecord
 from afp_ray.store import StudyPaths, sync_folder
 
@@ -40,7 +38,7 @@ class Ledger:
         self._is_open = True
         self._sections = snapshot.Sections()
         self._num_kept = 0
-        self._file = os.open(paths.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(paths.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         sync_folder(paths.folder)
         self._replayer: Replayer = read(paths.ledger)
         self.last_event: LedgerEvent = _event(OPENED, attempt=1)
@@ -120,7 +118,7 @@ class Ledger:
         content = {"time": event.time, "trial_id": event.trial_id, **event.model_dump(mode="json", exclude_none=True)}
         if event.config is not None:
             content["config"] = self._sections.share(content["config"])
-        line = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        line = sealed(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()) + b"\n"
         self._lease.check()
         try:
             self._catch_up()
@@ -159,7 +157,7 @@ class Ledger:
             file.seek(self._replayer.offset)
             lines = file.read().splitlines(keepends=True)
         try:
-            events = [from_json(line) for line in lines]
+            events = [parse_line(line.rstrip(b"\n")) for line in lines]
             if not lines or not lines[-1].endswith(b"\n") or any(event["state"] == OPENED for event in events):
                 raise self._lease.lost()
             for event, line in zip(events, lines, strict=True):
@@ -199,6 +197,22 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         """Give the lease back, if `close` did not."""
         self.release()
+
+
+def mend(paths: StudyPaths) -> int:
+    """Set lines of a ledger aside that are no events; the ledger as it was stays beside it.
+
+    Returns: how many; 0 where there was nothing to mend.
+    Raises: StudyLockedError while a driver holds the study; StorageError when the disk refuses.
+    """
+    try:
+        lease = Lease.take(paths)
+        try:
+            return repair(paths.ledger)
+        finally:
+            lease.release()
+    except OSError as error:
+        raise StorageError(f"cannot mend {paths.ledger}: {error}") from error
 
 
 def _event(state: str, **fields: Any) -> LedgerEvent:

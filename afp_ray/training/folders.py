@@ -9,7 +9,7 @@ from pathlib import Path
 
 from afp_ray.errors import StorageError
 from afp_ray.models.manifest import write_manifest
-from afp_ray.store import sync_folder
+from afp_ray.store import SHARED, sync_folder
 
 _SPARE_BYTES = 32 * 2**20
 
@@ -62,9 +62,10 @@ def require_space(parent: Path, num_bytes: int, *, what: str) -> None:
 
 
 def _make_durable(folder: Path) -> None:
-    folder.chmod(0o755)  # mkdtemp makes it private
+    folder.chmod(SHARED | (SHARED & 0o444) >> 2)  # mkdtemp makes it private; whoever reads may enter
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(SHARED)  # safetensors makes its files private
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     sync_folder(folder)

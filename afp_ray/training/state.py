@@ -141,6 +141,9 @@ class States:
         try:
             verify_manifest(place)
             content = json.loads((place / _STATE).read_bytes())
+            if content["step"] != step:
+                self._note(f"the state in {place.name} is of step {content['step']}, was moved, and was passed over")
+                return None
             different = [
                 name
                 for name in sorted({*self._identity, *content["identity"]})

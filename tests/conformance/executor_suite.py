@@ -12,6 +12,7 @@ import pytest
 from afp_ray.config import StudyConfig, TrialConfig
 from afp_ray.execution import Executor, StopRequest, run_study
 from afp_ray.ledger import replay
+from afp_ray.ledger.replaying import parse_line
 from afp_ray.records import FailureClass, LedgerEvent, StudyState, TrialStatus
 from afp_ray.search import StudySearch
 from afp_ray.store import StudyPaths
@@ -117,7 +118,7 @@ class ExecutorSuite:
         study = make_study()
         state = run(study, tmp_path, make_executor(study), on_event=[lambda event, _: events.append(event)])
         lines = (tmp_path / "fake" / "ledger.jsonl").read_text().splitlines()
-        assert [LedgerEvent.model_validate_json(line) for line in lines] == events
+        assert [LedgerEvent.model_validate(parse_line(line.encode())) for line in lines] == events
         assert replay(tmp_path / "fake" / "ledger.jsonl") == state
 
     def test_a_listener_that_raises_stops_nothing(

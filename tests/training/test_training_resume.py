@@ -347,3 +347,19 @@ def test_sums_come_back_as_they_were() -> None:
     other.restore(4, json.loads(json.dumps(record.state())))
     assert other.state()["sums"] == record.state()["sums"]
     assert other.summary(steps=4).resumed_from_step == 4
+
+
+def test_two_states_whose_folders_were_swapped_are_passed_over(straight: Run, tmp_path: Path) -> None:
+    """Each is whole by its manifest; only its own step tells."""
+    run = Run(tmp_path)
+    run.go(stop_after=6)
+    run.go(stop_after=12)
+    older, newer = (run.paths.states / step for step in ("step-000006", "step-000012"))
+    older.rename(tmp_path / "aside")
+    newer.rename(older)
+    (tmp_path / "aside").rename(newer)
+    summary = run.go()
+    assert summary is not None
+    assert summary.resumed_from_step is None
+    assert [note.split(",")[1] for note in summary.notes] == [" was moved", " was moved"]
+    assert not differ(straight.weights, run.weights)
