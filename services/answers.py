@@ -40,7 +40,7 @@ def best_answer(
     paths = paths_of(storage, name)
     for name, value in (under or {}).items():
         if not math.isfinite(value):
-            raise ConfigError(f"{name}={value} is no limit", where="--under", fix="write a number, gpu_hours=2")
+            raise ConfigError(f"{name}={value} is no limit", where="under", fix="write a number, as in gpu_hours=2")
     limits = {"metric": metric, "language": language, "under": dict(under or {}), "max_forgetting": max_forgetting}
 
     def compute() -> Best:

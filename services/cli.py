@@ -359,7 +359,7 @@ def _run(
         attach=attach,
         as_json=as_json,
     )
-    raise typer.Exit(code)
+    raise SystemExit(code)  # the library would end with an interrupted study's code as if Ctrl-C had ended the command
 
 
 def _limit(text: str) -> tuple[str, float]:

@@ -46,6 +46,8 @@ def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
     try:
         code = call()
         sys.stdout.flush()
+        if code == SIGINT:  # how the library says that it has caught Ctrl-C
+            note("interrupted")
         return code if isinstance(code, int) else COMPLETE
     except BrokenPipeError:
         raise

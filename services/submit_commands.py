@@ -42,4 +42,4 @@ def submit(
         detach=detach,
         as_json=as_json,
     )
-    raise typer.Exit(code)
+    raise SystemExit(code)  # as in `services.cli`: 130 of a study is its own

@@ -7,7 +7,7 @@ import pytest
 from fabricate import fabricate
 
 import afp_ray.comparison
-from afp_ray.errors import DataError
+from afp_ray.errors import ConfigError, DataError
 from afp_ray.ledger import Ledger
 from afp_ray.store import StudyPaths
 from services import kept
@@ -86,7 +86,7 @@ def test_other_code_and_damaged_files_answer_anew(
     assert len(calls) == 3
 
 
-def test_a_limit_that_is_no_number_is_refused_as_before(tmp_path: Path, calls: list[int]) -> None:
+def test_a_limit_that_is_no_number_is_refused(tmp_path: Path, calls: list[int]) -> None:
     fabricate(tmp_path)
-    with pytest.raises(DataError, match="no arm keeps the limits"):
+    with pytest.raises(ConfigError, match="gpu_hours=nan is no limit"):
         best_answer(tmp_path, "demo", under={"gpu_hours": float("nan")})
