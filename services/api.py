@@ -2,7 +2,8 @@
 
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,15 +11,19 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afp_ray import __version__
 from afp_ray.errors import AfpError, ConfigError, UnavailableError, UserError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
+from afp_ray.tracking.redaction import redact
 from services import answers
+from services.kept import kept
 from services.reports.incomplete import incomplete_grids
 from services.reports.page import render_report
 from services.running import answers_of
@@ -27,7 +32,7 @@ from services.studies import kept_study, paths_of
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "testserver")
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -49,8 +54,13 @@ class NotFoundError(AfpError):
     """The address names a study or trial that does not exist."""
 
 
-def create_app(storage: Path) -> FastAPI:
-    """The application over the studies under `storage`."""
+def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES) -> FastAPI:
+    """The application over the studies under `storage`.
+
+    Args:
+        storage: folder of the studies.
+        hosts: names that it answers to; any other in a request's Host is refused.
+    """
     app = FastAPI(
         title="afp_ray",
         version=__version__,
@@ -59,12 +69,33 @@ def create_app(storage: Path) -> FastAPI:
         openapi_url="/v1/openapi.json",
         responses=_PROBLEMS,
     )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES), www_redirect=False)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.middleware("http")(_with_headers)
+    app.add_middleware(HeadAsGet)
     _add_problems(app)
     _add_studies(app, storage)
     _add_answers(app, storage)
     return app
+
+
+class HeadAsGet:
+    """Answers HEAD as GET without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, without_body)
 
 
 async def _with_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -89,7 +120,8 @@ def _add_studies(app: FastAPI, storage: Path) -> None:
     def study(name: Name) -> StudyDetail:
         """How far a study is, and what it asks."""
         _known(storage, name)
-        return StudyDetail(status=answers.status_answer(storage, name), config=kept_study(paths_of(storage, name)))
+        found = StudyDetail(status=answers.status_answer(storage, name), config=kept_study(paths_of(storage, name)))
+        return StudyDetail.model_validate_json(redact(found.model_dump_json()))
 
     @app.get("/v1/studies/{name}/trials")
     def trials(
@@ -129,18 +161,28 @@ def _add_answers(app: FastAPI, storage: Path) -> None:
     @app.get("/v1/studies/{name}/comparison")
     def comparison(name: Name) -> Comparison:
         """The ablation table."""
-        _known(storage, name)
-        return answers.comparison_answer(storage, [name])
+        paths = _known(storage, name)
+        return kept(paths, {"kind": "comparison"}, lambda: answers.comparison_answer(storage, [name]), Comparison)
 
     @app.get("/v1/studies/{name}/report", response_class=HTMLResponse)
     def report(name: Name) -> HTMLResponse:
         """The HTML report, made from what is there now."""
         paths = _known(storage, name)
-        table, found, _ = answers_of(paths)
-        state = replay(paths.ledger)
-        parts = incomplete_grids(paths, state.trials)
-        page = render_report(kept_study(paths), answers.status_of(paths), state, table, found, incomplete=parts)
-        return HTMLResponse(page, headers={"Content-Security-Policy": _REPORT_POLICY})
+        page = kept(paths, {"kind": "report"}, lambda: _report(paths), Page)
+        return HTMLResponse(page.html, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+class Page(BaseModel):
+    """A report as it is kept."""
+
+    html: str
+
+
+def _report(paths: StudyPaths) -> Page:
+    table, found, _ = answers_of(paths)
+    state = replay(paths.ledger)
+    parts = incomplete_grids(paths, state.trials)
+    return Page(html=render_report(kept_study(paths), answers.status_of(paths), state, table, found, incomplete=parts))
 
 
 def _known(storage: Path, name: str) -> StudyPaths:
@@ -166,6 +208,7 @@ def _add_problems(app: FastAPI) -> None:
     """Every failure as one JSON form; what was not foreseen is logged, and its details stay here."""
 
     def answer(problem: Problem) -> JSONResponse:
+        problem = Problem.model_validate_json(redact(problem.model_dump_json()))
         return JSONResponse(problem.model_dump(), status_code=problem.status, media_type="application/problem+json")
 
     @app.exception_handler(NotFoundError)
@@ -191,7 +234,9 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(_: Request, error: HTTPException) -> JSONResponse:
-        problem = answer(Problem(status=error.status_code, title=str(error.detail).lower()))
+        told = str(error.detail)
+        fix = "see /v1/openapi.json for what can be asked"
+        problem = answer(Problem(status=error.status_code, title=told.lower(), detail=told, fix=fix))
         problem.headers.update(error.headers or {})
         return problem
 
@@ -222,9 +267,17 @@ def check_host(host: str) -> None:
 def serve(storage: Path, *, host: str, port: int) -> None:
     """Listen until interrupted.
 
-    Raises: ConfigError for an address that others can reach.
+    Raises: ConfigError for an address that others can reach; UnavailableError for a port that somebody else has.
     """
     check_host(host)
     import uvicorn
 
-    uvicorn.run(create_app(storage), host=host, port=port, log_level="warning", server_header=False, access_log=False)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise UnavailableError(f"--port {port} on {host} cannot be listened on: {error.strerror}") from error
+        config = uvicorn.Config(create_app(storage), log_level="warning", server_header=False, access_log=False)
+        uvicorn.Server(config).run(sockets=[listener])

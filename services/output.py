@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
 from afp_ray.records import StudyState, TrialStatus
+from afp_ray.tracking.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +30,12 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
-    """Text as it may reach a terminal: control characters are shown, not obeyed; line ends and tabs stay."""
-    return _CONTROL.sub(
-        lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\x7f" else f"\\u{ord(match[0]):04x}", text
-    )
+    """Text as it may reach a terminal: control characters are shown, not obeyed, and secrets are `***`."""
+    return _CONTROL.sub(_shown, redact(text))
+
+
+def _shown(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}" if match[0] < "\x7f" else f"\\u{ord(match[0]):04x}"
 
 
 def open_streams() -> None:
@@ -79,7 +82,8 @@ def say_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
     content = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     text = json.dumps(content, indent=2, ensure_ascii=not is_unicode, default=_jsonable)
-    say(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    sys.stdout.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", redact(text)) + "\n")
+    sys.stdout.flush()
 
 
 def _jsonable(value: Any) -> Any:

@@ -101,7 +101,13 @@ def require_token(address: str, *, allow_open: bool = False) -> None:
             fix=f"{FIX}; or give --allow-open-cluster where nobody else reaches the network",
         )
     if answer.kind == "unknown":
-        logger.warning("whether the Ray cluster at %s asks for a token could not be seen: %s", address, answer.words)
+        raise ConfigError(
+            f"whether the Ray cluster at {address} asks for a token could not be seen: {answer.words}",
+            where="--address",
+            allowed="a cluster that is known to ask for a token",
+            fix="pip install -c constraints.txt 'afp-ray[cluster]', which brings grpcio; or give --allow-open-cluster "
+            "where nobody else reaches the network",
+        )
 
 
 def num_nodes(address: str) -> int | None:

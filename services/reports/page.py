@@ -12,6 +12,7 @@ from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
 from afp_ray.findings import signed_points
 from afp_ray.records import Best, Comparison, ConstraintCheck, StudyState, TrialStatus
+from afp_ray.tracking.redaction import redact
 from services.reports.fronts import front_grids
 from services.reports.grid import FAMILY, RAW, Grid, interval, scored
 from services.reports.published import LEGEND, published_lines
@@ -80,7 +81,7 @@ def render_report(
         lstrip_blocks=True,
     )
     trials = state.trials[:MAX_TRIALS]
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         study=study,
         status=status,
         comparison=comparison,
@@ -106,6 +107,7 @@ def render_report(
         incomplete=incomplete,
         version=__version__,
     )
+    return redact(page)
 
 
 def _headline(best: Best) -> str:

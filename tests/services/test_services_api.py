@@ -51,7 +51,7 @@ def client(finished: StudyPaths) -> Iterator[Client]:
 def http(finished: StudyPaths) -> Any:
     from fastapi.testclient import TestClient
 
-    return TestClient(create_app(finished.storage), raise_server_exceptions=False)
+    return TestClient(create_app(finished.storage, hosts=["testserver", "127.0.0.1"]), raise_server_exceptions=False)
 
 
 def test_the_client_gets_what_the_command_line_shows(finished: StudyPaths, client: Client) -> None:
