@@ -267,17 +267,33 @@ def check_host(host: str) -> None:
 def serve(storage: Path, *, host: str, port: int) -> None:
     """Listen until interrupted.
 
-    Raises: ConfigError for an address that others can reach; UnavailableError for a port that somebody else has.
+    Raises: ConfigError for an address that others can reach or a port that this user may not have, UnavailableError for
+        a port that is in use.
     """
     check_host(host)
+    _check_port(host, port)
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host.strip("[]"), port))
-        except OSError as error:
-            raise UnavailableError(f"--port {port} on {host} cannot be listened on: {error.strerror}") from error
-        config = uvicorn.Config(create_app(storage), log_level="warning", server_header=False, access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.run(create_app(storage), host=host, port=port, log_level="warning", server_header=False, access_log=False)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Try the port before the server does, which would end the process with a code of its own.
+
+    Raises: ConfigError for a port that this user may not have, UnavailableError for one that is in use.
+    """
+    bare = host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((bare, port))
+            trial.listen()
+    except PermissionError as error:
+        raise ConfigError(
+            f"port {port} is kept for the system's own services",
+            where="--port",
+            fix="write 8000, or another above 1023",
+        ) from error
+    except OSError as error:
+        problem = f"{host} port {port} cannot be listened on: {error.strerror}; end the other server, or give --port"
+        raise UnavailableError(problem) from error

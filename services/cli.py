@@ -26,7 +26,7 @@ from services.options import (
     StudyFile,
     StudyName,
 )
-from services.output import AWAY, GATE, USAGE, note, open_streams, say, say_json
+from services.output import AWAY, GATE, USAGE, note, open_streams, plain, say, say_json
 from services.submit_commands import submit
 from services.trial_commands import evaluate, reproduce, trial
 
@@ -239,7 +239,7 @@ def compare(
     required = requirement_answer(folder, studies, require) if require else []
     answer = comparison_answer(folder, studies)
     if as_json or form is not None:
-        sys.stdout.write(FORMATS["json" if as_json or form is None else form](answer))
+        sys.stdout.write(plain(FORMATS["json" if as_json or form is None else form](answer)))
     else:
         show_comparison(answer)
         show_requirements(required)

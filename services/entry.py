@@ -7,11 +7,15 @@ from typing import NoReturn
 
 def command() -> NoReturn:
     """Import the command line and run it."""
-    signal.signal(signal.SIGINT, lambda *_: _interrupted())
+    # A process that was started to ignore Ctrl-C (`nohup`, `&` in a script) goes on ignoring it.
+    is_heeded = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    if is_heeded:
+        signal.signal(signal.SIGINT, lambda *_: _interrupted())
     from services.cli import command as run
 
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if is_heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
     except KeyboardInterrupt:
         _interrupted()

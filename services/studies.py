@@ -22,9 +22,16 @@ def storage_folder(given: str | None) -> Path:
     A Ray job works in a copy of the submitted folder that the cluster throws away, and the study would go with it.
     A URL gives the folder of this machine that stands for it, brought up to date first.
 
-    Raises: ConfigError for a URL that cannot be opened, UnavailableError when what is there cannot be read.
+    Raises: ConfigError for a URL that cannot be opened or a path with a control character, UnavailableError when what
+        is there cannot be read.
     """
     chosen = given or os.environ.get("AFP_STORAGE")
+    if chosen and any(ord(character) < 0x20 or character == "\x7f" for character in chosen):
+        raise ConfigError(
+            f"{chosen!r} has a line end or another control character",
+            where="--storage" if given else "AFP_STORAGE",
+            fix="name a folder without it: every command that is shown fits in one line",
+        )
     if chosen and is_url(chosen):
         folder = working_copy(chosen)
         pull_for_reading(Place(chosen), folder)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -221,6 +222,7 @@ def small_study(tmp_path: Path, lines: str) -> str:
     return str(path)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_null_is_a_value_of_fields_that_may_be_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = small_study(
         tmp_path,
@@ -255,3 +257,47 @@ def test_values_are_compared_as_their_field_reads_them(
 ) -> None:
     assert cli.main(["plan", small_study(tmp_path, lines)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_ctrl_c_is_said_while_a_verb_works() -> None:
+    code = (
+        "import os, signal; from services import cli, studies\n"
+        "studies.storage_folder = lambda _: os.kill(os.getpid(), signal.SIGINT)\n"
+        "cli.command()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "status"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it(finished: StudyPaths) -> None:
+    code = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from services import cli, studies\n"
+        "folder = studies.storage_folder\n"
+        "studies.storage_folder = lambda name: os.kill(os.getpid(), signal.SIGINT) or folder(name)\n"
+        "from services.entry import command; command()"
+    )
+    command = [sys.executable, "-c", code, "status", "--storage", str(finished.storage)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("localhost", socket.AF_INET)])
+def test_a_port_in_use_is_away_for_now(host: str, family: socket.AddressFamily, tmp_path: Path) -> None:
+    with socket.socket(family) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        done = shell(f"afp serve --host {host} --port {other.getsockname()[1]} --storage {tmp_path}")
+    assert done.returncode == 75
+    assert "Address already in use; end the other server, or give --port" in done.stderr
+    assert "ERROR" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31m", "a\tb"])
+def test_a_storage_with_control_characters_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", "--storage", name]) == 2
+    assert capsys.readouterr().err.startswith(f"error  --storage  {name!r} has a line end")
+    monkeypatch.setenv("AFP_STORAGE", name)
+    assert cli.main(["status"]) == 2
+    assert capsys.readouterr().err.startswith("error  AFP_STORAGE")
