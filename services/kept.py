@@ -31,9 +31,6 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer", bound=BaseModel)
 Mark = list[int] | None
 """Size and time of a file; null where there is none."""
-_MAX_RECENT = 8
-_recent: dict[Path, tuple[dict[str, Mark], BaseModel]] = {}
-"""The last answers of this process and the files that they were computed from."""
 _locks: dict[Path, threading.Lock] = {}
 _locks_lock = threading.Lock()
 
@@ -59,9 +56,6 @@ def kept(paths: StudyPaths, question: Mapping[str, Any], compute: Callable[[], A
 
 
 def _answer(paths: StudyPaths, file: Path, compute: Callable[[], Answer], model: type[Answer]) -> Answer:
-    recent = _recent.get(file)
-    if recent is not None and isinstance(recent[1], model) and recent[0] == _marks(map(Path, recent[0])):
-        return recent[1]
     found = _kept(file, model)
     if found is not None:
         return found
@@ -69,9 +63,6 @@ def _answer(paths: StudyPaths, file: Path, compute: Callable[[], Answer], model:
     before = _marks([paths.study, paths.ledger])
     answer = compute()
     marks = _marks([paths.study, paths.ledger, *_files_of(paths)])
-    _recent[file] = marks, answer
-    while len(_recent) > _MAX_RECENT:
-        _recent.pop(next(iter(_recent)), None)
     newest = max((mark[1] for mark in marks.values() if mark), default=0) / 1e9
     if before.items() <= marks.items() and started - newest > SETTLED_S:
         content = {"code": _code(), "files": marks, "answer": answer.model_dump(mode="json")}

@@ -1,9 +1,11 @@
 """The API: the answers of the command line over HTTP, problems as JSON, on this machine alone."""
 
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,19 @@ from fabricate import fabricate
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.ledger import replay
 from afp_ray.store import StudyPaths
+from services import answers
 from services.answers import best_answer, comparison_answer
-from services.api import check_host, create_app
+from services.api import LOOPBACK_NAMES, check_host, create_app
 from services.client import ApiError, Client
 from services.schemas import Problem
+
+
+def client_of(storage: Path, *hosts: str) -> Any:
+    """A client of the application itself, without a server."""
+    from fastapi.testclient import TestClient
+
+    return TestClient(create_app(storage, hosts=hosts), raise_server_exceptions=False)
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -51,7 +62,9 @@ def client(finished: StudyPaths) -> Iterator[Client]:
 def http(finished: StudyPaths) -> Any:
     from fastapi.testclient import TestClient
 
-    return TestClient(create_app(finished.storage, hosts=["testserver", "127.0.0.1"]), raise_server_exceptions=False)
+    return TestClient(
+        create_app(finished.storage, hosts=[*LOOPBACK_NAMES, "testserver"]), raise_server_exceptions=False
+    )
 
 
 def test_the_client_gets_what_the_command_line_shows(finished: StudyPaths, client: Client) -> None:
@@ -170,3 +183,46 @@ def test_every_route_is_under_v1_and_in_the_openapi(http: Any) -> None:
         "/v1/studies/{name}/comparison",
         "/v1/studies/{name}/report",
     }
+
+
+def test_a_name_of_the_tests_is_none_of_the_services(finished: StudyPaths) -> None:
+    client = client_of(finished.storage, *LOOPBACK_NAMES)
+    assert client.get("/v1/health").status_code == 400  # its Host is testserver
+    assert client.get("/v1/health", headers={"host": "127.0.0.1"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/studies/demo/comparison", "/v1/studies/none", "/v1/openapi.json"])
+def test_head_is_get_without_a_body(path: str, http: Any) -> None:
+    asked, told = http.get(path), http.head(path)
+    assert (told.status_code, told.content) == (asked.status_code, b"")
+    assert told.headers["content-type"] == asked.headers["content-type"]
+
+
+def test_a_wrong_address_says_where_to_look(http: Any) -> None:
+    problem = http.get("/v1/nothing").json()
+    assert problem["status"] == 404
+    assert problem["detail"]
+    assert problem["fix"]
+
+
+def test_forty_that_ask_at_once_are_answered_by_one_computation(
+    finished: StudyPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path))
+    past = time.time() - 100
+    for file in finished.folder.rglob("*"):
+        os.utime(file, (past, past))
+    calls: list[int] = []
+    compute = answers.comparison_answer
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        time.sleep(0.3)
+        return compute(*arguments)
+
+    monkeypatch.setattr(answers, "comparison_answer", counted)
+    client = client_of(finished.storage, "testserver")
+    with ThreadPoolExecutor(40) as pool:
+        codes = list(pool.map(lambda _: client.get("/v1/studies/demo/comparison").status_code, range(40)))
+    assert codes == [200] * 40
+    assert len(calls) == 1

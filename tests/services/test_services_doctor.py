@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -297,3 +298,12 @@ def test_addresses_have_a_host_and_a_port(address: str, expected: tuple[str, int
 )
 def test_the_loopback_is_known(host: str, expected: bool) -> None:
     assert trust.is_loopback(host) is expected
+
+
+def test_a_cluster_that_cannot_be_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an installation without grpcio: what is not known to be safe is not used."""
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(ConfigError, match="could not be seen") as caught:
+        trust.require_token("10.1.2.3:6379")
+    assert "--allow-open-cluster" in caught.value.fix
+    trust.require_token("10.1.2.3:6379", allow_open=True)
