@@ -8,6 +8,8 @@ from typing import Any
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
 
+_WRITING = "custom_generate/generate.py"
+
 
 def code_names(*documents: Mapping[str, Any]) -> list[str]:
     """What `auto_map` of configurations names: `module.Class`, with `repository--` before code of somewhere else."""
@@ -17,6 +19,11 @@ def code_names(*documents: Mapping[str, Any]) -> list[str]:
         for value in stated.values() if isinstance(stated, Mapping) else [stated]:
             names += [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)]
     return names
+
+
+def writing_code(folder: Path) -> list[str]:
+    """The file that the library runs for writing texts, whether a configuration names it or not; empty for none."""
+    return [_WRITING] if (folder / _WRITING).is_file() else []
 
 
 def code_digest(folder: Path) -> str:

@@ -2,7 +2,8 @@
 
 The fingerprint is a SHA-256 over config.json, the tokenizer files and the weight files. A weight file above
 `WHOLE_FILE_BYTES` enters it by name, size, safetensors header and its first and last MiB: a change inside a
-tensor of such a file that leaves all of these alone is not seen. A hub id is fingerprinted by its commit.
+tensor of such a file that leaves all of these alone is not seen. Of PyTorch's own format the last MiB has a checksum of
+every tensor; a file without them enters whole. A hub id is fingerprinted by its commit.
 """
 
 import hashlib
@@ -14,11 +15,12 @@ from typing import Any
 from afp_ray.config.base import canonical_json
 from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.errors import ModelError
-from afp_ray.models.custom_code import code_names, pinned_code, refuse_code_of_elsewhere
+from afp_ray.models.custom_code import code_names, pinned_code, refuse_code_of_elsewhere, writing_code
+from afp_ray.models.decoding_fields import ends_of, logit_changes
 from afp_ray.models.hub import COMMIT, hub_file
 from afp_ray.models.packaged import PACKAGED, packaged_folder
 from afp_ray.models.stated_lengths import Lengths, stated_lengths
-from afp_ray.models.weight_files import find_weights, read_json, refuse_adapter, refuse_pointer
+from afp_ray.models.weight_files import find_weights, read_json, refuse_adapter, refuse_pointer, states_checksums
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -97,7 +99,8 @@ def describe(config: ModelConfig) -> ModelDescription:
     _refuse_other_kinds(document, str(folder))
     tokenizer_files = _tokenizer_files(folder)
     fingerprint = _fingerprint([folder / "config.json", *tokenizer_files, *find_weights(folder).files])
-    code = pinned_code(config, folder, code_names(document, _tokenizer_config(folder)))
+    names = [*code_names(document, tokenizer_config(folder)), *writing_code(folder)]
+    code = pinned_code(config, folder, names)
     fingerprint = _with_rest(fingerprint, document, folder, code=code)
     return _description(document, folder=str(folder), fingerprint=fingerprint, revision=None)
 
@@ -226,7 +229,11 @@ def _tokenizer_files(folder: Path) -> list[Path]:
     return files
 
 
-def _tokenizer_config(folder: Path) -> dict[str, Any]:
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json of a folder says; empty where there is none.
+
+    Raises: ModelError when it is no JSON object, or a Git LFS pointer.
+    """
     path = folder / "tokenizer_config.json"
     return read_json(path) if path.is_file() else {}
 
@@ -234,22 +241,19 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
 def _with_rest(fingerprint: str, document: Mapping[str, Any], folder: Path, *, code: str | None) -> str:
     """The fingerprint with what else decides an answer; where there is nothing else it stays as it is.
 
-    Ids that end a text count where generation_config.json states others than config.json. Other fields of that file
-    decide nothing: a study says itself how texts are generated.
+    Ids that end a text, and changes of logits, count where generation_config.json states others than config.json,
+    which is in the fingerprint as it is. Other fields of that file decide nothing: a study says itself how texts are
+    generated.
     """
     path = folder / "generation_config.json"
-    ends = _ends(read_json(path) if path.is_file() else document)
-    rest: dict[str, Any] = {"ends": ends} if ends != _ends(document) else {}
+    stated = read_json(path) if path.is_file() else document
+    rest: dict[str, Any] = {"ends": ends_of(stated)} if ends_of(stated) != ends_of(document) else {}
+    changes = logit_changes(stated)
+    if changes != logit_changes(document):
+        rest["changes"] = changes
     if code is not None:
         rest["code"] = code
     return hashlib.sha256(canonical_json([fingerprint, rest]).encode()).hexdigest() if rest else fingerprint
-
-
-def _ends(document: Mapping[str, Any]) -> list[int]:
-    """Ids that end a text, as a configuration states them."""
-    text = document.get("text_config")
-    stated = document.get("eos_token_id", text.get("eos_token_id") if isinstance(text, dict) else None)
-    return sorted({number for number in (stated if isinstance(stated, list) else [stated]) if isinstance(number, int)})
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
@@ -274,6 +278,9 @@ def _digest_file(file: Path, digest: Any) -> None:
     with file.open("rb") as stream:
         if size <= WHOLE_FILE_BYTES:
             digest.update(stream.read())
+            return
+        if file.suffix == ".bin" and not states_checksums(file):
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
             return
         header = int.from_bytes(stream.read(8), "little") if file.suffix == ".safetensors" else 0
         stream.seek(0)

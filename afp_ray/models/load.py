@@ -1,6 +1,7 @@
 """Loading of a causal LM and its tokenizer: float32 master weights, and none read twice by a warm process."""
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError
-from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_marks
+from afp_ray.models.custom_code import code_names, refuse_code_of_elsewhere
+from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_marks, tokenizer_config
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.hub import fetch, fetch_small, first_line
 from afp_ray.models.manifest import has_manifest, verify_manifest
@@ -100,7 +102,9 @@ def _read_model(config: ModelConfig, description: ModelDescription) -> CausalMod
 
 def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTrainedTokenizerBase:
     folder = fetch_small(config) if description.folder is None else Path(description.folder)
-    with quiet_transformers(), _as_model_error(config, "the tokenizer"):
+    if config.trust_remote_code:
+        refuse_code_of_elsewhere(code_names(tokenizer_config(folder)), str(folder))
+    with quiet_transformers(), _as_model_error(config, "the tokenizer", fix=_tokenizer_fix(folder)):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_arguments(config))
     place = description.folder or config.name
     if tokenizer.pad_token_id is None:
@@ -169,8 +173,19 @@ def _arguments(config: ModelConfig) -> dict[str, Any]:
     return {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
 
 
+def _tokenizer_fix(folder: Path) -> str:
+    """What to do where a tokenizer comes as a SentencePiece file alone, which this machine may lack the reader of."""
+    alone = next((file for file in sorted(folder.glob("*.model")) if not (folder / "tokenizer.json").is_file()), None)
+    if alone is None or importlib.util.find_spec("sentencepiece") is not None:
+        return ""
+    return (
+        f"pip install sentencepiece, which reads {alone.name}; or save tokenizer.json beside it where that is "
+        "installed: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    )
+
+
 @contextlib.contextmanager
-def _as_model_error(config: ModelConfig, what: str) -> Iterator[None]:
+def _as_model_error(config: ModelConfig, what: str, *, fix: str = "") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
@@ -182,7 +197,7 @@ def _as_model_error(config: ModelConfig, what: str) -> Iterator[None]:
             f"{what} of {config.name!r} cannot be loaded: {first_line(error)}",
             where="model.name",
             allowed=ALLOWED,
-            fix="try AutoModelForCausalLM.from_pretrained on it; code of its own needs model.trust_remote_code",
+            fix=fix or "try AutoModelForCausalLM.from_pretrained on it; code of its own needs model.trust_remote_code",
         ) from error
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from afp_ray.errors import ModelError, StorageError
-from afp_ray.models.weight_files import INDEX, SINGLE, WeightFiles
+from afp_ray.models.weight_files import INDEX, SINGLE, WeightFiles, states_checksums
 from afp_ray.store import cache_folder
 
 Tensors = dict[str, torch.Tensor]
@@ -46,7 +46,7 @@ def converted(folder: Path, weights: WeightFiles) -> Path:
         weights: what `find_weights` found in it.
     Raises: ModelError for a file that is damaged or holds more than weights; StorageError when the disk refuses.
     """
-    beside = [folder / name for name in _BESIDE if (folder / name).is_file()] + sorted(folder.glob("*.py"))
+    beside = [folder / name for name in _BESIDE if (folder / name).is_file()] + sorted(folder.rglob("*.py"))
     target = cache_folder("models") / f"pickled-{_content([*weights.files, *beside])}"
     if (target / "config.json").is_file():
         return target
@@ -54,6 +54,8 @@ def converted(folder: Path, weights: WeightFiles) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / "config.json").is_file():
+                for left in target.parent.glob(f".{target.name}.*"):  # by a process that was killed in the middle
+                    shutil.rmtree(left, ignore_errors=True)
                 _convert(weights, beside, target, ties=_ties(folder))
     except OSError as error:
         size = sum(shard.stat().st_size for shard in weights.shards)
@@ -87,7 +89,9 @@ def _convert(weights: WeightFiles, beside: Sequence[Path], target: Path, *, ties
             index = {"metadata": {"total_size": total}, "weight_map": names}
             (staging / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         for file in beside:
-            shutil.copyfile(file, staging / file.name)
+            copy = staging / file.relative_to(weights.files[0].parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
         os.replace(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -200,14 +204,14 @@ def _ties(folder: Path) -> bool:
 def _content(files: Sequence[Path]) -> str:
     """Name by content, 32 hex digits.
 
-    Of a zip archive the ends are read: its directory, which stands last, has the checksum of every tensor.
+    Of a zip archive with checksums the ends are read: its directory, which stands last, has one of every tensor.
     """
     whole = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
         whole.update(f"{file.name}:{size}\n".encode())
         with file.open("rb") as stream:
-            if size > 4 * _EDGE_BYTES and zipfile.is_zipfile(stream):
+            if size > 4 * _EDGE_BYTES and states_checksums(file):
                 stream.seek(0)
                 whole.update(stream.read(_EDGE_BYTES))
                 stream.seek(size - _EDGE_BYTES)

@@ -21,19 +21,13 @@ from transformers import (
 from transformers.generation import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from afp_ray.errors import ModelError
+from afp_ray.models.decoding_fields import logit_changes
 from afp_ray.models.hidden_states import forget_lengths
 from afp_ray.models.hub import first_line
 from afp_ray.models.load import quiet_transformers
 from afp_ray.models.stated_lengths import UNENDING
 
 _ROW_BY_ROW = ("repetition_penalty", "no_repeat_ngram_size")
-_KEPT = (
-    *(*_ROW_BY_ROW, "min_length", "min_new_tokens", "bad_words_ids", "sequence_bias", "suppress_tokens"),
-    *("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"),
-)
-"""Fields of generation_config.json that change which token is likeliest; the others draw, search or cut."""
-_NOTHING: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0}
-"""Values with which a field changes nothing, beside None."""
 
 
 def is_of_transformers(model: Any) -> bool:
@@ -44,8 +38,7 @@ def is_of_transformers(model: Any) -> bool:
 def stated_changes(model: Any) -> dict[str, Any]:
     """What the model's generation_config.json changes of its logits, by field; empty for most models."""
     stated = getattr(model, "generation_config", None)
-    found = {name: getattr(stated, name, None) for name in _KEPT}
-    return {name: value for name, value in found.items() if value is not None and value != _NOTHING.get(name)}
+    return {} if stated is None else logit_changes(vars(stated))
 
 
 def row_processors(changes: dict[str, Any]) -> LogitsProcessorList | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -170,6 +171,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ModelError(f"{path.name} holds no JSON object", where=str(path), fix="copy the file again")
     return document
+
+
+def states_checksums(file: Path) -> bool:
+    """Whether a zip archive states a checksum of every file in it, so that its directory tells its content.
+
+    `torch.serialization.set_crc32_options(False)` writes zeros in their place.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return all(entry.CRC for entry in archive.infolist() if entry.file_size)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def refuse_pointer(path: Path) -> None:

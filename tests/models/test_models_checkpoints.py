@@ -1,5 +1,6 @@
 """Checkpoints as people have them: pickled weights, adapters, pointers, indexes and code of their own."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from tiny_models import FAMILIES, build_model, build_tokenizer
 
 from afp_ray.config import ModelConfig
 from afp_ray.errors import ModelError
+from afp_ray.models import describe as models_describe
 from afp_ray.models import pickled
 from afp_ray.models.check import check_checkpoint
 from afp_ray.models.custom_code import code_digest
@@ -298,6 +300,25 @@ def test_ids_that_end_a_text_are_part_of_what_a_model_is(saved_model: Path) -> N
     assert len({plain, other, describe(config).fingerprint}) == 3
 
 
+@pytest.mark.parametrize("change", [{"repetition_penalty": 1.5}, {"suppress_tokens": [5]}, {"no_repeat_ngram_size": 2}])
+def test_changes_of_logits_are_part_of_what_a_trial_is(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(Path(pickled.__file__).parent / "embedded", folder)
+    (folder / "manifest.json").unlink()
+    file = folder / "generation_config.json"
+    arguments = ["eval", str(folder), "--tasks", "xcopa", "--languages", "en", "--limit", "2", "--json"]
+    ids = []
+    for content in ({}, {"repetition_penalty": 1.0, "top_p": 0.6, "do_sample": False}, change):
+        file.write_text(json.dumps({"eos_token_id": 2, **content}))
+        assert cli.main([*arguments, "--storage", str(tmp_path / "runs")]) == 0
+        ids.append(json.loads(capsys.readouterr().out)["trial_id"])
+    assert ids[0] == ids[1] != ids[2]
+    edit(folder / "config.json", **change)  # states the same in both files: config.json alone tells the difference
+    assert describe(ModelConfig(name=str(folder))).fingerprint != ids[2]
+
+
 def test_the_shipped_model_keeps_its_name() -> None:
     assert describe(ModelConfig()).fingerprint.startswith(SHIPPED)
 
@@ -336,6 +357,89 @@ def test_code_of_a_folder_runs_only_when_it_is_pinned(
     assert "does not pin it" in refusal(saved_model, trust_remote_code=True, revision=digest).problem
     again = pinned.model_copy(update={"revision": code_digest(saved_model)})
     assert describe(again).fingerprint != first
+
+
+def test_code_that_writes_texts_runs_only_when_it_is_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The library runs this file when it loads a model, and no configuration names it."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, victim = tmp_path / "model", tmp_path / "victim"
+    shutil.copytree(Path(pickled.__file__).parent / "embedded", folder)
+    (folder / "manifest.json").unlink()
+    (folder / "custom_generate").mkdir()
+    code = f"open({str(victim)!r}, 'w').close()\ndef generate(model, **rest):\n    raise NotImplementedError\n"
+    (folder / "custom_generate" / "generate.py").write_text(code)
+    arguments = ["eval", str(folder), "--tasks", "xcopa", "--languages", "en", "--limit", "2"]
+    arguments += ["--storage", str(tmp_path / "runs"), "--set", "model.trust_remote_code=true"]
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert "generate.py" in shown
+    assert not victim.exists()
+    digest = code_digest(folder)
+    assert digest in shown
+    assert cli.main([*arguments, "--set", f"model.revision={digest}"]) == 0
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_tokenizer_of_another_repository_is_refused(saved_model: Path, trusted: bool) -> None:
+    names = {"AutoTokenizer": ["some/where--tokenization_own.OwnTokenizer", None]}
+    edit(saved_model / "tokenizer_config.json", auto_map=names)
+    digest = code_digest(saved_model)
+    config = {"trust_remote_code": True, "revision": digest} if trusted else {}
+    if trusted:
+        assert "some/where" in refusal(saved_model, **config).problem
+    else:
+        check_checkpoint(ModelConfig(name=str(saved_model)))
+
+
+@pytest.mark.parametrize("threshold", [None, 1000])
+def test_weights_without_checksums_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: int | None
+) -> None:
+    """`torch.serialization.set_crc32_options(False)` leaves archives whose ends are equal for other weights."""
+    if threshold is not None:
+        monkeypatch.setattr(models_describe, "WHOLE_FILE_BYTES", threshold)
+    monkeypatch.setattr(pickled, "_EDGE_BYTES", 1000)
+    folder = tmp_path / "pickled"
+    model = build_model("llama")
+    config = ModelConfig(name=str(folder))
+    prints, loaded = [], []
+    torch.serialization.set_crc32_options(False)
+    try:
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            model.model.layers[1].mlp.up_proj.weight.data.normal_()
+            save_pickled(model, folder)
+            prints.append(describe(config).fingerprint)
+            loaded.append(load_model(config, cache=None).model.state_dict()["model.layers.1.mlp.up_proj.weight"])
+            assert torch.equal(loaded[-1], model.model.layers[1].mlp.up_proj.weight)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert prints[0] != prints[1]
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "pickled"
+    save_pickled(build_model("llama"), folder)
+    config = ModelConfig(name=str(folder))
+    load_model(config, cache=None)
+    (made,) = [path for path in (cache / "models").iterdir() if path.is_dir()]
+    left = made.rename(made.with_name(f".{made.name}.x1y2"))
+    load_model(config, cache=None)
+    assert made.is_dir()
+    assert not left.exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece reads the file")
+def test_a_tokenizer_that_needs_a_reader_names_it(saved_model: Path) -> None:
+    (saved_model / "tokenizer.json").unlink()
+    (saved_model / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    (saved_model / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+    )
+    assert "pip install sentencepiece, which reads tokenizer.model" in refusal(saved_model).fix
 
 
 def test_code_of_another_repository_is_refused(saved_model: Path) -> None:
