@@ -2,25 +2,42 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from afp_ray.config import SourceConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers import parallel
-from afp_ray.data.readers.files import SourceFile
+from afp_ray.data.readers.files import HubRevision, SourceFile
+from afp_ray.data.readers.hub import num_table_rows
 from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.readers.streams import is_packed, unpacked_bytes
 from afp_ray.data.row_tables import PairPart, without_repeats
 from afp_ray.data.rows import TranslationPair
 
 MAX_MEMORY_BYTES = 1 << 25
 """Files with more bytes than this together are read into row files on disk; smaller ones into lists."""
 PACKED_TIMES = 6
-"""How many times its size a packed file is taken to have unpacked."""
-_PACKED = (".gz", ".xz", ".bz2", ".tgz", ".parquet")
+"""How many times its size a table is taken to have unpacked, at least."""
+ROW_BYTES = 100
+"""What a row of a table is taken to need at least: repeated texts pack to nearly nothing there."""
 
 
 def is_large(files: Sequence[SourceFile]) -> bool:
-    """Whether rows of `files` are kept on disk: the bytes that they unpack to would take too much memory as objects."""
-    return sum(file.size * (PACKED_TIMES if file.path.endswith(_PACKED) else 1) for file in files) > MAX_MEMORY_BYTES
+    """Whether rows of `files` are kept on disk: the bytes that they unpack to would take too much memory as objects.
+
+    Raises: DataError when a packed file cannot be read, or unpacks to more than is allowed.
+    """
+    return sum(_text_bytes(file, MAX_MEMORY_BYTES) for file in files) > MAX_MEMORY_BYTES
+
+
+@lru_cache(maxsize=4096)
+def _text_bytes(file: SourceFile, most: int) -> int:
+    """Bytes that the rows of `file` take, counted no further than to a little more than `most`."""
+    if isinstance(file, HubRevision):
+        return file.size
+    if file.ending == ".parquet":
+        return max(PACKED_TIMES * file.num_bytes, ROW_BYTES * num_table_rows(file))
+    return unpacked_bytes(file, most) if is_packed(file) else file.num_bytes
 
 
 def read_language(source: SourceConfig, *, pivot: str, language: str, keep: bool) -> tuple[PairPart, ReadReport]:

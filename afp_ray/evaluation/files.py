@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afp_ray.data.readers.files import SourceFile, expand_path, find, read_lines
+from afp_ray.data.readers.files import SourceFile, expand_path, find
+from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
 
 

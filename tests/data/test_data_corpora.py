@@ -99,12 +99,12 @@ def test_bactrian_languages_that_are_not_there_name_the_others(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "zh.json: the file is no JSON array"),
-        ('{"id": "a"}\n{"id": "b"}', "no JSON array"),
+        ("", "zh.json: the file is empty"),
+        ('{"id": "a"}\n{"id": "b"}', "record 1 is not in the form of Bactrian-X: it has id"),
         ("[]", "none of 6 rows is usable (1 repeated, 5 unmatched)"),
-        ("[1]", "record 1 is no JSON object"),
+        ("[1]", "record 1 is not in the form of Bactrian-X: it has no fields"),
         ('[{"id": "a"}]', "record 1 is not in the form of Bactrian-X: it has id"),
-        (CHINESE.replace('"alpaca-2"', "2"), "record 3 is not in the form of Bactrian-X"),
+        (CHINESE.replace('"alpaca-2"', "2.5"), "record 3 is not in the form of Bactrian-X"),
         (CHINESE.replace("},\n", "}\n", 1), "no comma after record 1, but '{'"),
         (CHINESE[:-2], f"byte {len(CHINESE[:-2].encode())}: the file ends after record 4"),
         (CHINESE[:-30], "record 4 is no JSON, or the file ends inside it"),
@@ -133,7 +133,7 @@ def test_a_gzip_file_that_is_cut_off_names_the_byte(tmp_path: Path) -> None:
             sources.load_pairs(config("bactrian_x", tmp_path))
         assert caught.value.where == str(tmp_path / "zh.json.gz")
     write(tmp_path / "zh.json.gz", CHINESE)
-    with pytest.raises(DataError, match=r"cannot be read: Not a gzipped file"):
+    with pytest.raises(DataError, match=r"plain text named \.gz"):
         sources.load_pairs(config("bactrian_x", tmp_path))
     damaged = bytearray(packed)
     damaged[-6] ^= 1  # the check sum
@@ -150,7 +150,8 @@ def test_chunks_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(json_array.read_array(plain_file(path))) == json.loads(text)
 
 
-def test_an_array_is_read_in_bounded_memory(tmp_path: Path) -> None:
+def test_an_array_is_read_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFP_MAX_UNPACK_RATIO", "1000")
     record = json.dumps({"id": "alpaca-1", "instruction": "x" * 1000, "input": "", "output": ""})
     path = write(tmp_path / "a.json.gz", gzip.compress(("[" + ",\n".join([record] * 20_000) + "]").encode()))
     tracemalloc.start()
@@ -197,7 +198,7 @@ def test_opus_shards_are_one_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert report.refused == {"empty": 2, "identical": 1}
     sources.check(config("opus100", tmp_path, num_pairs=3, num_instructions=0))
     second.unlink()
-    with pytest.raises(DataError, match="1 of 2 training files of en-zh are there"):
+    with pytest.raises(DataError, match=r"train-00001-of-00002\.parquet is missing, 1 of 2 files are there"):
         sources.load_pairs(config("opus100", tmp_path))
 
 

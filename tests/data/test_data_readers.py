@@ -11,7 +11,7 @@ import pytest
 
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import sources
-from afp_ray.data.readers import files, scripts
+from afp_ray.data.readers import archives, scripts
 from afp_ray.errors import DataError
 
 
@@ -200,7 +200,7 @@ def test_archives_give_what_their_files_would(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_ARCHIVE_BYTES", 10)
+    monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 10)
     with tarfile.open(tmp_path / "big.tar.gz", "w:gz") as archive:
         archive.add(write(tmp_path / "zeros", b"\0" * 11))
     with pytest.raises(DataError, match="unpacks to more than 10 bytes"):

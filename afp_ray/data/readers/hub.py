@@ -10,11 +10,20 @@ from typing import Any
 
 from afp_ray.config import SourceConfig
 from afp_ray.data.readers import jsonl
+from afp_ray.data.readers.archives import is_archive
 from afp_ray.data.readers.columns import named
-from afp_ray.data.readers.files import HubRevision, SourceFile, expand_path, plain_file
-from afp_ray.data.readers.json_array import read_array
+from afp_ray.data.readers.files import (
+    HubRevision,
+    SourceFile,
+    expand_path,
+    is_spare,
+    members_of,
+    plain_file,
+    without_packing,
+)
+from afp_ray.data.readers.folders import listed, require_shards, walk
 from afp_ray.data.readers.report import MAX_TEXT_CHARS
-from afp_ray.data.readers.streams import open_unpacked, stream_lines
+from afp_ray.data.readers.streams import stream_lines
 from afp_ray.errors import DataError
 
 BATCH_ROWS = 1 << 10
@@ -22,7 +31,7 @@ BUFFER_BYTES = 1 << 18
 """Bytes of a column that are read at once; without it a row group is read whole, however large it is."""
 HUB_BYTES = 1 << 40
 """Stands for the size of a data set on the hub, which is not asked for: its rows are kept on disk."""
-_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".arrow")
+_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -55,14 +64,14 @@ def read_rows(files: Sequence[SourceFile]) -> Iterator[Any]:
     for file in files:
         if isinstance(file, HubRevision):
             yield from _hub_rows(file)
-        elif file.path.endswith(".parquet"):
+        elif file.ending == ".parquet":
             yield from _parquet_rows(file)
-        elif file.path.endswith(".arrow"):
+        elif file.ending == ".arrow":
             yield from _arrow_rows(file)
-        elif file.path.removesuffix(".gz").endswith((".csv", ".tsv")):
+        elif file.ending == ".csv":
             yield from _csv_rows(file)
-        elif _is_array(file):
-            yield from read_array(file)
+        elif file.ending == ".tsv":
+            yield from _tsv_rows(file)
         else:
             yield from jsonl.read_rows(file)
 
@@ -74,6 +83,8 @@ def is_local(path: str) -> bool:
 
 def _local(path: str, subset: str | None, split: str) -> tuple[SourceFile, ...] | None:
     root = expand_path(path)
+    if root.is_file() and is_archive(root.name):
+        return _archived(root, subset, split)
     if root.is_file():
         return (plain_file(root),)
     if not root.is_dir():
@@ -85,14 +96,32 @@ def _local(path: str, subset: str | None, split: str) -> tuple[SourceFile, ...] 
         return None
     files = _split_files(folder, split)
     if not files:
-        has = sorted({entry.name for entry in folder.iterdir()})[:20]
-        raise DataError(
-            f"no file of the split {split!r} lies there, but {', '.join(has) or 'nothing'}",
-            where=str(folder),
-            allowed=f"{split}*.parquet, {split}/*.parquet, or files named by no split ({', '.join(_SUFFIXES)})",
-            fix="correct `split` and `subset`, or name the files by their split",
-        )
+        raise _nothing_of_split(split, str(folder), sorted({entry.name for entry in folder.iterdir()}))
+    require_shards(files)
     return tuple(plain_file(file) for file in files)
+
+
+def _archived(archive: Path, subset: str | None, split: str) -> tuple[SourceFile, ...] | None:
+    """The files of the split in an archive, which may lie in a folder of its own there."""
+    members = {Path(file.member): file for file in members_of(archive)}
+    if subset:
+        members = {name: file for name, file in members.items() if subset in name.parts[:-1]}
+        if not members:
+            return None
+    names = _of_split(sorted(members), split)
+    if not names:
+        raise _nothing_of_split(split, str(archive), sorted(map(str, members)))
+    require_shards(names)
+    return tuple(members[name] for name in names)
+
+
+def _nothing_of_split(split: str, where: str, has: Sequence[str]) -> DataError:
+    return DataError(
+        f"no file of the split {split!r} lies there, but {listed(has, 20) or 'nothing'}",
+        where=where,
+        allowed=f"{split}*.parquet, {split}/*.parquet, or files named by no split ({', '.join(_SUFFIXES)})",
+        fix="correct `split` and `subset`, or name the files by their split",
+    )
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
@@ -100,35 +129,66 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     for saved in (folder, folder / split):
         state = saved / "state.json"
         if state.is_file():
-            try:
-                return [saved / entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise DataError(
-                    "the list of files is broken", where=str(state), fix="save the data set again with save_to_disk"
-                ) from error
-    every = [entry for entry in sorted(folder.rglob("*")) if entry.is_file() and _is_data(entry)]
-    own = [entry for entry in every if _is_of_split(entry.relative_to(folder), split)]
+            return _saved_files(state)
+    return [folder / name for name in _of_split([file.relative_to(folder) for file in walk(folder)], split)]
+
+
+def _saved_files(state: Path) -> list[Path]:
+    """The files that `save_to_disk` lists.
+
+    Raises: DataError when the list is broken, or a file of it is not there.
+    """
+    try:
+        files = [state.parent / entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "the list of files is broken", where=str(state), fix="save the data set again with save_to_disk"
+        ) from error
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise DataError(
+            f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} listed and not there",
+            where=str(state),
+            fix="fetch the missing files, or save the data set again with save_to_disk",
+        )
+    return files
+
+
+def _of_split(names: Sequence[Path], split: str) -> list[Path]:
+    every = [name for name in names if _is_data(name)]
+    own = [name for name in every if _is_of_split(name, split)]
     if own or split != "train":
         return own
-    return [
-        entry
-        for entry in every
-        if not any(_is_of_split(entry.relative_to(folder), name) for name in ("validation", "valid", "dev", "test"))
-    ]
+    others = ("validation", "valid", "dev", "test")
+    return [name for name in every if not any(_is_of_split(name, other) for other in others)]
 
 
 def _is_data(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(_SUFFIXES) and path.name not in ("dataset_info.json", "state.json")
+    """Whether a file of this name holds rows: hidden ones, backups and what describes a data set do not."""
+    if is_spare(path.name) or path.name in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json"):
+        return False
+    return without_packing(path.name).lower().endswith(_SUFFIXES) and path.name != "state.json"
 
 
 def _is_of_split(path: Path, split: str) -> bool:
     """Whether the name of the file or of its folder is the split, or holds it between other signs than letters."""
-    return any(re.search(rf"(^|[^a-z]){re.escape(split)}($|[^a-z])", part) for part in (*path.parts[:-1], path.stem))
+    parts = (*path.parts[:-1], path.stem)
+    return any(re.search(rf"(^|[^a-z]){re.escape(split)}($|[^a-z])", part, re.IGNORECASE) for part in parts)
 
 
-def _is_array(file: SourceFile) -> bool:
-    with open_unpacked(file) as stream:
-        return stream.read(4096).decode("utf-8-sig", errors="ignore").lstrip()[:1] == "["
+def num_table_rows(file: SourceFile) -> int:
+    """Rows that a Parquet file says it has.
+
+    Raises: DataError when it is none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with file.open() as stream:
+        try:
+            return int(pq.read_metadata(stream).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise _broken("parquet", file, error) from error
 
 
 def _parquet_rows(file: SourceFile) -> Iterator[Mapping[str, Any]]:
@@ -160,19 +220,32 @@ def _arrow_rows(file: SourceFile) -> Iterator[Mapping[str, Any]]:
 
 
 def _csv_rows(file: SourceFile) -> Iterator[Mapping[str, Any] | None]:
-    mark = "\t" if file.path.removesuffix(".gz").endswith(".tsv") else ","
     csv.field_size_limit(MAX_TEXT_CHARS)
-    reader = csv.DictReader(_csv_lines(file), delimiter=mark)
+    # Strict, so that a quotation mark that nothing closes is refused and does not take in the rest of the file.
+    reader = csv.DictReader(_csv_lines(file), strict=True)
+    first = 1
     try:
         for row in reader:
+            first = reader.line_num + 1
             yield None if None in row or None in row.values() else row
     except csv.Error as error:
         raise DataError(
             f"the table cannot be read: {error}",
-            where=f"{file.label}:{reader.line_num + 1}",
-            allowed=f"a line of column names first, fields of at most {MAX_TEXT_CHARS} characters",
+            where=f"{file.label}:{max(first, 1)}",
+            allowed=f"a line of column names first, fields of at most {MAX_TEXT_CHARS} characters, a closing quotation "
+            "mark for each opening one, and two for one inside",
             fix="correct the line, or write the rows as JSON lines",
         ) from error
+
+
+def _tsv_rows(file: SourceFile) -> Iterator[Mapping[str, Any] | None]:
+    """Rows by the names of the first line; quotation marks are text, and a line is a row."""
+    lines = stream_lines(file)
+    header = [name.strip() for name in (next(lines, None) or "").split("\t")]
+    for line in lines:
+        cells = [] if line is None else line.rstrip("\r").split("\t")
+        if line is None or line.strip():
+            yield dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
 
 
 def _csv_lines(file: SourceFile) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Streams the objects of a JSON array, plain or gzip, holding one chunk and one object in memory."""
+"""Streams the objects of a JSON array, or of JSON one after the other, holding one chunk and one object in memory."""
 
 import json
 import re
@@ -45,6 +45,18 @@ def read_array(file: SourceFile) -> Iterator[dict[str, Any]]:
             raise DataError(f"no comma after record {number}, but {mark!r}", where=file.label, fix=_FIX)
     if window.peek():
         raise DataError(f"text after the end of the array: {window.peek()!r}", where=file.label, fix=_FIX)
+
+
+def read_sequence(file: SourceFile) -> Iterator[dict[str, Any]]:
+    """The objects that stand one after the other in `file`, on any number of lines each.
+
+    Raises: DataError as `read_array`.
+    """
+    window = _Window(file)
+    number = 0
+    while window.peek():
+        number += 1
+        yield window.record(number)
 
 
 class _Window:

@@ -1,14 +1,17 @@
-"""Reads files of one JSON object a line, whose columns the source names, as pairs or as instruction records."""
+"""Reads JSON objects, one a line, in an array or over several lines, whose columns the source names."""
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from afp_ray.config import SourceConfig
 from afp_ray.data.readers.columns import is_named_by, named
-from afp_ray.data.readers.files import SourceFile, expand_path, plain_file
-from afp_ray.data.readers.streams import stream_lines
+from afp_ray.data.readers.files import SourceFile, expand_path, plain_file, rows_file
+from afp_ray.data.readers.json_array import read_array, read_sequence
+from afp_ray.data.readers.streams import open_unpacked, stream_lines
 from afp_ray.errors import DataError
+
+_HEAD_BYTES = 1 << 16
 
 
 def locate(source: SourceConfig, *, pivot: str, language: str) -> tuple[SourceFile, ...] | None:
@@ -19,9 +22,9 @@ def locate(source: SourceConfig, *, pivot: str, language: str) -> tuple[SourceFi
     path = source.path or ""
     if not is_named_by(path):
         require_language(source)
-        return (plain_file(expand_path(path)),)
-    expanded = expand_path(named(path, pivot=pivot, language=language, side=language))
-    return (plain_file(expanded),) if expanded.exists() or expanded.is_symlink() else None
+        return (rows_file(expand_path(path)) or plain_file(expand_path(path)),)
+    file = rows_file(expand_path(named(path, pivot=pivot, language=language, side=language)))
+    return (file,) if file else None
 
 
 def require_language(source: SourceConfig) -> None:
@@ -40,7 +43,16 @@ def require_language(source: SourceConfig) -> None:
 
 
 def read_rows(file: SourceFile) -> Iterator[Any]:
-    """The objects of `file` in order; "too_long" for a line that is too long, None for one that is no JSON."""
+    """The objects of `file` in order; "too_long" for a line that is too long, None for one that is no JSON.
+
+    An array of objects, and objects that take several lines each, are known by how the file begins.
+
+    Raises: DataError when the file cannot be read, or breaks off inside an array or an object of several lines.
+    """
+    form = json_form(file)
+    if form != "lines":
+        yield from read_array(file) if form == "array" else read_sequence(file)
+        return
     for line in stream_lines(file):
         if line is None:
             yield "too_long"
@@ -49,3 +61,18 @@ def read_rows(file: SourceFile) -> Iterator[Any]:
             yield json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             yield None
+
+
+def json_form(file: SourceFile) -> Literal["lines", "array", "sequence"]:
+    """How the objects of `file` are written, by how it begins: one a line, in an array, or on several lines each."""
+    with open_unpacked(file) as stream:
+        head = stream.read(_HEAD_BYTES).decode("utf-8-sig", errors="ignore").lstrip()
+    if head.startswith("["):
+        return "array" if head[1:].lstrip()[:1] in ("{", "]", "") else "lines"
+    first, *others = [line for line in head.split("\n") if line.strip()] or [""]
+    try:
+        json.loads(first)
+    except (json.JSONDecodeError, RecursionError):
+        # A broken line is followed by another object, the first line of a long object by the rest of it.
+        return "sequence" if first.startswith("{") and others and not others[0].startswith("{") else "lines"
+    return "lines"

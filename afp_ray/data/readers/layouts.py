@@ -7,7 +7,7 @@ from afp_ray.config import SourceConfig
 from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100
 from afp_ray.data.readers.codes import flores_code, ntrex_code, tatoeba_code, tico19_code, udhr_code
 from afp_ray.data.readers.columns import named
-from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
+from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file, rows_file
 from afp_ray.errors import DataError
 
 Files = tuple[SourceFile, ...]
@@ -38,15 +38,11 @@ def locate_split(source: SourceConfig, split: Split, *, pivot: str, language: st
     return found[split] if all(found.values()) else None
 
 
-def _existing(path: str) -> SourceFile | None:
-    expanded = expand_path(path)
-    return plain_file(expanded) if expanded.exists() or expanded.is_symlink() else None
-
-
 def _locate_tsv(path: str, pivot: str, language: str) -> Files | None:
-    if "{target}" not in path:
-        return (plain_file(expand_path(named(path, pivot=pivot, language=language))),)
-    file = _existing(named(path, pivot=pivot, language=language))
+    place = expand_path(named(path, pivot=pivot, language=language))
+    file = rows_file(place)
+    if file is None and "{target}" not in path:
+        return (plain_file(place),)  # which says that it is not there
     return (file,) if file else None
 
 
@@ -68,7 +64,10 @@ def _locate_aligned(path: str, pivot: str, language: str) -> Files | None:
             fix="put {target} in the path, for instance news.{target}.txt",
         )
     for first, second in ((pivot, language), (language, pivot)):
-        sides = [_existing(named(template, pivot=first, language=second, side=side)) for side in (pivot, language)]
+        sides = [
+            rows_file(expand_path(named(template, pivot=first, language=second, side=side)))
+            for side in (pivot, language)
+        ]
         if sides[0] and sides[1]:
             return sides[0], sides[1]
     return None

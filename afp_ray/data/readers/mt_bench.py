@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from afp_ray.data.readers.files import SourceFile, clean, find, read_lines
+from afp_ray.data.readers.files import SourceFile, clean, find
 from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.readers.streams import read_lines
 from afp_ray.data.rows import ParallelInstruction
 from afp_ray.errors import DataError
 

@@ -1,11 +1,10 @@
 """Reads OPUS-100: one folder or parquet file a language pair, or its export as two columns."""
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
+from afp_ray.data.readers.folders import require_shards
 from afp_ray.data.readers.report import RawRow
 from afp_ray.data.readers.streams import stream_lines
 from afp_ray.errors import DataError
@@ -22,8 +21,7 @@ _FIX = "give the parquet files as OPUS-100 releases them"
 def locate_split(path: str, pivot: str, language: str, split: str) -> tuple[SourceFile, ...] | None:
     """The held-out files of the pair; None when they are not there."""
     pair = "-".join(sorted((pivot, language)))
-    shards = sorted((expand_path(path) / pair).glob(f"{split}-*.parquet"))
-    return tuple(plain_file(shard) for shard in shards) or None
+    return _shards(path, pair, split) or None
 
 
 def locate(path: str, pivot: str, language: str) -> tuple[SourceFile, ...] | None:
@@ -34,19 +32,13 @@ def locate(path: str, pivot: str, language: str) -> tuple[SourceFile, ...] | Non
     """
     pair = "-".join(sorted((pivot, language)))
     names = [f"{pair}.parquet", f"opus.{pivot}2{language}.tsv", f"opus.{language}2{pivot}.tsv"]
-    names += [f"{name}.gz" for name in names[1:]]
     file = find(path, names)  # also refuses a path that is no folder
-    shards = sorted((expand_path(path) / pair).glob("train-*.parquet"))
-    if not shards:
-        return (file,) if file else None
-    total = re.search(r"-of-(\d+)\.parquet$", shards[0].name)
-    if total and int(total[1]) != len(shards):
-        raise DataError(
-            f"{len(shards)} of {int(total[1])} training files of {pair} are there",
-            where=str(shards[0].parent),
-            allowed=f"all {int(total[1])} files train-*-of-{total[1]}.parquet of one release",
-            fix="fetch the missing files, and remove those of another release",
-        )
+    return _shards(path, pair, "train") or ((file,) if file else None)
+
+
+def _shards(path: str, pair: str, split: str) -> tuple[SourceFile, ...]:
+    shards = sorted((expand_path(path) / pair).glob(f"{split}-*.parquet"))
+    require_shards(shards)
     return tuple(plain_file(shard) for shard in shards)
 
 
@@ -56,10 +48,10 @@ def pair_rows(files: tuple[SourceFile, ...], *, pivot: str, language: str) -> It
     Raises: DataError when a file is no parquet file, or lacks the column `translation` with both languages.
     """
     for file in files:
-        if file.label.endswith(".parquet"):
+        if file.ending == ".parquet":
             yield from _parquet_rows(file, pivot, language)
             continue
-        reverse = Path(file.label).name.removesuffix(".gz") == f"opus.{language}2{pivot}.tsv"
+        reverse = file.name.lower() == f"opus.{language}2{pivot}.tsv"
         for line in stream_lines(file):
             sides = (line or "").split("\t")
             yield RawRow(sides[::-1] if reverse else sides, refusal="too_long" if line is None else "")

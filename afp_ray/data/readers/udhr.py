@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from afp_ray.data.readers.files import SourceFile, read_text
+from afp_ray.data.readers.files import SourceFile
 from afp_ray.data.readers.report import RawRow
+from afp_ray.data.readers.streams import read_text
 
 PREAMBLE = "0"
 """Number that stands for the preamble, which is no article."""

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from afp_ray.data.readers.files import SourceFile, clean, find, read_text
+from afp_ray.data.readers.files import SourceFile, clean, find
 from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.readers.streams import read_text
 from afp_ray.data.rows import ParallelInstruction
 from afp_ray.errors import DataError
 

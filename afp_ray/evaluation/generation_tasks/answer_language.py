@@ -9,7 +9,7 @@ HC3 answers every question in its own language, so demonstrations before its que
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from afp_ray.data import embedded
 from afp_ray.data.mixing import ANSWER_CLAUSE
 from afp_ray.data.readers import bactrian_x, mt_bench
 from afp_ray.data.readers.files import SourceFile, clean
+from afp_ray.data.readers.records import Record
 from afp_ray.evaluation.answer_rate import answer_metrics, check_identifiable
 from afp_ray.evaluation.files import locate, read_objects
 from afp_ray.evaluation.generation_task import Files, GenerationTask
@@ -107,14 +108,18 @@ def shown(data_dir: Path, config: GenerationConfig, source: str, target: str) ->
 @lru_cache(maxsize=4)
 def _shown(questions: SourceFile, answers: SourceFile) -> Sequence[Row]:
     """Read once a process; size and time of change of both files are part of the key."""
-    asked = {row.identifier: clean(row.instruction) for row in bactrian_x.read_records(questions) if not row.input}
+    asked = {row.identifier: clean(row.instruction) for row in _records(questions) if not row.input}
     rows: list[Row] = []
-    for record in bactrian_x.read_records(answers):
+    for record in _records(answers):
         texts = asked.pop(record.identifier, ""), clean(record.output)
         if all(0 < len(text) <= MAX_SHOWN_CHARS for text in texts):
             name = f"bactrian-x:{record.identifier}"
             rows.append({"id": name, "content_id": name, "source": texts[0], "target": texts[1]})
     return rows
+
+
+def _records(file: SourceFile) -> Iterator[Record]:
+    return (record for record in bactrian_x.read_records(file) if not isinstance(record, str))
 
 
 def _first_turn(row: Any, field: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from afp_ray.config import GenerationConfig
-from afp_ray.data.readers.files import SourceFile, clean, read_text
+from afp_ray.data.readers.files import SourceFile, clean
+from afp_ray.data.readers.streams import read_text
 from afp_ray.errors import DataError
 from afp_ray.evaluation.answer_metrics import exact_match, last_number
 from afp_ray.evaluation.files import locate, read_columns

@@ -13,7 +13,8 @@ from afp_ray.config import GenerationConfig
 from afp_ray.data import embedded
 from afp_ray.data.mixing import EQUALS_SIGN, TRANSLATE_CLAUSE
 from afp_ray.data.readers.codes import flores_code, ntrex_code
-from afp_ray.data.readers.files import SourceFile, clean, read_lines
+from afp_ray.data.readers.files import SourceFile, clean
+from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
 from afp_ray.evaluation.files import locate
 from afp_ray.evaluation.generation_task import Files, GenerationTask
