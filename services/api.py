@@ -21,7 +21,7 @@ from afp_ray.errors import AfpError, ConfigError, UnavailableError, UserError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
-from afp_ray.tracking.redaction import redact
+from afp_ray.tracking.redaction import redacted
 from services import answers
 from services.kept import kept
 from services.reports.incomplete import incomplete_grids
@@ -114,14 +114,15 @@ def _add_studies(app: FastAPI, storage: Path) -> None:
     @app.get("/v1/studies")
     def studies() -> list[StudyStatus]:
         """How far every study is."""
-        return answers.all_statuses(storage)
+        found = answers.all_statuses(storage)
+        return [StudyStatus.model_validate(redacted(status.model_dump(mode="json"))) for status in found]
 
     @app.get("/v1/studies/{name}")
     def study(name: Name) -> StudyDetail:
         """How far a study is, and what it asks."""
         _known(storage, name)
         found = StudyDetail(status=answers.status_answer(storage, name), config=kept_study(paths_of(storage, name)))
-        return StudyDetail.model_validate_json(redact(found.model_dump_json()))
+        return StudyDetail.model_validate(redacted(found.model_dump(mode="json")))
 
     @app.get("/v1/studies/{name}/trials")
     def trials(
@@ -208,7 +209,7 @@ def _add_problems(app: FastAPI) -> None:
     """Every failure as one JSON form; what was not foreseen is logged, and its details stay here."""
 
     def answer(problem: Problem) -> JSONResponse:
-        problem = Problem.model_validate_json(redact(problem.model_dump_json()))
+        problem = Problem.model_validate(redacted(problem.model_dump(mode="json")))
         return JSONResponse(problem.model_dump(), status_code=problem.status, media_type="application/problem+json")
 
     @app.exception_handler(NotFoundError)

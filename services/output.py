@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
 from afp_ray.records import StudyState, TrialStatus
-from afp_ray.tracking.redaction import redact
+from afp_ray.tracking.redaction import redact, redact_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,8 @@ def say_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
     content = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     text = json.dumps(content, indent=2, ensure_ascii=not is_unicode, default=_jsonable)
-    sys.stdout.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", redact(text)) + "\n")
+    text = redact_json(text, ensure_ascii=not is_unicode)
+    sys.stdout.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

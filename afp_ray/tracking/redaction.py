@@ -1,48 +1,162 @@
-"""Takes secrets out of text before it leaves for a tracking server, a terminal, a page or a log."""
+"""Takes secrets out of text that leaves: to the terminal, a page, the API, a log, the ledger, a tracking server.
 
+A secret shows by its form (the user of a URL, a parameter of a query, a header, a token of a known make), or it is one
+that this process knows from its environment.
+"""
+
+import html
+import json
 import os
 import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import quote, unquote
 
-_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s\"'<>`]*@[^\s\"'<>`]*)")
+HIDDEN: Final = "***"
+_VARIABLES: Final = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "DATABRICKS_TOKEN",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "RAY_AUTH_TOKEN",
+)
+_URI_VARIABLES: Final = ("MLFLOW_TRACKING_URI", "AFP_STORAGE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_MIN_LENGTH: Final = 5
+"""A shorter value is also a word or a number of ordinary text."""
+
+_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30})://([^\s\"'<>]*@)")
+_WEB = frozenset({"http", "https", "ws", "wss", "ray"})
+_HOST = re.compile(r"localhost|\[[0-9a-fA-F:.]*\]|[\w-]+(?:\.[\w-]+)+")
+_NAME = (
+    r"password|passwd|passphrase|pwd|secret|secret[_-]?(?:access[_-]?)?key|api[_-]?key|access[_-]?key(?:[_-]?id)?|"
+    r"private[_-]?key|(?:access|auth|bearer|session|refresh|tracking|private|personal|hf|hub|github|gitlab|databricks)"
+    r"[_-]?token"
+)
+_IS_NAME = re.compile(rf"(?i)(?:[\w-]*[_-])?(?:{_NAME}|authorization)")
+_END = r"&\s\"'<>"
 _QUERY = re.compile(
-    r"(?i)([?&;](?:[a-z0-9_.-]*(?:token|key|password|passwd|pwd|secret|signature|credential)[a-z_-]*|sig)=)[^&\s\"'<>]+"
+    r"(?i)((?:[?&;#]|%3f|%26|%3b|u0026)(?:amp;)?[\w.-]{0,40}?"
+    r"(?:token|key|keyid|password|passwd|pwd|pass|secret|sig|signature|credentials?|auth|authorization|accessid|jwt)"
+    rf"(?:=|%3d))[^{_END}]+"
 )
-_HEADER = re.compile(r"\b((?i:bearer|basic)\s+)(?=[\w.~+/=-]*[A-Z0-9._~+/=])[\w.~+/=-]{8,}")
-_FIELD = re.compile(
-    r"(?i)([\"']?(?:password|passwd|secret|api_?key|secret_access_key)[\"']?\s*[:=]\s*[\"']?)[^\s\"',}&]+"
+_ASSIGNED = re.compile(
+    rf"(?<![\w-])([\w-]{{3,60}}+)([\"']?\s*[=:]\s*[\"']?)((?!(?:null|none|true|false)\b)[^{_END},;()\[\]{{}}]{{3,}})"
 )
+_AUTHORIZATION = re.compile(rf"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)[^{_END},;]+(?:(?:\s|%20|\+)+[^{_END},;]+)?")
+_BEARER = re.compile(r"(?i)(\bbearer(?:\s|%20|\+)+)(?!tokens?\b|auth\w*\b|credentials?\b)[\w.~+/=:%-]{6,}")
+_BASIC = re.compile(r"(\b[Bb]asic(?:\s|%20|\+)+)(?![A-Za-z]?[a-z-]+(?![\w+/=]))[\w+/=%-]{6,}")
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16}|dapi[0-9a-f]{16,}"
-    r"|glpat-[A-Za-z0-9_-]{10,}|xox[abprs]-[A-Za-z0-9-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
+    r"\b(?:hf_(?:(?=[A-Za-z]*[0-9A-Z])[A-Za-z0-9]{8,}|[A-Za-z0-9]{16,})|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{6,}|"
+    r"github_pat_\w{6,}|glpat-[\w-]{6,}|dapi[A-Za-z0-9]{6,}(?:-\d)?|(?:AKIA|ASIA)[A-Z0-9]{12,}|xox[abprs]-[\w-]{8,}|"
+    r"eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*)"
 )
-_VARIABLES = (
-    *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("RAY_AUTH_TOKEN", "DATABRICKS_TOKEN"),
+
+
+def _unassigned(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{HIDDEN}" if _IS_NAME.fullmatch(match[1]) else match[0]
+
+
+# What a text must have, in small letters, for a form to be looked for: long pages have little of it.
+_FORMS: Final = (
+    (("=", "%3d"), _QUERY, rf"\1{HIDDEN}"),
+    (("passw", "passphrase", "pwd", "secret", "key", "_token", "-token"), _ASSIGNED, _unassigned),
+    (("authorization",), _AUTHORIZATION, rf"\1{HIDDEN}"),
+    (("bearer",), _BEARER, rf"\1{HIDDEN}"),
+    (("basic",), _BASIC, rf"\1{HIDDEN}"),
+    (("hf_", "sk-", "gh", "glpat-", "dapi", "akia", "asia", "xox", "eyj"), _TOKEN, HIDDEN),
 )
-"""Of the environment; a value of theirs is a secret wherever it stands."""
-_MIN_VALUE = 8
 
 
 def redact(text: str) -> str:
-    """`text` without user and password of a URL, secrets in queries, headers and fields, and tokens that show by form.
+    """`text` with every secret as `***`; hosts, paths and hashes stay."""
+    pattern = _literal(_values())
+    return _by_form(pattern.sub(HIDDEN, text) if pattern else text)
 
-    A password may hold `/` and `@`: what stands before the last `@` of a URL goes. Hosts, paths and commits stay.
+
+def redacted(value: Any) -> Any:
+    """A JSON value whose texts are redacted; so is what stands under a name such as `password`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: HIDDEN if _hides(key, inner) else redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(inner) for inner in value]
+    return value
+
+
+def redact_json(text: str, *, ensure_ascii: bool = False) -> str:
+    """A JSON document with its secrets as `***`, indented by two; the very text where there are none.
+
+    Value by value, so that what is taken out of a text never takes its quotation marks along.
     """
-    if "://" in text:
-        text = _QUERY.sub(r"\1***", _URL.sub(_without_user, text))
-    text = _TOKEN.sub("***", _FIELD.sub(r"\1***", _HEADER.sub(r"\1***", text)))
-    for name in _VARIABLES:
-        value = os.environ.get(name, "")
-        if len(value) >= _MIN_VALUE:
-            text = text.replace(value, "***")
+    if redact(text) == text:
+        return text
+    return json.dumps(redacted(json.loads(text)), indent=2, ensure_ascii=ensure_ascii)
+
+
+def _hides(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, str) and bool(value) and bool(_IS_NAME.fullmatch(key))
+
+
+def _by_form(text: str) -> str:
+    if "://" in text and "@" in text:
+        text = _URL.sub(lambda match: f"{match[1]}://{_without_user(match[1].lower(), match[2])}", text)
+    small = text.lower()
+    for signs, pattern, instead in _FORMS:
+        if any(sign in small for sign in signs):
+            text = pattern.sub(instead, text)
     return text
 
 
-def _without_user(match: re.Match[str]) -> str:
-    scheme, rest = match.groups()
-    first = rest.partition("/")[0]
-    # `http://host:5000/a@b` has no user; a password with a slash in it is no port.
-    is_port = first.rpartition(":")[2].isdigit() if ":" in first else True
-    if "@" not in first and is_port and scheme.lower().startswith("http"):
-        return match[0]
-    return f"{scheme}***@{rest.rpartition('@')[2]}"
+def _without_user(scheme: str, rest: str) -> str:
+    """What follows `scheme://`, up to its last `@`, without user and password.
+
+    A password may hold `/` and `@`, which databases accept as they are; a path may hold `@` as well. So everything up
+    to the last `@` is hidden, unless what stands before the first `/` is clearly a host.
+    """
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    name, colon, after = authority.partition(":") if "[" not in authority else (authority, "", "")
+    if "@" in authority:
+        user = authority.rpartition("@")[0]
+        return f"{HIDDEN}@" if ":" in user else f"{HIDDEN}@{rest[len(user) + 1 :]}"
+    is_port = not after or after.isdigit()
+    if not colon or (is_port and scheme in _WEB and _HOST.fullmatch(name)):
+        return rest
+    return f"{HIDDEN}@"
+
+
+def _secrets_of(uri: str) -> Iterator[str]:
+    """Password, parameters and header of a URI, as they stand there and decoded."""
+    rest = uri.partition("://")[2]
+    found = []
+    scheme, until = uri.partition(":")[0].lower(), rest.rpartition("@")[0]
+    if until and _without_user(scheme, f"{until}@").startswith(HIDDEN):
+        found.append(until.partition(":")[2])
+    found += [match[0].removeprefix(match[1]) for form in (_QUERY, _BEARER, _BASIC) for match in form.finditer(uri)]
+    for secret in found:
+        yield from {secret, unquote(secret)}
+
+
+def _values() -> tuple[str, ...]:
+    """Every secret that this process knows, the longest first."""
+    known = {os.environ.get(name, "").strip() for name in _VARIABLES}
+    for name in _URI_VARIABLES:
+        if uri := os.environ.get(name):
+            known |= set(_secrets_of(uri))
+    return tuple(sorted({one for one in known if len(one) >= _MIN_LENGTH}, key=lambda one: (-len(one), one)))
+
+
+@lru_cache(maxsize=8)
+def _literal(values: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Finds the values as they are, in JSON, in HTML and in a URL; none of them as a part of a longer word."""
+    forms = {
+        form: None
+        for value in values
+        for form in (value, json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value), quote(value, safe=""))
+    }
+    return re.compile(rf"(?<![\w/])(?:{'|'.join(map(re.escape, forms))})(?!\w)") if forms else None
