@@ -18,27 +18,56 @@ _COMMA = "af az bg cs de el es et eu fi fr gl hr id it ka kk lt lv mk mn nl pl p
 COMMA_LANGUAGES = frozenset(_COMMA.split())
 """Languages that write a comma before decimals, and a point or a space between thousands."""
 _MARKS = {"٬": ",", "，": ",", "٫": ".", "．": ".", "−": "-", "’": "'"}
-_SPACES = "\u00a0\u202f\u2009"
+_SPACES = "\u00a0\u202f\u2002\u2005\u2006\u2007\u2008\u2009\u200a"
+"""Spaces that no line breaks at, or that are thin: they stand inside numbers."""
+_POINT = "\ue000"
+"""Stands before the decimals of a fraction, and is no mark of any language."""
+_COMMANDS = re.compile(r"\\(?:text\w*|math\w+|mbox|boxed|fbox|num)\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"(?:(\d+)\s*)?\\[cdt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_EXPONENT = re.compile(r"(?<=[^\W\d])\^(?:\{[^{}]*\}|\d+)")
+_LATEX_SPACE = re.compile(r"\\[,;: ]|(?<=\d)~(?=\d)|&nbsp;|&thinsp;")
 
 
 def last_number(text: str, language: str) -> Decimal | None:
     """The last number of a text, with digits of any script.
 
-    Commas, apostrophes and narrow spaces before three digits part thousands (also by two, as in India). So do points
-    and plain spaces in languages that write decimals after a comma.
+    Commas, apostrophes and thin spaces before three digits part thousands (also by two, as in India), and so does a
+    plain space where nothing else stands between; in languages that write decimals after a comma, so do points. LaTeX
+    is read as it is set: `\\boxed{9{,}500}`, `9\\,500` and `\\frac{1}{2}`.
 
     Args:
         text: any text.
         language: whose way of writing decimals it follows.
     Returns: the number, or null where the text has none.
     """
-    plain = "".join(_digit(character) for character in text)
+    plain = _set("".join(_digit(character) for character in text))
     numbers = list(_number(language in COMMA_LANGUAGES).finditer(plain))
     if not numbers:
         return None
     found = numbers[-1]
     whole = re.sub(r"\D", "", found["grouped"] or found["plain"])
     return Decimal(f"{found['sign']}{whole}.{found['decimals'] or 0}")
+
+
+def _set(text: str) -> str:
+    """`text` with the marks of LaTeX taken off as far as they stand in, around or after numbers."""
+    if "\\" not in text and "{" not in text and "^" not in text and "~" not in text and "&" not in text:
+        return text
+    text = re.sub(r"\\!|\\(?=[$%#&_])|\{([.,])\}", r"\1", text)
+    while (inner := _COMMANDS.sub(r"\1", text)) != text:
+        text = inner
+    text = re.sub(r"\{([.,])\}", r"\1", text)
+    return _EXPONENT.sub("", _FRACTION.sub(_value, _LATEX_SPACE.sub("\u2009", text)))
+
+
+def _value(found: re.Match[str]) -> str:
+    """The value of a fraction, and of a whole number before it, in digits."""
+    whole, *parts = found.groups()
+    above, below = (Decimal(part) for part in parts if part is not None)
+    if not below:
+        return found[0]
+    value = Decimal(whole or 0) + above / below
+    return f"{value.normalize():f}".replace(".", _POINT)
 
 
 def _digit(character: str) -> str:
@@ -48,11 +77,12 @@ def _digit(character: str) -> str:
 
 @cache
 def _number(is_comma: bool) -> re.Pattern[str]:
-    parts = f",'{_SPACES}" + (". " if is_comma else "")
-    decimals = r"[.,]" if is_comma else r"\."
+    parts = f",'{_SPACES}" + ("." if is_comma else "")
+    decimals = f"[.,{_POINT}]" if is_comma else f"[.{_POINT}]"
+    by_mark = rf"(?P<part>[{parts}])(?:\d{{2,3}}(?P=part))*\d{{3}}"
     return re.compile(
         r"(?P<sign>(?<![\w)])-|)"
-        rf"(?:(?P<grouped>[1-9]\d{{0,2}}(?P<part>[{parts}])(?:\d{{2,3}}(?P=part))*\d{{3}}(?!\d))|(?P<plain>\d+))"
+        rf"(?:(?P<grouped>[1-9]\d{{0,2}}(?:{by_mark}|(?: \d{{3}})+)(?!\d))|(?P<plain>\d+))"
         rf"(?:{decimals}(?P<decimals>\d+))?"
     )
 
@@ -67,7 +97,7 @@ def exact_match(language: str) -> TextMetric:
         return float(last_number(text, language) == last_number(reference, "en"))
 
     style = "comma" if language in COMMA_LANGUAGES else "point"
-    return _mean("exact_match", f"last number|digits of any script|decimals:{style}", example)
+    return _mean("exact_match", f"last number|digits of any script|LaTeX as set|decimals:{style}", example)
 
 
 def answer_words(text: str, language: str) -> list[str]:
