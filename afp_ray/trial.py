@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch comes with these; checking a study must not wait for 
 logger = logging.getLogger(__name__)
 
 
-def check_trial(config: TrialConfig) -> None:
+def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> None:
     """Refuse, within about a second and without torch, what would fail once a GPU is granted.
 
     Raises: ModelError, DataError, TaskError or ConfigError, each with the place, the allowed set and the fix.
@@ -65,7 +65,9 @@ def check_trial(config: TrialConfig) -> None:
         sources.check(config.data)
         if config.data.keep_best is not None and config.data.instruction_scores is not None:
             read_scores(config.data.instruction_scores)
-    evaluation.check_evaluation(config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
+    evaluation.check_evaluation(
+        config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot, splits=splits
+    )
     for language in retrieval_languages(config):
         heldout_pairs(config, language, "validation")
     _check_model(config)

@@ -66,7 +66,7 @@ def evaluate_model(
     from afp_ray.trial import check_trial
 
     for one in (config, base) if base is not None else (config,):
-        check_trial(one)
+        check_trial(one, splits=splits)
     result = _run(config, storage, splits=splits)
     other = _run(base, storage, splits=splits) if base is not None else None
     root = storage.resolve()

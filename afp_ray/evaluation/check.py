@@ -10,7 +10,7 @@ from afp_ray.config.base import canonical_json
 from afp_ray.data.readers.files import digest, expand_path, plain_file
 from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, task_of
 from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
-from afp_ray.evaluation.task import SPLITS, Row
+from afp_ray.evaluation.task import SPLITS, Row, Split
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.evaluation.text_metrics import spbleu
 
@@ -19,25 +19,28 @@ _known: OrderedDict[str, tuple[list[LanguageRows], str]] = OrderedDict()
 """Digests of the last evaluations with the very rows that they were made of, which are still those of their files."""
 
 
-def check_evaluation(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> None:
+def check_evaluation(
+    config: EvaluationConfig, *, languages: Sequence[str], pivot: str, splits: Sequence[Split] = SPLITS
+) -> None:
     """Render every row of every task, language and split, so that nothing can fail after the GPU is granted.
 
     Args:
         config: what is scored.
         languages: languages to score.
         pivot: language of the prompts when `prompt_language` is `pivot`.
+        splits: what will be scored.
 
     Raises: TaskError, DataError or ConfigError naming the row, the language or the word that is missing.
     """
     for name in _choices(config):
         for language in languages:
-            for split in SPLITS:
+            for split in splits:
                 for _ in render_cells(name, config, language=language, pivot=pivot, split=split):
                     pass
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
         for language in codes:
-            for split in SPLITS:
+            for split in splits:
                 for _ in generation_cells(direction, config, language=language, pivot=side, split=split):
                     pass
     if config.directions and config.generation.spbleu_model:

@@ -76,6 +76,24 @@ def read_table(file: SourceFile, columns: tuple[str, ...]) -> Iterator[dict[str,
         yield {**row, "where": f"{file.label}:{number}"}
 
 
+LABEL = "label"
+"""The column that test parts without answers lack."""
+
+
+class UnlabelledError(DataError):
+    """A file of questions without answers, as some benchmarks publish their test part."""
+
+
+def unlabelled(file: SourceFile) -> UnlabelledError:
+    """The error for a file that has no labels."""
+    return UnlabelledError(
+        f"{file.label} has questions without labels, as published test parts have them",
+        where=file.label,
+        allowed="rows with their labels",
+        fix="score validation alone (--split validation), or put the file with labels there",
+    )
+
+
 def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool) -> Iterator[dict[str, Any]]:
     """Rows of a tab-separated file, by column name, each with its `where`; quotation marks are text.
 
@@ -88,6 +106,8 @@ def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool
         if number == 1 and has_header:
             names = tuple(cell.strip() for cell in cells)
             if missing := [name for name in columns if name not in names]:
+                if missing == [LABEL]:
+                    raise unlabelled(file)
                 raise DataError(
                     f"the header lacks {', '.join(missing)}",
                     where=where,
@@ -95,6 +115,8 @@ def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool
                     fix="restore the file's header line",
                 )
         elif line.strip():
+            if number == 1 and len(cells) == len(names) - 1 and names[-1] == LABEL:
+                raise unlabelled(file)
             if len(cells) != len(names):
                 raise DataError(
                     f"{len(cells)} columns instead of {len(names)}: {line[:80]!r}",

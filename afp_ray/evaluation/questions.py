@@ -3,14 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
 from afp_ray.config import EvaluationConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
-from afp_ray.evaluation.files import open_data_dir
+from afp_ray.evaluation.files import LABEL, UnlabelledError, open_data_dir, unlabelled
 from afp_ray.evaluation.task import SPLITS, Example, ParsedRows, Row, Split, Task, halves
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES, Language
@@ -24,14 +24,16 @@ class LanguageRows:
     """Rows of one task in one language.
 
     Attributes:
-        splits: rows of `validation` and `test`, neither empty.
+        splits: rows of `validation` and `test`, neither empty but for one without labels.
         demonstrations: rows that demonstrations are drawn from; never the test rows.
         num_skipped: rows left out because they hold no text.
+        unlabelled: the file of each split that has no labels, by split.
     """
 
     splits: Mapping[Split, Sequence[Row]]
     demonstrations: Sequence[Row]
     num_skipped: int
+    unlabelled: Mapping[Split, SourceFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Cell:
         demo_seed: seed of their draw; 0 at 0 shots.
         examples: questions with their demonstrations.
         num_skipped: rows of the language that were left out because they hold no text.
+        left_out: file of the other split that was left out because it has no labels; "" where there is none.
     """
 
     task: str
@@ -52,6 +55,7 @@ class Cell:
     demo_seed: int
     examples: Sequence[Example]
     num_skipped: int
+    left_out: str = ""
 
 
 def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
@@ -76,11 +80,31 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
     return _parsed_rows(task, tuple(files.items()), language)
 
 
+_NO_LABEL = ("-1", "None", "nan")
+"""What tables hold in place of a label."""
+
+
 @lru_cache(maxsize=32)
 def _parsed_rows(task: Task, files: tuple[tuple[Split, SourceFile], ...], language: str) -> LanguageRows:
     """Rows of the files of one language; size and time of change of each file are part of the key."""
-    parsed = {split: task.parse(file, language) for split, file in files}
+    parsed: dict[Split, ParsedRows] = {}
+    lacking: dict[Split, SourceFile] = {}
+    for split, file in files:
+        try:
+            parsed[split] = task.parse(file, language)
+            if parsed[split].rows and all(str(row.get(LABEL, "")) in _NO_LABEL for row in parsed[split].rows):
+                raise unlabelled(file)
+        except UnlabelledError:
+            parsed.pop(split, None)
+            lacking[split] = file
     num_skipped = sum(part.num_skipped for part in parsed.values())
+    if lacking:  # what is left is not halved: it is what its name says
+        if not parsed:
+            raise unlabelled(next(iter(lacking.values())))
+        labelled: dict[Split, Sequence[Row]] = {
+            split: parsed[split].rows if split in parsed else () for split in SPLITS
+        }
+        return LanguageRows(labelled, labelled["validation"], num_skipped, lacking)
     splits = split_rows(parsed, [file for _, file in files], asked=task.name, language=language)
     return LanguageRows(splits, splits["validation"], num_skipped)
 
@@ -140,16 +164,19 @@ def render_cells(name: str, config: EvaluationConfig, *, language: str, pivot: s
     task, own = TASKS[name], LANGUAGES[language]
     words = own if config.prompt_language == "native" else LANGUAGES[pivot]
     rows = load_rows(task, config.data_dir, language)
+    if split in rows.unlabelled:
+        raise unlabelled(rows.unlabelled[split])
     examples = [task.example(row, own, words, template=config.template) for row in rows.splits[split][: config.limit]]
+    left_out = ", ".join(file.label for file in rows.unlabelled.values())
     demo_rows = rows if words is own or not any(config.shots) else load_rows(task, config.data_dir, pivot)
     for shots in config.shots:
         for seed in config.demo_seeds if shots else (0,):
             if shots == 0:
-                yield Cell(name, language, 0, 0, examples, rows.num_skipped)
+                yield Cell(name, language, 0, 0, examples, rows.num_skipped, left_out)
                 continue
             draw = Draw(demo_rows.demonstrations, task, words, seed=seed, shots=shots, config=config)
             shown = [draw.before(example) for example in examples]
-            yield Cell(name, language, shots, seed, shown, rows.num_skipped)
+            yield Cell(name, language, shots, seed, shown, rows.num_skipped, left_out)
 
 
 class Draw:

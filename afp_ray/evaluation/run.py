@@ -141,6 +141,8 @@ def _score_unit(
     for done, cell in enumerate(cells, start=1):
         by_shots[cell.shots] += _score_cell(scoring, cell)
         report(done)
+    if left_out := getattr(cell, "left_out", ""):
+        scoring.warnings.append(f"{name}/{language}: {left_out} has no labels and was left out")
     if cell.num_skipped:
         scoring.warnings.append(f"{name}/{language}: {cell.num_skipped} rows without text to score were skipped")
     parts = list(by_shots.values())
