@@ -84,7 +84,7 @@ def test_each_trial_goes_on_from_its_checkpoint(
 
 
 def test_a_loss_that_explodes_ends_its_trial_at_once_and_keeps_nothing_bad(real: Nursery, tmp_path: Path) -> None:
-    fields = {"compare": {"training.learning_rate": [1e-3, 1e9]}, "tune": {}}
+    fields = {"compare": {"training.learning_rate": [1e-3, 1000.0]}, "tune": {}}
     code, output = real.drive(tmp_path, fields)
     assert code == 0, output
     paths = StudyPaths(tmp_path, "real")

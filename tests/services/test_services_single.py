@@ -82,7 +82,7 @@ def test_a_second_model_stands_beside_with_paired_differences(
         assert cell["published"] == {}
     assert cli.main([*command, "--set", "evaluation.prompt_language=pivot"]) == 0
     text = capsys.readouterr().out
-    for words in ("xcopa  0-shot  accuracy", "over demonstrations", "majority", "difference", "+0.0 ["):
+    for words in ("xcopa  0-shot  accuracy", "over demonstrations", "majority", "difference", "0.0"):
         assert words in text
 
 
@@ -157,7 +157,7 @@ def test_columns_stand_under_their_language_however_long_a_name_is(model: str) -
     for line in table:
         if "majority" in line or "other/base" in line or line.startswith("  n "):
             assert line[where - 1] == " " and line[where] != " "
-    assert any("+3.0 [+1.0, +5.0]*" in line and "+0.0" in line for line in table)
+    assert any("+3.0 [+1.0, +5.0]*" in line and " 0.0" in line for line in table)
     assert any("0.123" in line for line in table)
     assert "over demonstrations" not in "".join(table)
 
