@@ -26,7 +26,7 @@ from services.options import (
     StudyFile,
     StudyName,
 )
-from services.output import AWAY, GATE, USAGE, note, open_streams, plain, say, say_json
+from services.output import AWAY, GATE, USAGE, note, open_streams, plain, say, say_json, say_json_text
 from services.submit_commands import submit
 from services.trial_commands import evaluate, reproduce, trial
 
@@ -238,8 +238,10 @@ def compare(
     folder = storage_folder(storage)
     required = requirement_answer(folder, studies, require) if require else []
     answer = comparison_answer(folder, studies)
-    if as_json or form is not None:
-        sys.stdout.write(plain(FORMATS["json" if as_json or form is None else form](answer)))
+    if as_json or form == "json":
+        say_json_text(FORMATS["json"](answer).rstrip("\n"), indent=2)
+    elif form is not None:
+        sys.stdout.write(plain(FORMATS[form](answer)))
     else:
         show_comparison(answer)
         show_requirements(required)

@@ -80,10 +80,22 @@ def note(text: str) -> None:
 def say_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
     """One JSON document on standard output."""
     content = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    say_json_text(json.dumps(content, indent=2, ensure_ascii=False, default=_jsonable), indent=2)
+
+
+def say_json_text(text: str, *, indent: int | None = None, before: str = "") -> None:
+    """JSON that is text already, on standard output: secrets are `***`, and it stays JSON whatever the output can show.
+
+    Args:
+        text: the document.
+        indent: of the document, should it have to be written anew.
+        before: what stands before it in its line.
+    """
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    text = json.dumps(content, indent=2, ensure_ascii=not is_unicode, default=_jsonable)
-    text = redact_json(text, ensure_ascii=not is_unicode)
-    sys.stdout.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+    text = redact_json(text, indent=indent)
+    if not is_unicode:
+        text = json.dumps(json.loads(text), indent=indent)
+    sys.stdout.write(before + _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

@@ -8,7 +8,7 @@ from afp_ray.records import LedgerEvent, StudyState, TrialStatus
 from afp_ray.store import StudyPaths
 from afp_ray.training.reporter import Pace
 from services.answers import status_of
-from services.output import console, note, say
+from services.output import console, note, say, say_json_text
 from services.schemas import RunningTrial, StudyStatus
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LineProgress:
     def __call__(self, event: LedgerEvent, state: StudyState) -> None:
         """Print one event."""
         if self.as_json:
-            say(event.model_dump_json(exclude_none=True, exclude={"config"}))
+            say_json_text(event.model_dump_json(exclude_none=True, exclude={"config"}))
             return
         done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
         left_s = self._pace.left_s("study", done, max(self.num_expected, len(state.trials)))

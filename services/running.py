@@ -20,7 +20,7 @@ from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.attaching import drive_or_follow, is_ray_job
 from services.driver import check_study, drive, fetch_models, require_not_begun
-from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say
+from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say, say_json_text
 from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
 from services.reports.fronts import front_grids
@@ -94,7 +94,7 @@ def run(
     code = exit_code_of_study(state)
     if as_json:
         status = status_of(paths, state)
-        say(json.dumps({"exit_code": code, "status": status.model_dump(mode="json")}, ensure_ascii=False))
+        say_json_text(json.dumps({"exit_code": code, "status": status.model_dump(mode="json")}, ensure_ascii=False))
     elif code in (SIGINT, SIGTERM):
         say(saved_line(state))
     else:
@@ -102,10 +102,8 @@ def run(
         if code == BUDGET:
             say(budget_line(study, state))
     if is_ray_job() and not as_json:
-        say(
-            RESULT_MARK
-            + JobResult(exit_code=code, status=status_of(paths, state), best=best_of(paths)).model_dump_json()
-        )
+        result = JobResult(exit_code=code, status=status_of(paths, state), best=best_of(paths))
+        say_json_text(result.model_dump_json(), before=RESULT_MARK)
     return code
 
 

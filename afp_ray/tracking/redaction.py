@@ -89,14 +89,14 @@ def redacted(value: Any) -> Any:
     return value
 
 
-def redact_json(text: str, *, ensure_ascii: bool = False) -> str:
-    """A JSON document with its secrets as `***`, indented by two; the very text where there are none.
+def redact_json(text: str, *, indent: int | None = None) -> str:
+    """A JSON document with its secrets as `***`, written anew with that indent; the very text where there are none.
 
     Value by value, so that what is taken out of a text never takes its quotation marks along.
     """
     if redact(text) == text:
         return text
-    return json.dumps(redacted(json.loads(text)), indent=2, ensure_ascii=ensure_ascii)
+    return json.dumps(redacted(json.loads(text)), indent=indent, ensure_ascii=False)
 
 
 def _hides(key: Any, value: Any) -> bool:

@@ -11,6 +11,7 @@ from afp_ray.store import write_json
 from afp_ray.tracking.redaction import redact, redact_json
 from services import cli
 from services.api import LOOPBACK_NAMES, create_app
+from services.output import say_json_text
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,11 @@ def test_a_secret_of_a_study_is_shown_by_no_answer(tmp_path: Path, capsys: pytes
         assert "CANARY" not in said
         assert "CAN/ARY" not in said
         assert "--json" not in arguments or json.loads(said)
+
+
+def test_a_secret_beside_a_quotation_mark_leaves_a_line_of_json_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """As events, results of jobs and tables are printed: JSON that is text already."""
+    say_json_text(json.dumps({"note": 'see https://h/?token=CANARY"quoted', "text": "正确"}), before="result   ")
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert json.loads(said.removeprefix("result   ")) == {"note": 'see https://h/?token=***"quoted', "text": "正确"}
