@@ -35,6 +35,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from afp_ray.config.base import canonical_json
 from afp_ray.errors import StorageError
 from afp_ray.records import IncompleteScores
 
@@ -199,7 +200,7 @@ def write_json(path: Path, value: Any, *, mode: int = SHARED) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
-def result_digest(content: bytes) -> str:
+def _result_digest(content: bytes) -> str:
     """Names what a result says, 32 hex digits of a SHA-256; whether its checkpoint is still there does not count.
 
     Raises: ValueError for what is no JSON object.
@@ -208,8 +209,22 @@ def result_digest(content: bytes) -> str:
     if not isinstance(result, dict):
         raise ValueError("a result is a JSON object")
     result.pop("checkpoint", None)
-    plain = json.dumps(result, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(plain.encode()).hexdigest()[:32]
+    return _digest(canonical_json(result).encode())
+
+
+def file_digest(name: str, content: bytes) -> str:
+    """Names the content of a file of a finished trial, 32 hex digits.
+
+    Args:
+        name: of the file in the trial's folder.
+        content: what it holds.
+    Raises: ValueError for a result that is no JSON object.
+    """
+    return _result_digest(content) if name == RESULT else _digest(content)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def trial_digests(trial: TrialPaths) -> dict[str, str]:
@@ -217,10 +232,9 @@ def trial_digests(trial: TrialPaths) -> dict[str, str]:
 
     Raises: OSError or ValueError for a file that cannot be read.
     """
-    digests = {trial.result.name: result_digest(trial.result.read_bytes())}
-    for file in sorted(trial.predictions.glob("*.parquet")):
-        digests[f"{trial.predictions.name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:32]
-    return digests
+    files = [trial.result, *sorted(trial.predictions.glob("*.parquet"))]
+    names = [str(file.relative_to(trial.folder)) for file in files]
+    return {name: file_digest(name, file.read_bytes()) for name, file in zip(names, files, strict=True)}
 
 
 def find_damage(trial: TrialPaths, digests: Mapping[str, str]) -> str:
@@ -233,8 +247,7 @@ def find_damage(trial: TrialPaths, digests: Mapping[str, str]) -> str:
     for name, digest in digests.items():
         file = trial.folder / name
         try:
-            content = file.read_bytes()
-            found = result_digest(content) if file == trial.result else hashlib.sha256(content).hexdigest()[:32]
+            found = file_digest(name, file.read_bytes())
         except OSError as error:
             return f"{file} cannot be read: {error.strerror}"
         except ValueError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from afp_ray.errors import AfpError, UserError
+from afp_ray.errors import AfpError
 from services.output import AWAY, BUG, COMPLETE, SIGINT, note, of_the_machine, show_bug, show_error
 
 
@@ -51,8 +51,6 @@ def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
         return code if isinstance(code, int) else COMPLETE
     except BrokenPipeError:
         raise
-    except UserError as error:
-        return show_error(error, as_json=as_json)
     except AfpError as error:
         return show_error(error, as_json=as_json)
     except KeyboardInterrupt:

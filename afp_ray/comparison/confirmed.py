@@ -3,7 +3,6 @@
 Shapes: S seeds, N examples; the examples are the same, in the same order, for every arm.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from afp_ray.errors import DataError, UserError
 from afp_ray.ledger import replay
 from afp_ray.methods import METHODS
 from afp_ray.records import RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, list_studies, result_digest
+from afp_ray.store import StudyPaths, file_digest, list_studies
 
 _KEYS = ("task", "language", "shots", "example_id", "content_id")
 _GENERATED = ("metric", "value", "totals", "gold")
@@ -243,8 +242,7 @@ def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
     try:
         content = file.read_bytes()
         result = TrialResult.model_validate_json(content)
-        if record.files.get(file.name, digest := result_digest(content)) != digest:
-            raise _altered(paths, file)
+        _require_unaltered(paths, record, file, content)
         return result
     except (OSError, ValidationError) as error:
         reason = "is missing" if isinstance(error, OSError) else "cannot be read"
@@ -258,9 +256,7 @@ def _read_answers(
     file = paths.trial(record.trial_id).predictions_of(split)
     try:
         content = file.read_bytes()
-        known = record.files.get(f"{file.parent.name}/{file.name}")
-        if known is not None and hashlib.sha256(content).hexdigest()[:32] != known:
-            raise _altered(paths, file)
+        _require_unaltered(paths, record, file, content)
         table = pq.read_table(pa.BufferReader(content))
         table = table.select([*_KEYS, "correct", *(name for name in _GENERATED if name in table.column_names)])
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -296,12 +292,14 @@ def _sum_totals(table: pa.Table, grouped: pa.Table) -> NDArray[np.float64] | Non
     return found
 
 
-def _altered(paths: StudyPaths, file: Path) -> DataError:
-    return DataError(
-        "a file of a finished trial is not what the trial wrote: its SHA-256 differs from the ledger's",
-        where=str(file),
-        fix=_again(paths),
-    )
+def _require_unaltered(paths: StudyPaths, record: TrialRecord, file: Path, content: bytes) -> None:
+    name = str(file.relative_to(paths.trial(record.trial_id).folder))
+    if name in record.files and file_digest(name, content) != record.files[name]:
+        raise DataError(
+            "a file of a finished trial is not what the trial wrote: its SHA-256 differs from the ledger's",
+            where=str(file),
+            fix=_again(paths),
+        )
 
 
 def _again(paths: StudyPaths) -> str:

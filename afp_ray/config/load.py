@@ -21,7 +21,7 @@ from afp_ray.config.fields import (
 from afp_ray.config.search import ChoiceSpec, RangeSpec
 from afp_ray.config.small import small_form
 from afp_ray.config.study import StudyConfig, flatten, nest
-from afp_ray.config.translate import error_at, translate
+from afp_ray.config.translate import error_at, parts_of, translate
 from afp_ray.config.trial import TrialConfig
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES, unknown_language
@@ -279,6 +279,5 @@ def _check_metric(name: str, document: Document, path: KeyPath) -> None:
         allowed = f"{', '.join(METRICS)}, or TASK/LANGUAGE"
         raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, METRICS))
     if language and language not in LANGUAGES:
-        problem, _, rest = f"language {unknown_language(language)}".partition("; ")
-        allowed = rest.removeprefix("allowed: ") if rest.startswith("allowed: ") else ""
-        raise error_at(document, path, problem, allowed=allowed, fix="" if allowed else rest)
+        problem, allowed, fix = parts_of(f"language {unknown_language(language)}")
+        raise error_at(document, path, problem, allowed=allowed, fix=fix)

@@ -49,10 +49,8 @@ def translate(
     name, value = field_name(loc), details["input"]
     if kind == "value_error":
         message = details["msg"].removeprefix("Value error, ")
-        problem, _, rest = message.partition("; ")
-        allowed = rest.removeprefix("allowed: ") if rest.startswith("allowed: ") else ""
-        at, fix = _quoted(message, document, path), "" if allowed else rest
-        return error_at(document, at, problem, allowed=allowed, fix=fix)
+        problem, allowed, fix = parts_of(message)
+        return error_at(document, _quoted(message, document, path), problem, allowed=allowed, fix=fix)
     if kind == "extra_forbidden":
         known = _beside(model, details["loc"])
         fix = did_you_mean(str(loc[-1]), known)
@@ -67,6 +65,12 @@ def translate(
         return error_at(document, path, problem, allowed=_allowed(kind, context), fix=f'write "{raw}"')
     problem = _sentence(kind, context, name, value, details["msg"])
     return error_at(document, path, problem, allowed=_allowed(kind, context), fix=_fix(kind, context, value))
+
+
+def parts_of(message: str) -> tuple[str, str, str]:
+    """Problem, what is allowed and the fix of a sentence of ours: `problem; allowed: ...` or `problem; fix`."""
+    problem, _, rest = message.partition("; ")
+    return (problem, rest.removeprefix("allowed: "), "") if rest.startswith("allowed: ") else (problem, "", rest)
 
 
 def error_at(

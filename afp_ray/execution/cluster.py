@@ -15,6 +15,7 @@ from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.preemption import cluster_watch
+from afp_ray.execution.resources import num_cpus as cpus_here
 from afp_ray.execution.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ def start_local(folder: str, *, num_cpus: int | None = None, python: str | None 
         with _without_unused_processes():
             ray.init(
                 address="local",
-                num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                num_cpus=num_cpus or cpus_here(),
                 object_store_memory=_OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -24,6 +24,8 @@ from afp_ray.models.weight_files import find_weights, read_json, refuse_adapter,
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 WHOLE_FILE_BYTES = 64 * 2**20
+EDGE_BYTES = 2**20
+"""Read at either end of a larger file."""
 ALLOWED = "decoder-only causal language models (Llama, Mistral, Qwen, Gemma, XGLM, BLOOM, GPT-2, GPT-Neo, ...)"
 
 _KEYS = {
@@ -98,7 +100,7 @@ def describe(config: ModelConfig) -> ModelDescription:
     document = read_json(_existing(folder / "config.json", "not a model folder: it has no config.json"))
     _refuse_other_kinds(document, str(folder))
     tokenizer_files = _tokenizer_files(folder)
-    fingerprint = _fingerprint([folder / "config.json", *tokenizer_files, *find_weights(folder).files])
+    fingerprint = files_fingerprint([folder / "config.json", *tokenizer_files, *find_weights(folder).files])
     names = [*code_names(document, tokenizer_config(folder)), *writing_code(folder)]
     code = pinned_code(config, folder, names)
     fingerprint = _with_rest(fingerprint, document, folder, code=code)
@@ -256,7 +258,7 @@ def _with_rest(fingerprint: str, document: Mapping[str, Any], folder: Path, *, c
     return hashlib.sha256(canonical_json([fingerprint, rest]).encode()).hexdigest() if rest else fingerprint
 
 
-def _fingerprint(files: Sequence[Path]) -> str:
+def files_fingerprint(files: Sequence[Path]) -> str:
     """SHA-256 over names and contents; remembered by size and modification time of every file."""
     key = _marks(files)
     if key not in _fingerprints:
@@ -284,8 +286,8 @@ def _digest_file(file: Path, digest: Any) -> None:
             return
         header = int.from_bytes(stream.read(8), "little") if file.suffix == ".safetensors" else 0
         stream.seek(0)
-        digest.update(stream.read(min(8 + header, WHOLE_FILE_BYTES) + 2**20))
-        stream.seek(max(0, size - 2**20))
+        digest.update(stream.read(min(8 + header, WHOLE_FILE_BYTES) + EDGE_BYTES))
+        stream.seek(max(0, size - EDGE_BYTES))
         digest.update(stream.read())
 
 

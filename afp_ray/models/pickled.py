@@ -5,7 +5,6 @@ and plain containers alone and refuses everything else, and so does this module.
 `$AFP_CACHE/models`, named by the content of the weights and of the files that loading reads beside them.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,13 +22,13 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from afp_ray.errors import ModelError, StorageError
-from afp_ray.models.weight_files import INDEX, SINGLE, WeightFiles, states_checksums
+from afp_ray.models.describe import files_fingerprint
+from afp_ray.models.weight_files import INDEX, SINGLE, WeightFiles
 from afp_ray.store import cache_folder
 
 Tensors = dict[str, torch.Tensor]
 PIECE_BYTES = 2 * 2**30
 """Of weights that are held in memory and written at a time."""
-_EDGE_BYTES = 2**20
 _BESIDE = ("config.json", "generation_config.json")
 """Files that loading a model reads beside its weights, and `*.py`."""
 _HEADS = ("lm_head.", "embed_out.", "output.")
@@ -47,7 +46,7 @@ def converted(folder: Path, weights: WeightFiles) -> Path:
     Raises: ModelError for a file that is damaged or holds more than weights; StorageError when the disk refuses.
     """
     beside = [folder / name for name in _BESIDE if (folder / name).is_file()] + sorted(folder.rglob("*.py"))
-    target = cache_folder("models") / f"pickled-{_content([*weights.files, *beside])}"
+    target = cache_folder("models") / f"pickled-{files_fingerprint([*weights.files, *beside])[:32]}"
     if (target / "config.json").is_file():
         return target
     try:
@@ -199,24 +198,3 @@ def _ties(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, ImportError):
         return False
     return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
-
-
-def _content(files: Sequence[Path]) -> str:
-    """Name by content, 32 hex digits.
-
-    Of a zip archive with checksums the ends are read: its directory, which stands last, has one of every tensor.
-    """
-    whole = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        whole.update(f"{file.name}:{size}\n".encode())
-        with file.open("rb") as stream:
-            if size > 4 * _EDGE_BYTES and states_checksums(file):
-                stream.seek(0)
-                whole.update(stream.read(_EDGE_BYTES))
-                stream.seek(size - _EDGE_BYTES)
-                whole.update(stream.read())
-            else:
-                stream.seek(0)
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()[:32]

@@ -401,7 +401,7 @@ def test_weights_without_checksums_are_told_apart(
     """`torch.serialization.set_crc32_options(False)` leaves archives whose ends are equal for other weights."""
     if threshold is not None:
         monkeypatch.setattr(models_describe, "WHOLE_FILE_BYTES", threshold)
-    monkeypatch.setattr(pickled, "_EDGE_BYTES", 1000)
+    monkeypatch.setattr(models_describe, "EDGE_BYTES", 1000)
     folder = tmp_path / "pickled"
     model = build_model("llama")
     config = ModelConfig(name=str(folder))
