@@ -131,9 +131,10 @@ class BackgroundProjector:
             self._projector.project(enough=enough)
             self._is_behind = self._projector.num_left > 0
         except Exception as error:  # a projection that fails must never end a study
-            self.failure = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._on_failure(self.failure)
-            self._warn(self.failure)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._on_failure(reason)  # first, so that whoever sees `failure` also finds it noted
+            self.failure = reason
+            self._warn(reason)
             return False
         if self.failure is not None:
             logger.info("MLflow is reached again")
