@@ -9,7 +9,7 @@ import json
 import math
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +161,12 @@ def _parse_json(text: str, name: str) -> Document:
     return Document(name=name, lines=[], values=values)
 
 
-def parse_value(text: str, origin: str) -> Any:
-    """Parse the value of a `--set` as YAML; `origin` is what errors call it."""
+def parse_value(text: str, origin: str) -> tuple[Any, dict[KeyPath, Place]]:
+    """The value of a `--set` as YAML, and the place of each of its parts, which is `origin`."""
     try:
-        return parse_document(f"value: {text}", origin).values["value"]
+        document = parse_document(f"value: {text}", origin)
+        places = {path[1:]: replace(place, origin=origin) for path, place in document.places.items() if path}
+        return document.values["value"], places
     except ConfigError as error:
         raise ConfigError(error.problem.split("\n")[0], where=origin, allowed=error.allowed, fix=error.fix) from error
 

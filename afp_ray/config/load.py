@@ -80,10 +80,10 @@ def load_trial(
     document = read_document(path)
     document.values, document.places = flat(document, document.values, ())
     for override in overrides:
-        name, value, origin = _split(override)
+        name, value, places, origin = _split(override)
         _require(name, trial_fields(), origin=origin)
         document.values[name] = value
-        _place_override(document, (name,), value, origin)
+        _place_override(document, (name,), places)
     _check_values(document.values, document, ())
     method = document.values.get("method", TrialConfig.model_fields["method"].default)
     pinned = (methods or {}).get(method, {})
@@ -109,12 +109,13 @@ def _validate(model: type[_Model], values: Mapping[str, Any], document: Document
 # --set
 
 
-def _split(override: str) -> tuple[str, Any, str]:
+def _split(override: str) -> tuple[str, Any, Mapping[KeyPath, Place], str]:
+    """Name, value, places of the value's parts, and what errors call all of it."""
     name, separator, text = override.partition("=")
     name, origin = name.strip(), f"--set {override}"
     if not separator or not name:
         raise ConfigError(f"{override!r} is no `name=value`", where="--set", fix="write --set training.max_steps=200")
-    return name, parse_value(text, origin), origin
+    return name, *parse_value(text, origin), origin
 
 
 def _require(name: str, known: Iterable[str], *, origin: str) -> None:
@@ -124,15 +125,15 @@ def _require(name: str, known: Iterable[str], *, origin: str) -> None:
         raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, names), fix=fix)
 
 
-def _place_override(document: Document, path: KeyPath, value: Any, origin: str) -> None:
+def _place_override(document: Document, path: KeyPath, places: Mapping[KeyPath, Place]) -> None:
+    """Let what stands at `path` be found in a `--set`, down to the items of a list: no line of the file has them."""
     document.places = {known: place for known, place in document.places.items() if known[: len(path)] != path}
-    raw = None if isinstance(value, (list, dict)) else origin.partition("=")[2].strip()
-    document.places[path] = Place(1, 1, 1, 1, raw=raw, origin=origin)
+    document.places |= {(*path, *inner): place for inner, place in places.items()}
 
 
 def _override_study(document: Document, override: str) -> None:
     """Put one `--set` over the values of a study file."""
-    name, value, origin = _split(override)
+    name, value, places, origin = _split(override)
     fields = trial_fields()
     top, _, rest = ("fixed", "", name) if name in fields else name.partition(".")
     keys = [rest] if rest else []
@@ -154,7 +155,7 @@ def _override_study(document: Document, override: str) -> None:
             raise ConfigError(f"{key} is no mapping, so {name} cannot be set", where=origin)
         place = inner
     place[last] = value
-    _place_override(document, (top, *keys), value, origin)
+    _place_override(document, (top, *keys), places)
     if not rest and top in TOPS and isinstance(value, dict):
         document.values[top], document.places = flat(document, value, (top,))
 

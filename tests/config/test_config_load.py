@@ -232,6 +232,12 @@ def test_set_is_above_the_file(tmp_path: Path) -> None:
         ("training.learning_rate=1e-4", "1e-4 was read by YAML as text", 'write 1.0e-4 (or "1e-4" for text)'),
         ("data.pivot=no", "data.pivot: no was read by YAML as false", 'write "no"'),
         ("loss.temperature=0.1", "loss.temperature is in both `fixed` and `tune`", "keep one"),
+        ("data.languages=[iw]", "language 'iw' is unknown", "write he"),
+        ("fixed={data: {languages: [th, iw]}}", "language 'iw' is unknown", "write he"),
+        ("data.sources=[{kind: tsv}]", "source kind tsv needs a `path`", ""),
+        ("evaluation.tasks=[xcopa, xnlii]", 'evaluation.tasks = "xnlii" is not known', "did you mean xnli?"),
+        ("seeds=[1, a]", 'seeds = "a" is text, a whole number is expected', ""),
+        ("data.sources=[{kind: tsv, path: no}]", "data.sources.0.path: no was read by YAML as false", 'write "no"'),
     ],
 )
 def test_a_wrong_set_names_itself(tmp_path: Path, override: str, problem: str, fix: str) -> None:
