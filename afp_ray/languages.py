@@ -1,6 +1,8 @@
 """One row per language: its codes, script, word space, resource class and the words that prompts need."""
 
+import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from afp_ray.errors import TaskError
@@ -124,8 +126,12 @@ _WRITTEN = {
     **{"cmn": "zh", "chi": "zh", "zht": "zh", "zhs": "zh", "ara": "ar", "fas": "fa", "per": "fa", "aze": "az"},
     **{"est": "et", "ekk": "et", "ger": "de", "fre": "fr", "gre": "el", "dut": "nl", "rum": "ro", "cze": "cs"},
     **{"lav": "lv", "mon": "mn", "nep": "ne", "pus": "ps", "swa": "sw", "bur": "my", "geo": "ka"},
-    **{"mac": "mk", "baq": "eu", "sp": "es", "br": "pt"},
+    **{"mac": "mk", "baq": "eu", "sp": "es", "br": "pt", "quy": "qu"},
 }
+# Those of them that name no file here: codes of other languages (Ewe, Kanuri, Breton), and another script.
+_NOT_IN_NAMES = ("ee", "kr", "br", "zht")
+_OTHER_SCRIPTS = {"Kore": "Hang", "Hans": "Hani"}
+"""What a script of the table is called too."""
 
 
 def unknown_language(code: str) -> str:
@@ -151,3 +157,19 @@ def known_language(code: str) -> str:
         if meant or written in LANGUAGES:
             return meant or written
     return ""
+
+
+@cache
+def name_pattern(code: str) -> str:
+    """A regular expression of the ways in which names of files write a language: `zh_CN`, `zho_Hans`, `cmn`, `pt-BR`.
+
+    A script that is not the language's own is none of them (`zho_Hant`), nor are two small letters that are another
+    language (`en-zh`), where a region would stand.
+    """
+    row = LANGUAGES[code]
+    words = [row.code, row.code3, row.name, *(word for word, meant in _WRITTEN.items() if meant == code)]
+    language = "|".join(re.escape(word) for word in words if word not in _NOT_IN_NAMES)
+    script = "|".join(name for name in (row.script, _OTHER_SCRIPTS.get(row.script)) if name)
+    others = "|".join(other for other in LANGUAGES if other != code)
+    region = rf"[A-Z]{{2}}|(?!(?:{others})(?![a-z]))[a-z]{{2}}|\d{{3}}"
+    return rf"(?i:{language})(?:[-_](?i:{script}))?(?:[-_](?:{region}))?"

@@ -35,10 +35,12 @@ class SourceConfig(StrictModel):
     `tico19`, `tatoeba`, `flores`, `ntrex`, `opus100`, `udhr` (pairs), `xquad`, `mt_bench` (instructions), `bactrian_x`
     (instructions, and pairs from their instruction fields), `jsonl` and `datasets` (either, by their `columns`)."""
     path: str | None = None
-    """File, folder or tar archive; `~` and `${AFP_DATA_DIR}` are expanded. A `tsv` or `aligned` path may hold
-    `{source}` and `{target}`, which become the two language codes. `aligned` takes `news.{target}.txt` (one file a
-    language), `corpus.{source}-{target}` (`corpus.en-zh.en` and `corpus.en-zh.zh`), or `{language}` for each side's
-    own code. `jsonl` takes one object a line and `datasets` any data set id or local folder, both with `columns`.
+    """File, folder or archive (tar, zip); `~` and `${AFP_DATA_DIR}` are expanded. A `tsv` or `aligned` path may hold
+    `{source}` and `{target}`, which become the two languages: by their codes, or as the names of the files spell them
+    where the codes are not there (`zh_CN`, `zho_Hans`, `pt-BR`). `aligned` takes `news.{target}.txt` (one file a
+    language), `corpus.{source}-{target}` (`corpus.en-zh.en` and `corpus.en-zh.zh`), `{language}` for each side's
+    own code, or the folder or archive that holds both files (`en-zh_CN.txt.zip`). `jsonl` takes one object a line and
+    `datasets` any data set id or local folder, both with `columns`.
     The other kinds take the folder of the corpus, its files named as released: `opus100` finds
     `en-zh/train-*.parquet`, `en-zh.parquet` or `opus.en2zh.tsv`, `bactrian_x` finds `zh.json` or `zh.json.gz`. Not
     for `embedded`."""

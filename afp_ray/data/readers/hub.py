@@ -11,7 +11,7 @@ from typing import Any
 from afp_ray.config import SourceConfig
 from afp_ray.data.readers import jsonl
 from afp_ray.data.readers.archives import is_archive
-from afp_ray.data.readers.columns import named
+from afp_ray.data.readers.columns import is_named_by, named
 from afp_ray.data.readers.files import (
     HubRevision,
     SourceFile,
@@ -19,10 +19,12 @@ from afp_ray.data.readers.files import (
     is_spare,
     members_of,
     plain_file,
+    two_files_fit,
     without_packing,
 )
 from afp_ray.data.readers.folders import listed, require_shards, walk
 from afp_ray.data.readers.report import MAX_TEXT_CHARS
+from afp_ray.data.readers.spelling import fitting, is_there, spelled
 from afp_ray.data.readers.streams import stream_lines
 from afp_ray.errors import DataError
 
@@ -46,14 +48,45 @@ def locate(source: SourceConfig, *, pivot: str, language: str, side: str = "") -
     Raises: DataError when there is nothing at the path, the split is not there, or the hub cannot be reached.
     """
     jsonl.require_language(source)
-    for first, second in ((pivot, language), (language, pivot)):
-        fill = {"pivot": first, "language": second, "side": side}
-        path = named(source.path or "", **fill)
-        subset = named(source.subset, **fill) if source.subset else None
-        found = _local(path, subset, source.split) if is_local(path) else _on_hub(path, subset, source.split)
-        if found:
-            return found
+    for is_spelled in (False, True):
+        for first, second in ((pivot, language), (language, pivot)):
+            fill = {"pivot": first, "language": second, "side": side}
+            path = _path_of(source.path or "", fill, is_spelled=is_spelled)
+            if path is None:
+                continue
+            subset = named(source.subset, **fill) if source.subset else None
+            if is_spelled and source.subset and is_named_by(source.subset):
+                subset = _subset_of(path, source.subset, fill) or subset
+            found = _local(path, subset, source.split) if is_local(path) else _on_hub(path, subset, source.split)
+            if found:
+                return found
     return None
+
+
+def _path_of(template: str, fill: Mapping[str, str], *, is_spelled: bool) -> str | None:
+    """The place or id that `template` names; None where a language stands in it and nothing is there."""
+    path = named(template, **fill)
+    if not is_named_by(template) or not is_local(path) or is_there(expand_path(path)):
+        return path
+    found = spelled(template, **fill) if is_spelled else None
+    return str(found) if found else None
+
+
+def _subset_of(path: str, template: str, fill: Mapping[str, str]) -> str | None:
+    """The subset that is named by other spellings of the languages.
+
+    Raises: DataError when several are.
+    """
+    if is_local(path):
+        root = expand_path(path)
+        parts = {part for file in members_of(root) for part in Path(file.member).parts[:-1]} if root.is_file() else None
+        names = sorted(entry.name for entry in root.iterdir()) if parts is None else sorted(parts)
+    else:
+        names = list(_subsets(path))
+    fits = fitting(names, template, **fill)
+    if len(fits) > 1:
+        raise two_files_fit([f"{path}/{name}" for name in fits], f"the subset {template}")
+    return fits[0] if fits else None
 
 
 def read_rows(files: Sequence[SourceFile]) -> Iterator[Any]:

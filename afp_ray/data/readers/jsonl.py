@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from afp_ray.config import SourceConfig
-from afp_ray.data.readers.columns import is_named_by, named
+from afp_ray.data.readers.columns import is_named_by
 from afp_ray.data.readers.files import SourceFile, expand_path, plain_file, rows_file
 from afp_ray.data.readers.json_array import read_array, read_sequence
+from afp_ray.data.readers.spelling import named_file
 from afp_ray.data.readers.streams import open_unpacked, stream_lines
 from afp_ray.errors import DataError
 
@@ -23,7 +24,7 @@ def locate(source: SourceConfig, *, pivot: str, language: str) -> tuple[SourceFi
     if not is_named_by(path):
         require_language(source)
         return (rows_file(expand_path(path)) or plain_file(expand_path(path)),)
-    file = rows_file(expand_path(named(path, pivot=pivot, language=language, side=language)))
+    file = named_file(path, pivot=pivot, language=language, side=language)
     return (file,) if file else None
 
 

@@ -1,13 +1,16 @@
 """Finds the files of translation pairs, whichever way a corpus names them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from afp_ray.config import SourceConfig
 from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100
+from afp_ray.data.readers.archives import is_archive
 from afp_ray.data.readers.codes import flores_code, ntrex_code, tatoeba_code, tico19_code, udhr_code
-from afp_ray.data.readers.columns import named
-from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file, rows_file
+from afp_ray.data.readers.columns import is_named_by, named
+from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
+from afp_ray.data.readers.spelling import named_file, sides_in, spelled
 from afp_ray.errors import DataError
 
 Files = tuple[SourceFile, ...]
@@ -39,10 +42,9 @@ def locate_split(source: SourceConfig, split: Split, *, pivot: str, language: st
 
 
 def _locate_tsv(path: str, pivot: str, language: str) -> Files | None:
-    place = expand_path(named(path, pivot=pivot, language=language))
-    file = rows_file(place)
+    file = named_file(path, pivot=pivot, language=language)
     if file is None and "{target}" not in path:
-        return (plain_file(place),)  # which says that it is not there
+        return (plain_file(expand_path(named(path, pivot=pivot, language=language))),)  # which says that it is missing
     return (file,) if file else None
 
 
@@ -50,27 +52,49 @@ def _locate_aligned(path: str, pivot: str, language: str) -> Files | None:
     """`{language}` in the path is the side's own language, with one of `{source}` and `{target}` standing for it too.
 
     A path with both `{source}` and `{target}` and no `{language}` names a pair of Moses files: `corpus.en-zh` is
-    `corpus.en-zh.en` and `corpus.en-zh.zh`. The two codes may stand in either order, as OPUS sorts them.
+    `corpus.en-zh.en` and `corpus.en-zh.zh`. The two codes may stand in either order, as OPUS sorts them. The path of an
+    archive, or of a folder where no language stands in it, holds both sides.
     """
+    orders = ((pivot, language), (language, pivot))
+    for first, second in orders:
+        inside = _inside(path, first, second)
+        if inside is not None and (found := sides_in(inside, pivot=pivot, language=language)):
+            return found
+    if not is_named_by(path) and inside is not None:
+        return None
     if "{source}" in path and "{target}" in path:
         template = path if "{language}" in path else path + ".{language}"
     else:
         template = path.replace("{source}", "{language}").replace("{target}", "{language}")
     if "{language}" not in template:
+        if is_archive(path):
+            plain_file(expand_path(path))  # says that it is not there
         raise DataError(
             "the path of aligned files does not say where the language stands",
             where=path,
-            allowed="{target} for the language of the file, or {source} and {target} for corpus.en-zh.en",
+            allowed="{target} for the language of the file, {source} and {target} for corpus.en-zh.en, or the folder "
+            "or archive that holds both files",
             fix="put {target} in the path, for instance news.{target}.txt",
         )
-    for first, second in ((pivot, language), (language, pivot)):
-        sides = [
-            rows_file(expand_path(named(template, pivot=first, language=second, side=side)))
-            for side in (pivot, language)
-        ]
-        if sides[0] and sides[1]:
-            return sides[0], sides[1]
+    for is_spelled in (False, True):
+        for first, second in orders:
+            sides = [
+                named_file(template, pivot=first, language=second, side=side, is_spelled=is_spelled)
+                for side in (pivot, language)
+            ]
+            if sides[0] and sides[1]:
+                return sides[0], sides[1]
     return None
+
+
+def _inside(path: str, first: str, second: str) -> Path | None:
+    """The archive at `path`, or the folder at a path without languages."""
+    place = expand_path(named(path, pivot=first, language=second))
+    if is_named_by(path) and not place.exists() and is_archive(path):
+        place = spelled(path, pivot=first, language=second) or place
+    if place.is_dir():
+        return None if is_named_by(path) else place
+    return place if is_archive(place.name) and place.is_file() else None
 
 
 def _both(root: str, pivot_names: Sequence[str], language_names: Sequence[str]) -> Files | None:
