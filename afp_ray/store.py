@@ -1,30 +1,31 @@
 """Every file name under the storage folder, and writes that are either whole or not there.
 
-<storage>/                       default `runs/`
-mlflow.db, mlartifacts/      default tracking database of all studies
+<storage>/                     default `runs/`
+mlflow.db, mlartifacts/    default tracking database of all studies
 <study>/
-study.json               the validated study, as it was first run
-ledger.jsonl             the one truth
-ledger.snapshot.json     a long ledger's state as of one of its lines; can be deleted at any time
-driver.lease             held by the driver
+study.json             the validated study, as it was first run
+ledger.jsonl           the one truth
+ledger.snapshot.json   a long ledger's state as of one of its lines; can be deleted at any time
+driver.lease           held by the driver
 driver.log
 report.html, comparison.{md,tex,csv,json}
-mlflow.json              which MLflow run shows which trial
-outbox.json              how much of the ledger MLflow shows
-mlflow.lock              held by the process that writes into MLflow
-stop                     asks the driver to stop
+mlflow.json            which MLflow run shows which trial
+outbox.json            how much of the ledger MLflow shows
+mlflow.lock            held by the process that writes into MLflow
+stop                   asks the driver to stop
 trials/<trial_id>/
 config.json, result.json, progress.json, failure-<attempt>.txt, log.txt
-attempt.json         the attempt that may write here; workers of an earlier one stop
-rung-<n>.json        scores of a trial that was paused there
-training_calls.jsonl one line each time that training really starts
-training.jsonl       losses, learning rate and so on by step, at most about 2,000 lines
-trace.json.gz        Chrome trace of some steps, where one was asked for
-state/step-<n>/      the last resumable states of a running trial
-state/trained.json   what a training that is over did, until its scores are there
+incomplete.json        what a trial scored that failed because it could not score all
+attempt.json           the attempt that may write here; workers of an earlier one stop
+rung-<n>.json          scores of a trial that was paused there
+training_calls.jsonl   one line each time that training really starts
+training.jsonl         losses, learning rate and so on by step, at most about 2,000 lines
+trace.json.gz          Chrome trace of some steps, where one was asked for
+state/step-<n>/        the last resumable states of a running trial
+state/trained.json     what a training that is over did, until its scores are there
 predictions/<split>.parquet
-representation/<split>.safetensors  states of held-out sentences, for drawings
-checkpoint/          a Hugging Face folder
+representation/<split>.safetensors   states of held-out sentences, for drawings
+checkpoint/            a Hugging Face folder
 """
 
 import hashlib

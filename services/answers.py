@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # the command line must not wait for numpy
     from afp_ray.comparison.representation import Change
 
 LIMIT_FIX = "loosen the constraint (afp resume --allow-drift), widen `tune`, or raise budget.trials"
-SORTS = ("planned_at", "objective", "gpu_hours", "arm", "seed", "status")
 
 
 def best_answer(

@@ -1,8 +1,10 @@
 """The plan of the house: who may import whom, which library lives in which room, and what stays light."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,41 @@ def test_a_module_opens_with_its_job_and_stays_readable(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring, f"{path} has no opening sentence"
     assert len(text.splitlines()) <= 420, f"{path} has {len(text.splitlines())} lines; split it by job"
+
+
+# Where a trial fails, a projection fails, or a foreign system speaks: docs/architecture.md says which is which.
+EDGES = Counter(
+    {
+        "afp_ray/evaluation/workers.py": 1,
+        "afp_ray/execution/cluster.py": 1,
+        "afp_ray/execution/driver.py": 2,
+        "afp_ray/execution/preemption.py": 1,
+        "afp_ray/execution/searcher.py": 1,
+        "afp_ray/execution/worker.py": 1,
+        "afp_ray/models/hub.py": 2,
+        "afp_ray/remote/place.py": 1,
+        "afp_ray/tracking/background.py": 1,
+        "services/edge.py": 1,
+    }
+)
+
+
+def test_any_exception_is_caught_at_edges_alone() -> None:
+    caught = Counter(
+        str(path.relative_to(ROOT))
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
+    )
+    assert caught == EDGES
+
+
+def test_names_that_a_module_offers_exist() -> None:
+    offering = [path for path in modules() if "\n__all__ = " in path.read_text("utf-8")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in offering]
+    for module in map(importlib.import_module, names):
+        assert len(module.__all__) == len(set(module.__all__)), f"{module.__name__} offers a name twice"
+        assert not [name for name in module.__all__ if not hasattr(module, name)], module.__name__
 
 
 def test_no_module_bears_the_name_of_a_library_it_wraps() -> None:

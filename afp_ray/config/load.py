@@ -90,14 +90,6 @@ def load_trial(
     return _validate(TrialConfig, nest({**document.values, **pinned}), document)
 
 
-def check_fields(study: StudyConfig) -> None:
-    """Check that the names under `fixed`, `compare` and `tune` are fields of a trial and that their values fit.
-
-    Raises: ConfigError whose `where` is the dotted place, for instance `tune.loss.temperature.low`.
-    """
-    _check_fields(study, Document(name="", lines=[], values={}))
-
-
 def _validate(model: type[_Model], values: Mapping[str, Any], document: Document, *, root: KeyPath = ()) -> _Model:
     """Validate strictly (no text read as a number, no true read as 1); errors go to the place of their field."""
     try:
@@ -176,7 +168,7 @@ def _study_names() -> list[str]:
 
 
 def _check_fields(study: StudyConfig, document: Document) -> None:
-    _check_values(study.fixed if document.places else flatten(study.fixed), document, ("fixed",))
+    _check_values(study.fixed, document, ("fixed",))
     for name, values in study.compare.items():
         _require_field(name, document, ("compare", name))
         _check_list(name, values, document, ("compare", name))

@@ -8,7 +8,7 @@ that two trials that ask for the same mix get the same mix.
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import TypeVar
 
@@ -27,7 +27,6 @@ __all__ = [
     "ANSWER_CLAUSE",
     "EQUALS_SIGN",
     "TRANSLATE_CLAUSE",
-    "count_cells",
     "draw_instructions",
     "draw_pairs",
     "remove_heldout",
@@ -72,11 +71,6 @@ def draw_instructions(
     if num_rows:
         drawn += _crossed(rows, num_rows, config, seed)
     return shuffled(drawn, seed, "order of instructions")
-
-
-def count_cells(instructions: Iterable[Instruction]) -> Mapping[_Cell, int]:
-    """Rows by the languages of prompt and response; languages that no row pairs are not there."""
-    return Counter((row.prompt_language, row.response_language) for row in instructions)
 
 
 def _crossed(rows: Sequence[ParallelInstruction], num_rows: int, config: DataConfig, seed: int) -> list[Instruction]:

@@ -1,7 +1,7 @@
 """Lays samples end to end in one row without padding, so that a forward pass computes tokens alone.
 
 Shapes: n samples, N tokens of all of them together. No token is dropped and none is added; what keeps the samples apart
-is `lengths` alone, so the model must not let a token look at another sample (`bounds` is what varlen attention takes).
+is `lengths` alone, so the model must not let a token look at another sample.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,6 @@ class PackedBatch:
     def num_tokens(self) -> int:
         """N."""
         return self.input_ids.shape[1]
-
-    @property
-    def bounds(self) -> Tensor:
-        """(n + 1,) int32 cumulative lengths from 0: sample i is `input_ids[0, bounds[i] : bounds[i + 1]]`."""
-        return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def pack(rows: Sequence[TokenArray], boundaries: Sequence[int] | None = None) -> PackedBatch:

@@ -10,6 +10,5 @@ __all__ = [
     "keeping",
     "place_of",
     "pull_for_reading",
-    "pull_for_writing",
     "working_copy",
 ]

@@ -21,7 +21,6 @@ from afp_ray.statistics.layout import (
     Floats,
     clustered_standard_error,
     content_strata,
-    macro_mean,
     redrawn_contents,
     redrawn_seeds,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "holm",
     "holm_levels",
     "importances",
-    "macro_mean",
     "mean_interval",
     "measure_spread",
     "moved_by",

@@ -38,20 +38,6 @@ class Layout:
         return np.asarray(flat, dtype=np.float64).reshape(shape)
 
 
-def macro_mean(
-    values: ArrayLike, *, tasks: Sequence[Hashable] | None = None, languages: Sequence[Hashable] | None = None
-) -> float:
-    """Mean over tasks of the mean over languages of the mean over examples.
-
-    Args:
-        values: (N,) one value per example, or (S, N): seeds are averaged per example first.
-        tasks, languages: (N,) of each example; null means that all examples share one.
-    """
-    matrix = as_matrix(values)
-    layout = lay_out(range(matrix.shape[1]), tasks, languages, matrix.shape[1])
-    return float(macro(layout, matrix.mean(axis=0)))
-
-
 def clustered_standard_error(values: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
     """Standard error of the mean of `values` when rows of one cluster are not independent.
 

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks, decoder_of
-from afp_ray.training.gather import rank, world_size
+from afp_ray.training.gather import world_size
 
 
 @contextlib.contextmanager
@@ -48,20 +48,6 @@ def sharded(model: CausalModel, *, gathered_dtype: torch.dtype | None = None) ->
     free_gathered(shares)
     for name, parameter in shares.named_parameters():
         kept[name].data = _whole(parameter)
-
-
-def gathered_weights(model: CausalModel) -> dict[str, Tensor]:
-    """Whole weights of a sharded model, for a checkpoint; all workers call this alike.
-
-    Returns: by parameter name, on the CPU, tied ones once; on workers other than the first nothing.
-    """
-    found = {}
-    free_gathered(model)
-    for name, parameter in model.named_parameters():
-        whole = _whole(parameter)
-        if rank() == 0:
-            found[name] = whole.cpu()
-    return found
 
 
 def free_gathered(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from afp_ray.config.loss import LossConfig
-from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
+from afp_ray.data.batches import InstructionBatch, TrainBatch
 from afp_ray.data.packing import PackedBatch
 from afp_ray.losses import next_token_sum
 from afp_ray.models.head import VocabularyHead, vocabulary_head
@@ -106,14 +106,6 @@ class TrainingStep:
         of_both = _summed_gradients(self.model, is_copied=False)
         found = _compare_with_rest(of_contrastive, of_both, is_shared_out=_is_shared_out(self.model))
         return StepLosses(contrastive, instruction, *found)
-
-    def contrastive_share(self, pairs: PairBatch | PackedBatch) -> Tensor:
-        """`ContrastiveTerm.share`."""
-        return self.contrastive.share(pairs)
-
-    def embed(self, pairs: PairBatch | PackedBatch) -> list[tuple[Tensor, Tensor]]:
-        """`ContrastiveTerm.embed`."""
-        return self.contrastive.embed(pairs)
 
     def after_step(self) -> None:
         """Take in what the next step needs of this one; call it once the weights are updated, on all workers."""

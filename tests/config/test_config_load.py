@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afp_ray.config import StudyConfig
-from afp_ray.config.load import check_fields, load_study, load_trial
+from afp_ray.config.load import load_study, load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS
 
@@ -269,12 +269,3 @@ def test_a_wrong_trial_file_is_refused_at_its_place(tmp_path: Path, text: str, w
         load_trial(write(tmp_path, text))
     assert words in caught.value.problem
     assert caught.value.where == f"{tmp_path}/study.yaml:{where}"
-
-
-def test_check_fields_names_the_dotted_place() -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_fields(StudyConfig(name="a", fixed={"training": {"max_stpes": 2}}))
-    assert caught.value.where == "fixed.training.max_stpes"
-    with pytest.raises(ConfigError) as caught:
-        check_fields(StudyConfig(name="a", tune={"loss.temperature": {"low": -1.0, "high": 1.0}}))
-    assert caught.value.where == "tune.loss.temperature.low"

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afp_ray.config import DataConfig
-from afp_ray.data.mixing import count_cells, draw_instructions, draw_pairs
+from afp_ray.data.mixing import draw_instructions, draw_pairs
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mixing"
@@ -36,6 +37,11 @@ def drawn(case: dict[str, Any]) -> tuple[list[TranslationPair], list[Instruction
 
 def written(row: Instruction) -> list[str]:
     return [row.content_id, row.prompt_language, row.prompt, row.response_language, row.response]
+
+
+def count_cells(rows: Iterable[Instruction]) -> Counter[tuple[str, str]]:
+    """Rows by the languages of prompt and response."""
+    return Counter((row.prompt_language, row.response_language) for row in rows)
 
 
 def cells(*rows: str) -> Counter[tuple[str, str]]:

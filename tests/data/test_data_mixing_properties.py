@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from afp_ray.config import DataConfig
 from afp_ray.data.batches import InstructionBatch, PairBatch, TrainingBatches
 from afp_ray.data.drawing import fill_by_temperature
-from afp_ray.data.mixing import count_cells, draw_instructions, draw_pairs, remove_heldout
+from afp_ray.data.mixing import draw_instructions, draw_pairs, remove_heldout
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.data.selection import Selection
 
@@ -39,6 +39,11 @@ def mix(
     config = DataConfig.model_validate({"languages": languages, "num_instructions": num, "num_pairs": 0, **fields})
     pairs = make_pairs(dict.fromkeys(languages, 30))
     return draw_instructions(make_rows(num_rows, languages), pairs, config, seed=seed)
+
+
+def count_cells(rows: Iterable[Instruction]) -> Counter[tuple[str, str]]:
+    """Rows by the languages of prompt and response."""
+    return Counter((row.prompt_language, row.response_language) for row in rows)
 
 
 class Table(Sequence[TranslationPair]):

@@ -82,13 +82,6 @@ def test_each_worker_holds_its_share(runs: list[dict[str, Any]]) -> None:
     assert held == [total // 2, total // 2]
 
 
-def test_whole_weights_reach_the_first_worker(runs: list[dict[str, Any]]) -> None:
-    first, second = (run["both"]["shares"] for run in runs)
-    assert second["gathered"] == {}
-    assert first["gathered"].keys() == first["weights"].keys()
-    assert all(torch.equal(first["gathered"][name], value) for name, value in first["weights"].items())
-
-
 @pytest.mark.parametrize("place", ["pairs", "instructions"])
 def test_workers_halve_together_when_memory_runs_out_on_one(runs: list[dict[str, Any]], place: str) -> None:
     for run in runs:

@@ -146,7 +146,7 @@ def test_the_gradient_by_finite_differences() -> None:
         with torch.no_grad():
             assert batch.pairs is not None
             shares = [step.instruction_share(rows, batch.num_supervised).item() for rows in batch.instructions]
-            return step.contrastive_share(batch.pairs).item() + 1.5 * sum(shares)
+            return step.contrastive.share(batch.pairs).item() + 1.5 * sum(shares)
 
     for name in (
         "model.embed_tokens.weight",
