@@ -39,8 +39,9 @@ class SourceConfig(StrictModel):
     `{source}` and `{target}`, which become the two languages: by their codes, or as the names of the files spell them
     where the codes are not there (`zh_CN`, `zho_Hans`, `pt-BR`). `aligned` takes `news.{target}.txt` (one file a
     language), `corpus.{source}-{target}` (`corpus.en-zh.en` and `corpus.en-zh.zh`), `{language}` for each side's
-    own code, or the folder or archive that holds both files (`en-zh_CN.txt.zip`). `jsonl` takes one object a line and
-    `datasets` any data set id or local folder, both with `columns`.
+    own code, or the folder or archive that holds both files (`en-zh_CN.txt.zip`); its files hold a sentence a line, or
+    objects with `text` and perhaps `id`, as `flores` finds them in FLORES+ (`devtest/cmn_Hans.jsonl`). `jsonl` takes
+    one object a line and `datasets` any data set id or local folder, both with `columns`.
     The other kinds take the folder of the corpus, its files named as released: `opus100` finds
     `en-zh/train-*.parquet`, `en-zh.parquet` or `opus.en2zh.tsv`, `bactrian_x` finds `zh.json` or `zh.json.gz`. Not
     for `embedded`."""

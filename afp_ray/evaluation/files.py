@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afp_ray.data.readers.archives import ARCHIVE_SUFFIXES
 from afp_ray.data.readers.files import SourceFile, expand_path, find
 from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
@@ -30,9 +31,11 @@ def open_data_dir(data_dir: str) -> Path:
 
 
 def locate(data_dir: Path, folder: str, *names: str) -> SourceFile | None:
-    """The first of `names` under `data_dir/folder`, plain or in an archive there; None when there is none."""
+    """The first of `names` under `data_dir/folder`, plain or in an archive there or of that name; None without one."""
     root = data_dir / folder
-    return find(str(root), names) if root.exists() else None
+    packed = (root.with_name(root.name + suffix) for suffix in ARCHIVE_SUFFIXES)
+    place = root if root.exists() else next((path for path in packed if path.is_file()), None)
+    return find(str(place), names) if place is not None else None
 
 
 def hub_names(folder: str, split: str) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from afp_ray.languages import LANGUAGES
 TATOEBA_CODES = {"zh": "cmn", "ar": "ara", "az": "aze", "mn": "mon", "ne": "nep", "ps": "pus"}
 TICO19_CODES = {"ar": "ara", "sw": "swa", "fa": "fas", "ne": "nep", "ps": "pus"}
 FLORES_CODES = {"ko": "kor_Hang", "qu": "quy_Latn"}
+FLORES_PLUS_CODES = {"zh": "cmn_Hans", "et": "ekk_Latn", "tl": "fil_Latn"}
+"""Where FLORES+ names a language otherwise than FLORES-200."""
 NTREX_CODES = {"zh": "zho-CN", "sw": "swa", "fa": "fas", "az": "aze-Latn", "lv": "lav", "mn": "mon", "ne": "nep"} | {
     "ps": "pus",
     "tl": "fil",
@@ -34,6 +36,25 @@ def flores_code(language: str) -> str:
     """Code and script of `language` in the file names of FLORES-200."""
     row = LANGUAGES[language]
     return FLORES_CODES.get(language, f"{row.code3}_{row.script}")
+
+
+def flores_names(language: str, part: str) -> tuple[list[str], list[str]]:
+    """Names that the sentences of `language` may have in `part`: `dev` or `devtest`.
+
+    Returns: those of text, a line a sentence (FLORES-200, and the archive of FLORES+), then those of objects (FLORES+).
+    """
+    codes = [flores_code(language), *([other] if (other := FLORES_PLUS_CODES.get(language)) else [])]
+    texts = [name for code in codes for name in (f"{code}.{part}", f"{part}/{code}.{part}", f"{part}/{part}.{code}")]
+    objects = [
+        f"{name}{ending}"
+        for code in codes
+        for name, endings in (
+            (f"{part}/{code}", (".jsonl", ".parquet")),
+            (f"{code}/{part}", (".jsonl", ".parquet", "-00000-of-00001.parquet", "/0000.parquet")),
+        )
+        for ending in endings
+    ]
+    return texts, objects
 
 
 def ntrex_code(language: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from afp_ray.config import SourceConfig
 from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100
 from afp_ray.data.readers.archives import is_archive
-from afp_ray.data.readers.codes import flores_code, ntrex_code, tatoeba_code, tico19_code, udhr_code
+from afp_ray.data.readers.codes import flores_names, ntrex_code, tatoeba_code, tico19_code, udhr_code
 from afp_ray.data.readers.columns import is_named_by, named
 from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
 from afp_ray.data.readers.spelling import named_file, sides_in, spelled
@@ -127,8 +127,9 @@ def _locate_flores(path: str, pivot: str, language: str) -> Files | None:
 
 
 def _flores(path: str, pivot: str, language: str, part: str) -> Files | None:
-    codes = [flores_code(code) for code in (pivot, language)]
-    return _both(path, *([f"{code}.{part}", f"{part}/{code}.{part}"] for code in codes))
+    names = (flores_names(code, part) for code in (pivot, language))
+    texts, objects = zip(*names, strict=True)
+    return _both(path, *texts) or _both(path, *objects)
 
 
 def _flores_split(path: str, pivot: str, language: str, split: str) -> Files | None:

@@ -8,6 +8,7 @@ from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.columns import columns_key
 from afp_ray.data.readers.files import SourceFile, digest
 from afp_ray.data.readers.layouts import Split, locate_split
+from afp_ray.data.readers.sentences import form_key
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
 
@@ -148,7 +149,9 @@ def pair_digests(source: SourceConfig, *, pivot: str, languages: Iterable[str]) 
     origins = {language: pair_origin(source, pivot=pivot, language=language) for language in languages}
     columns = columns_key(source)
     return [
-        f"pairs {source.kind} {pivot} {language} {columns}{_digest(origin)}" for language, origin in origins.items()
+        f"pairs {source.kind} {pivot} {language} {columns}{_digest(origin)}"
+        f"{form_key(source.kind, origin) if isinstance(origin, tuple) else ''}"
+        for language, origin in origins.items()
     ]
 
 

@@ -14,6 +14,7 @@ from afp_ray.data.readers.layouts import PAIR_KINDS, Files, locate, locate_split
 from afp_ray.data.readers.records import instruction_pairs, record_file
 from afp_ray.data.readers.report import MAX_TEXT_CHARS, RawRow, ReadReport, is_text
 from afp_ray.data.readers.scripts import NUM_SAMPLED, columns_are_swapped
+from afp_ray.data.readers.sentences import form_key, pair_rows
 from afp_ray.data.readers.streams import stream_lines
 from afp_ray.data.row_cache import cached_rows
 from afp_ray.data.row_file import RowFile, RowWriter, text_number
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["PAIR_KINDS", "FilePairs", "locate", "locate_split", "read_pairs"]
 
 NUMBERED = ("tico19", "flores", "ntrex")
-"""Corpora whose line number names the same content in every language."""
+"""Corpora whose line number, or id, names the same content in every language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ class _Rows:
 
     def key(self) -> str:
         """What the rows depend on; OPUS says by the name of a file which column is which."""
-        held = " ".join(f"{Path(file.label).name} {digest(file)}" for file in self.files)
+        held = " ".join(f"{Path(file.label).name} {digest(file)}" for file in self.files) + form_key(
+            self.source.kind, self.files
+        )
         return f"pairs {self.source.kind} {self.pivot} {self.language} {columns_key(self.source)} {held}"
 
     def usable(self) -> Iterator[tuple[int, TranslationPair]]:
@@ -154,7 +157,7 @@ class _Rows:
             return (pair_row(row, source, pivot=pivot, language=language) for row in rows)
         if len(files) == 1:
             return (_split(line) for line in stream_lines(files[0]))
-        return _sides(files)
+        return pair_rows(files, (pivot, language))
 
     def _records(self, place: int) -> RowFile:
         file = self.files[place]
@@ -187,29 +190,3 @@ def _refusal(sides: Sequence[str]) -> str:
 
 def _split(line: str | None) -> RawRow:
     return RawRow((), refusal="too_long") if line is None else RawRow(line.split("\t"))
-
-
-def _sides(files: Files) -> Iterator[RawRow]:
-    """Lines of both files side by side."""
-    first, second = (stream_lines(file) for file in files)
-    number = 0
-    for line in first:
-        try:
-            other = next(second)
-        except StopIteration:
-            raise _of_different_lengths(files, number + 1 + sum(1 for _ in first), number) from None
-        number += 1
-        is_long = line is None or other is None
-        yield RawRow((line or "", other or ""), refusal="too_long" if is_long else "")
-    more = sum(1 for _ in second)
-    if more:
-        raise _of_different_lengths(files, number, number + more)
-
-
-def _of_different_lengths(files: Files, first: int, second: int) -> DataError:
-    return DataError(
-        f"{first} lines, but {files[1].label} has {second}",
-        where=f"{files[0].label}:{min(first, second) + 1}",
-        allowed="the same number of lines on both sides",
-        fix="give files whose lines translate each other",
-    )

@@ -1,19 +1,22 @@
 """Translation of single sentences: FLORES (arXiv:2106.03193, arXiv:2207.04672) or NTREX-128 (arXiv:2211.07231).
 
-Original files: `flores200_devtest/`, `flores200_dataset/`, `flores101_dataset/` or `flores/` with `<code>.devtest` and
-`<code>.dev`, plain, in `devtest/` and `dev/`, or in an archive; `ntrex128/newstest2019-{src,ref}.<code>.txt`. Without
-FLORES dev files, and for NTREX, the sentences are halved by content (`task.halves`). A FLORES content is a line; an
-NTREX content is a document where `DOCUMENT_IDS.tsv` lies beside the files, else a line.
+Original files: a folder or archive whose name begins with `flores`, with `<code>.devtest` and `<code>.dev`, plain or in
+`devtest/` and `dev/` (FLORES-200), `devtest/devtest.<code>` (the archive of FLORES+), or `devtest/<code>.jsonl` or
+`.parquet` (FLORES+ on the hub); `ntrex128/newstest2019-{src,ref}.<code>.txt`. Without FLORES dev files, and for NTREX,
+the sentences are halved by content (`task.halves`). A FLORES content is a line, or the id of FLORES+; an NTREX content
+is a document where `DOCUMENT_IDS.tsv` lies beside the files, else a line.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from afp_ray.config import GenerationConfig
 from afp_ray.data import embedded
 from afp_ray.data.mixing import EQUALS_SIGN, TRANSLATE_CLAUSE
-from afp_ray.data.readers.codes import flores_code, ntrex_code
+from afp_ray.data.readers.codes import flores_names, ntrex_code
 from afp_ray.data.readers.files import SourceFile, clean
+from afp_ray.data.readers.sentences import has_objects, pair_rows
 from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
 from afp_ray.evaluation.files import locate
@@ -25,6 +28,7 @@ from afp_ray.languages import LANGUAGES, Language
 NUM_EMBEDDED = 60
 """Embedded rows per split."""
 FLORES_FOLDERS = ("flores200_devtest", "flores200_dataset", "flores101_dataset", "flores")
+"""Where none of them is, other folders and archives whose names begin with `flores` are looked into."""
 FLORES_101 = {"zh": "zho_simpl", "ar": "ara", "fa": "fas", "lv": "lav", "mn": "mon", "ms": "msa"}
 """Names of FLORES-101 that differ from the ISO 639-3 code."""
 _PARTS: Mapping[Split, str] = {"validation": "dev", "test": "devtest"}
@@ -58,8 +62,9 @@ def files(data_dir: Path, config: GenerationConfig, source: str, target: str) ->
         return {"test": (*both, *([documents] if documents else []))} if len(both) == 2 else {}
     found: dict[Split, tuple[SourceFile, ...]] = {}
     for split, part in _PARTS.items():
-        for folder in FLORES_FOLDERS:
-            sides = [locate(data_dir, folder, *_flores_names(code, part)) for code in (source, target)]
+        names = [_flores_names(code, part) for code in (source, target)]
+        for folder, form in itertools.product(_flores_folders(data_dir), (0, 1)):
+            sides = [locate(data_dir, folder, *forms[form]) for forms in names]
             if sides[0] and sides[1]:
                 found[split] = (sides[0], sides[1])
                 break
@@ -71,6 +76,29 @@ def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, 
 
     Raises: DataError when they have different numbers of lines.
     """
+    rows: list[Row] = []
+    number = 0
+    for number, (name, text, reference) in enumerate(_sentences(files, (source, target)), start=1):
+        if text and reference:
+            rows.append(
+                {
+                    "id": f"{config.translation_corpus}:{name if len(files) == 2 else number}",
+                    "content_id": f"{config.translation_corpus}:{name}",
+                    "source": text,
+                    "target": reference,
+                    "where": f"{files[0].label}:{number}",
+                }
+            )
+    return ParsedRows(rows, number - len(rows))
+
+
+def _sentences(files: tuple[SourceFile, ...], codes: tuple[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Name of the content, and both texts, "" where one is missing."""
+    if any(map(has_objects, files[:2])):
+        for number, row in enumerate(pair_rows(files[:2], codes), start=1):
+            text, reference = ("", "") if row.refusal else row.sides
+            yield row.name or str(number), clean(text), clean(reference)
+        return
     lines = [read_lines(file) for file in files]
     if len({len(part) for part in lines}) != 1:
         raise DataError(
@@ -79,25 +107,21 @@ def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, 
             allowed="files whose lines translate each other",
             fix="give files of one release",
         )
-    rows: list[Row] = []
     for number, (text, reference, *document) in enumerate(zip(*lines, strict=True), start=1):
-        if clean(text) and clean(reference):
-            content = document[0].split("\t")[0].strip() if document else str(number)
-            rows.append(
-                {
-                    "id": f"{config.translation_corpus}:{number}",
-                    "content_id": f"{config.translation_corpus}:{content}",
-                    "source": clean(text),
-                    "target": clean(reference),
-                    "where": f"{files[0].label}:{number}",
-                }
-            )
-    return ParsedRows(rows, len(lines[0]) - len(rows))
+        name = document[0].split("\t")[0].strip() if document else str(number)
+        yield name, clean(text), clean(reference)
 
 
-def _flores_names(code: str, part: str) -> tuple[str, ...]:
-    names = (flores_code(code), FLORES_101.get(code, LANGUAGES[code].code3))
-    return tuple(place for name in names for place in (f"{name}.{part}", f"{part}/{name}.{part}"))
+def _flores_folders(data_dir: Path) -> list[str]:
+    known = [name for name in FLORES_FOLDERS if (data_dir / name).is_dir()]
+    return known or sorted(entry.name for entry in data_dir.iterdir() if entry.name.lower().startswith("flores"))
+
+
+def _flores_names(code: str, part: str) -> tuple[list[str], list[str]]:
+    """Names of files of lines, then of files of objects."""
+    texts, objects = flores_names(code, part)
+    old = FLORES_101.get(code, LANGUAGES[code].code3)
+    return [*texts, f"{old}.{part}", f"{part}/{old}.{part}"], objects
 
 
 def _ntrex_names(code: str) -> tuple[str, ...]:
@@ -110,7 +134,10 @@ def layout(config: GenerationConfig) -> str:
     """The files that are looked for."""
     if config.translation_corpus == "ntrex":
         return "ntrex128/newstest2019-src.eng.txt, ntrex128/newstest2019-ref.<code>.txt"
-    return f"<code>.devtest and <code>.dev in {', '.join(FLORES_FOLDERS)}, or an archive of them"
+    return (
+        "<code>.devtest and <code>.dev, or devtest/<code>.jsonl and dev/<code>.jsonl (also .parquet), in "
+        f"{', '.join(FLORES_FOLDERS)}, another folder whose name begins with flores, or an archive of them"
+    )
 
 
 def metrics(language: str, config: GenerationConfig) -> tuple[TextMetric, ...]:
