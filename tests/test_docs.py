@@ -24,6 +24,12 @@ def test_links_lead_to_files(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_page_of_environment_variables_names_all_of_ours() -> None:
+    code = "".join(path.read_text("utf-8") for room in ("afp_ray", "services") for path in (ROOT / room).rglob("*.py"))
+    page = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(AFP_\w+)`", page, re.MULTILINE)) == set(re.findall(r"AFP_[A-Z_]*[A-Z]", code))
+
+
 def test_every_row_of_the_fault_matrix_names_tests_that_are_there_and_that_make_runs() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     rows = re.findall(r"^\| (\d+) \|.*\|([^|]*)\|$", text, re.MULTILINE)
