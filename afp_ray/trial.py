@@ -286,7 +286,7 @@ def _worker() -> tuple[int, int]:
 
 def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel", TrainingSummary]:
     """The model to score, the same on every worker: the stored checkpoint, or one that is trained now and saved."""
-    from afp_ray.training.checkpoint import save_checkpoint
+    from afp_ray.training.checkpoint import require_checkpoint_space, save_checkpoint
     from afp_ray.training.loop import train
 
     config, paths = run.config, run.paths
@@ -296,6 +296,8 @@ def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel"
         run.workers.require_equal(summary is None, "what they find in the folder of the trial")
         if summary is not None:
             return loaded, summary
+        if run.rank == 0:
+            require_checkpoint_space(loaded.model, paths.checkpoint)
         batches = _training_batches(run, loaded)
     if run.rank == 0:
         _record_training_call(paths)

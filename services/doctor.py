@@ -17,6 +17,8 @@ from afp_ray.errors import UnavailableError, UserError
 from afp_ray.execution.resources import FIX as GIVE_MORE
 from afp_ray.execution.resources import cluster_of, num_cpus
 from afp_ray.tracking.location import sqlite_file, tracking_uri
+from services.disk import FIX as NO_ROOM
+from services.disk import disk_needs, kept_bytes, size
 from services.driver import check_study
 from services.schemas import DoctorCheck
 
@@ -115,29 +117,15 @@ def _storage(storage: Path, study: StudyConfig | None) -> DoctorCheck:
     free = shutil.disk_usage(existing).free
     found = f"{storage.resolve()}, {free / 1e9:.1f} GB free"
     fix = "free some disk, or give --storage on another"
-    needed = _needed_bytes(study) if study else None
-    if study and needed is not None:
-        found += f"; {study.name} needs about {needed / 1e9:.1f} GB"
-        return _check("storage", free >= needed, found, fix=f"{fix}; or set runtime.keep_checkpoints: none")
+    if study:
+        needs = disk_needs(study, storage)
+        found += f"; {study.name} needs up to {', '.join(f'{size(need.whole)} of {need.what}' for need in needs)}"
+        if short := next((need for need in needs if need.shortage), None):
+            verdict = "FAIL" if short.first > short.free else "WARN"
+            return DoctorCheck(name="storage", verdict=verdict, found=short.shortage, fix=NO_ROOM)
+        if kept_bytes(study) is not None:
+            return DoctorCheck(name="storage", verdict="OK", found=found)
     return _check("storage", free >= LITTLE_BYTES, found, fix=fix, otherwise="WARN")
-
-
-def _needed_bytes(study: StudyConfig) -> int | None:
-    """Checkpoints that stay and states of trials at work; None when the size of a model is not known here."""
-    from afp_ray.config import TrialConfig
-    from afp_ray.search import make_arms
-
-    runtime, total = study.runtime, 0
-    kept = {"none": 0, "confirmed": len(study.seeds), "all": len(study.seeds) + (study.budget.trials or 0)}
-    for number, arm in enumerate(make_arms(study)):
-        folder = Path(str(arm.fields.get("model.name", TrialConfig().model.name))).expanduser()
-        if not folder.is_dir():
-            return None
-        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        total += weights * kept[runtime.keep_checkpoints]
-        if number == 0 and runtime.checkpoint_every_s is not None:
-            total += 3 * weights * (runtime.keep_last + 1) * (runtime.concurrency or 1)  # with both moments of Adam
-    return total
 
 
 def _tracking(storage: Path, study: StudyConfig | None) -> DoctorCheck:

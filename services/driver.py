@@ -69,7 +69,7 @@ def check_study(study: StudyConfig) -> Checked:
     seen: dict[str, ModelError | None] = {}
     unloadable: dict[str, ModelError] = {}
     for arm in arms:
-        for config in _ends_of(arm, study.seeds[0]):
+        for config in ends_of(arm, study.seeds[0]):
             key = _what_is_checked(config)
             if key in seen:
                 if (known := seen[key]) is not None:
@@ -108,7 +108,7 @@ def _require_a_model(arms: "Sequence[Arm]", unloadable: Mapping[str, ModelError]
         raise unloadable[arms[0].name]
 
 
-def _ends_of(arm: "Arm", seed: int) -> Iterator[TrialConfig]:
+def ends_of(arm: "Arm", seed: int) -> Iterator[TrialConfig]:
     """The arm with every searched field at its first and at its last value."""
     from afp_ray.search import resolve
     from afp_ray.search.arms import corners
@@ -137,7 +137,7 @@ def fetch_models(
 
     found, lost, arms = dict(unloadable), dict[ModelConfig, ModelError | None](), make_arms(study)
     for arm in arms:
-        for model in {config.model: None for config in _ends_of(arm, study.seeds[0]) if arm.name not in unloadable}:
+        for model in {config.model: None for config in ends_of(arm, study.seeds[0]) if arm.name not in unloadable}:
             if model not in lost:
                 lost[model] = None
                 try:
@@ -228,7 +228,7 @@ def _models_of(study: StudyConfig, names: Collection[str]) -> frozenset[ModelCon
     from afp_ray.search import make_arms
 
     arms = [arm for arm in make_arms(study) if arm.name in names]
-    return frozenset(config.model for arm in arms for config in _ends_of(arm, study.seeds[0]))
+    return frozenset(config.model for arm in arms for config in ends_of(arm, study.seeds[0]))
 
 
 def _as_failure(error: ModelError) -> Failure:

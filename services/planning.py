@@ -13,6 +13,8 @@ from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.execution.resources import FIX, cluster_of, lacking_here
 from afp_ray.ledger import replay, study_hash
 from afp_ray.store import StudyPaths
+from services.disk import FIX as NO_ROOM
+from services.disk import disk_needs, kept_bytes
 from services.driver import cached_fingerprints, check_study
 from services.estimating import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
 from services.schemas import PlanAnswer, PlanCost, PlannedArm
@@ -46,7 +48,6 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
     arms = {arm.arm.name: arm_cost(study, arm, records, costs) for arm in loadable}
     arms |= dict.fromkeys(unloadable, ArmCost(0, NOTHING, None))
     cost = plan_cost(study, list(arms.values()), spent=spent_hours(paths), measured=len(measured), probe=probe)
-    first = next((arm for arm in search.arms if arm.method != "base"), search.arms[0])
     existing = next(iter(path for path in (storage, *storage.resolve().parents) if path.is_dir()))
     return PlanAnswer(
         study=study.name,
@@ -57,13 +58,11 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
         hours=(cost.trial_hours[0], cost.trial_hours[2]) if cost else None,
         based_on=0 if probe else len(measured),
         cost=cost,
-        disk_bytes=_disk(
-            study, first.fields.get("model.name"), confirmed=len(search.arms) * len(study.seeds), all_=plan.num_trials
-        ),
+        disk_bytes=kept_bytes(study),
         free_bytes=shutil.disk_usage(existing).free,
         notes=(*plan.notes, *_cost_notes(study, arms, cost)),
         checks=(*checked.lines, *_on_cluster(study)),
-        warnings=tuple(_warnings(study)),
+        warnings=(*_warnings(study), *_short_of_room(study, storage, unloadable)),
         overlap=tuple(overlap_reports(study)),
     )
 
@@ -83,6 +82,13 @@ def _warnings(study: StudyConfig) -> Iterator[str]:
             f"executor local trains in this process alone, not in {study.runtime.workers_per_trial} workers; the "
             "scores are the same"
         )
+
+
+def _short_of_room(study: StudyConfig, storage: Path, unloadable: Collection[str]) -> Iterator[str]:
+    """Disks that cannot hold what the study may write."""
+    for need in disk_needs(study, storage, unloadable=unloadable):
+        if need.shortage:
+            yield f"{need.shortage}; {NO_ROOM}"
 
 
 def _measured(study: StudyConfig, arms: "Sequence[ArmPlan]", storage: Path, *, probe: bool) -> list[Measured]:
@@ -234,14 +240,3 @@ def planned_trials(study: StudyConfig, unloadable: Collection[str] = ()) -> int:
 
     fingerprint = cached_fingerprints(study, unloadable)
     return StudySearch(study, fingerprint, unloadable=unloadable).plan().num_trials
-
-
-def _disk(study: StudyConfig, model: object, *, confirmed: int, all_: int) -> int | None:
-    """Bytes of the checkpoints that stay; None when the size of the model is not known."""
-    folder = Path(str(model)).expanduser() if model else None
-    if study.runtime.keep_checkpoints == "none":
-        return 0
-    if folder is None or not folder.is_dir():
-        return None
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return size * (all_ if study.runtime.keep_checkpoints == "all" else confirmed) or None

@@ -19,6 +19,7 @@ from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.attaching import drive_or_follow, is_ray_job
+from services.disk import require_room
 from services.driver import check_study, drive, fetch_models, require_not_begun
 from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say, say_json_text
 from services.planning import planned_trials
@@ -72,6 +73,9 @@ def run(
         require_not_begun(paths, unloadable)
         for arm, error in unloadable.items():
             note(f"warning  arm {arm} fails, the others run: {error.problem}")
+        if is_free and not _is_complete(paths):
+            for line in require_room(study, storage, unloadable=unloadable, converts=address is None):
+                note(f"warning  {line}")
         is_live = sys.stdout.isatty() and not as_json
         num_expected = planned_trials(study, unloadable)
         progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)

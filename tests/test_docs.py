@@ -37,6 +37,9 @@ def test_every_row_of_the_fault_matrix_names_tests_that_are_there_and_that_make_
     command = subprocess.run(
         ["make", "--dry-run", "--silent", "test-faults"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
+    asked = [word for word in command.split() if word.startswith("tests/")]
+    assert asked and len(asked) == len(set(asked))
+    assert all((ROOT / file).is_file() for file in asked), "make test-faults names a file that is not there"
     for number, cell in rows:
         files = re.findall(r"`([\w/.]+\.py)`", cell)
         assert any(file.split("/")[-1].startswith("test_") for file in files), f"row {number} names no test"
@@ -44,4 +47,4 @@ def test_every_row_of_the_fault_matrix_names_tests_that_are_there_and_that_make_
             path = ROOT / file if file.startswith("benchmarks/") else ROOT / "tests" / file
             assert path.exists(), f"row {number} names {file}"
             is_test = path.name.startswith("test_")
-            assert not is_test or f"tests/{file}" in command.split(), f"make test-faults leaves {file} out"
+            assert not is_test or f"tests/{file}" in asked, f"make test-faults leaves {file} out"

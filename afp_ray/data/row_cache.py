@@ -15,7 +15,7 @@ from typing import Any
 
 from afp_ray.data.eviction import evict, max_cache_bytes
 from afp_ray.data.row_file import VERSION, RowFile, RowWriter
-from afp_ray.errors import DataError
+from afp_ray.errors import StorageError
 from afp_ray.store import cache_folder
 
 Build = Callable[[RowWriter], Mapping[str, Any]]
@@ -32,7 +32,7 @@ def cached_rows(key: str, build: Build, *, num_fields: int, num_columns: int) ->
         key: names everything that the rows depend on.
         build: fills the file.
         num_fields, num_columns: texts and numbers of a row.
-    Raises: DataError when there is no place for the rows; whatever `build` raises.
+    Raises: StorageError when there is no place for the rows; whatever `build` raises.
     """
     name = hashlib.sha256(f"{VERSION}\n{num_fields} {num_columns}\n{key}".encode()).hexdigest()
     path = cache_folder("rows") / f"{name[:32]}.rows"
@@ -67,7 +67,7 @@ def cached_rows(key: str, build: Build, *, num_fields: int, num_columns: int) ->
 def private_rows(build: Build, *, num_fields: int, num_columns: int) -> RowFile:
     """A row file of this process alone, gone when it is no longer used.
 
-    Raises: DataError when there is no place for the rows; whatever `build` raises.
+    Raises: StorageError when there is no place for the rows; whatever `build` raises.
     """
     folder = tempfile.mkdtemp(prefix="afp_rows_")
     path = Path(folder) / "private.rows"
@@ -101,10 +101,9 @@ def _write(path: Path, build: Build, num_fields: int, num_columns: int) -> None:
             writer.close()
         partial.replace(path)
     except OSError as error:
-        raise DataError(
-            f"rows cannot be written: {error}",
-            where=str(path.parent),
-            fix="free space there, or set AFP_CACHE (and TMPDIR) to a folder with enough of it",
+        raise StorageError(
+            f"rows cannot be written to {path.parent}: {error}; free space there, or set AFP_CACHE (and TMPDIR) to a "
+            "folder with enough of it"
         ) from error
     finally:
         with suppress(OSError):

@@ -5,6 +5,7 @@ moves meanwhile changes no trial, and a thousand trials are no thousand requests
 waits as long as a busy hub asks it to (Retry-After) and tries again after errors of the server.
 """
 
+import errno
 import logging
 import re
 import socket
@@ -16,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from afp_ray.config.model import ModelConfig
-from afp_ray.errors import ModelError
+from afp_ray.errors import ModelError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +139,11 @@ def fetch_small(config: ModelConfig) -> Path:
 
 
 def _download(config: ModelConfig, commit: str, patterns: Sequence[str]) -> Path:
-    """Folder of the files that fit `patterns`, in the local cache; what is there already is not asked for again."""
-    from huggingface_hub import snapshot_download
+    """Folder of the files that fit `patterns`, in the local cache; what is there already is not asked for again.
+
+    Raises: ModelError when they are neither cached nor to be had; StorageError when the cache's disk is full.
+    """
+    from huggingface_hub import constants, snapshot_download
 
     try:
         folder = snapshot_download(
@@ -150,6 +154,9 @@ def _download(config: ModelConfig, commit: str, patterns: Sequence[str]) -> Path
             local_files_only=not _is_reachable(),
         )
     except Exception as error:  # the client lets through what its transport raises, which is no OSError
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            place = error.filename or constants.HF_HUB_CACHE
+            raise StorageError(f"cannot write the files of model {config.name!r} to {place}: {error}") from error
         raise not_to_be_had(config, "the checkpoint", error) from error
     return Path(folder)
 

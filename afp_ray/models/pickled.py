@@ -45,8 +45,7 @@ def converted(folder: Path, weights: WeightFiles) -> Path:
         weights: what `find_weights` found in it.
     Raises: ModelError for a file that is damaged or holds more than weights; StorageError when the disk refuses.
     """
-    beside = [folder / name for name in _BESIDE if (folder / name).is_file()] + sorted(folder.rglob("*.py"))
-    target = cache_folder("models") / f"pickled-{files_fingerprint([*weights.files, *beside])[:32]}"
+    target = converted_folder(folder, weights)
     if (target / "config.json").is_file():
         return target
     try:
@@ -55,11 +54,20 @@ def converted(folder: Path, weights: WeightFiles) -> Path:
             if not (target / "config.json").is_file():
                 for left in target.parent.glob(f".{target.name}.*"):  # by a process that was killed in the middle
                     shutil.rmtree(left, ignore_errors=True)
-                _convert(weights, beside, target, ties=_ties(folder))
+                _convert(weights, _beside(folder), target, ties=_ties(folder))
     except OSError as error:
         size = sum(shard.stat().st_size for shard in weights.shards)
         raise StorageError(f"cannot write {target} (about {size:,} bytes): {error}") from error
     return target
+
+
+def converted_folder(folder: Path, weights: WeightFiles) -> Path:
+    """Where the converted weights of `folder` lie, or will."""
+    return cache_folder("models") / f"pickled-{files_fingerprint([*weights.files, *_beside(folder)])[:32]}"
+
+
+def _beside(folder: Path) -> list[Path]:
+    return [folder / name for name in _BESIDE if (folder / name).is_file()] + sorted(folder.rglob("*.py"))
 
 
 def pickled_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:

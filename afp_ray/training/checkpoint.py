@@ -25,14 +25,21 @@ def save_checkpoint(model: CausalModel, tokenizer: Any, folder: Path) -> None:
     Raises: StorageError when the disk is too full or refuses; the old checkpoint is intact.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        num_bytes = sum(parameter.nbytes for parameter in model.parameters())
-        require_space(folder.parent, num_bytes, what="the checkpoint")
+        require_checkpoint_space(model, folder)
         with written_whole(folder) as temporary, quiet_transformers():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"cannot write the checkpoint {folder}: {error}") from error
+
+
+def require_checkpoint_space(model: CausalModel, folder: Path) -> None:
+    """Look for room for the checkpoint of a model, so that a full disk is found before a training and not after it.
+
+    Raises: StorageError with the folder, what is needed and what is free.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    require_space(folder.parent, sum(parameter.nbytes for parameter in model.parameters()), what="the checkpoint")
 
 
 def verify_checkpoint(folder: Path) -> None:

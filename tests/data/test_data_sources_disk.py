@@ -17,7 +17,7 @@ from afp_ray.data.drawing import draw_pairs, remove_heldout
 from afp_ray.data.readers import parallel
 from afp_ray.data.row_file import RowFile, RowWriter
 from afp_ray.data.rows import PairTable, TranslationPair
-from afp_ray.errors import DataError
+from afp_ray.errors import DataError, StorageError
 from afp_ray.store import cache_folder
 from benchmarks import reading
 
@@ -172,9 +172,8 @@ def test_no_space_for_rows_names_the_place(tmp_path: Path, on_disk: None, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RowWriter, "append", full)
-    with pytest.raises(DataError, match=r"rows cannot be written: .*No space left") as caught:
+    with pytest.raises(StorageError, match=r"rows cannot be written to .*rows: .*No space left.* set AFP_CACHE"):
         sources.load_pairs(config(corpus(tmp_path, de=range(3)), languages=("de",)))
-    assert "AFP_CACHE" in caught.value.fix
 
 
 def test_several_processes_make_one_file(tmp_path: Path, cache: Path) -> None:

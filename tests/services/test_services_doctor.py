@@ -251,15 +251,18 @@ def test_what_a_study_needs_is_held_against_what_is_there(
 ) -> None:
     model = tmp_path / "model"
     model.mkdir()
+    weight = {"dtype": "F32", "shape": [10**6, 2_500_000], "data_offsets": [0, 10**13]}
+    header = json.dumps({"transformer.wte.weight": weight}).encode()
     with (model / "model.safetensors").open("wb") as file:
-        file.truncate(10**13)  # ten terabytes of nothing
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 10**13)  # ten terabytes of nothing
     study = tmp_path / "large.yaml"
     study.write_text(
         f"name: large\nfixed: {{model.name: {model}}}\nruntime: {{gpus_per_worker: 4, workers_per_trial: 2}}\n"
     )
     assert cli.main(["doctor", str(study), "--storage", str(tmp_path)]) == 2
     lines = capsys.readouterr().out.splitlines()
-    assert any("FAIL  storage" in line and "large needs about" in line for line in lines)
+    assert any("FAIL  storage" in line and "need at least 10,000.0 GB" in line for line in lines)
     assert any("gpu" in line and "needs 8" in line and line.startswith("WARN") for line in lines)
 
 
