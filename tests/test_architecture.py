@@ -19,7 +19,7 @@ LEVELS: list[set[str]] = [
     {"paper"},
     {"findings"},
     {"records"},
-    {"methods", "ledger", "store", "lfs"},
+    {"methods", "ledger", "store", "lfs", "eviction"},
     {"remote"},
     {"data", "models", "losses", "statistics"},
     {"training", "evaluation"},

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from afp_ray.data.eviction import evict, max_cache_bytes
 from afp_ray.data.row_file import VERSION, RowFile, RowWriter
 from afp_ray.errors import StorageError
+from afp_ray.eviction import evict, max_cache_bytes
 from afp_ray.store import cache_folder
 
 Build = Callable[[RowWriter], Mapping[str, Any]]

@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from afp_ray.config.base import canonical_json
-from afp_ray.data.eviction import evict, max_cache_bytes
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.data.tokenizer_content import tokenizer_fingerprint
 from afp_ray.data.tokens import Chunk, InstructionTokens, PairTokens, Tokenizer, instruction_chunks, pair_chunks
+from afp_ray.eviction import evict, max_cache_bytes
 from afp_ray.store import cache_folder
 
 FORMAT = 1

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from afp_ray.config.base import canonical_json
 from afp_ray.config.trial import SCORE_VERSION
-from afp_ray.data.eviction import evict, max_cache_bytes
 from afp_ray.errors import ConfigError
+from afp_ray.eviction import evict, max_cache_bytes
 from afp_ray.store import cache_folder
 
 FORMAT = 1
