@@ -20,7 +20,15 @@ from afp_ray.models.decoding_fields import ends_of, logit_changes
 from afp_ray.models.hub import COMMIT, hub_file
 from afp_ray.models.packaged import PACKAGED, packaged_folder
 from afp_ray.models.stated_lengths import Lengths, stated_lengths
-from afp_ray.models.weight_files import find_weights, read_json, refuse_adapter, refuse_pointer, states_checksums
+from afp_ray.models.weight_files import (
+    Marks,
+    find_weights,
+    marks_of,
+    read_json,
+    refuse_adapter,
+    refuse_pointer,
+    states_checksums,
+)
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -107,13 +115,13 @@ def describe(config: ModelConfig) -> ModelDescription:
     return _description(document, folder=str(folder), fingerprint=fingerprint, revision=None)
 
 
-def file_marks(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+def file_marks(folder: Path) -> Marks:
     """Path, size, time of change and inode of every file of a model folder, by name.
 
     Raises: ModelError when the folder cannot be read.
     """
     try:
-        return _marks(sorted(path for path in folder.iterdir() if path.is_file()))
+        return marks_of(sorted(path for path in folder.iterdir() if path.is_file()))
     except OSError as error:
         raise ModelError(f"the model folder cannot be read: {error}", where=str(folder), fix="try again") from error
 
@@ -260,7 +268,7 @@ def _with_rest(fingerprint: str, document: Mapping[str, Any], folder: Path, *, c
 
 def files_fingerprint(files: Sequence[Path]) -> str:
     """SHA-256 over names and contents; remembered by size and modification time of every file."""
-    key = _marks(files)
+    key = marks_of(files)
     if key not in _fingerprints:
         digest = hashlib.sha256()
         for file in files:
@@ -268,11 +276,6 @@ def files_fingerprint(files: Sequence[Path]) -> str:
             _digest_file(file, digest)
         _fingerprints[key] = digest.hexdigest()
     return _fingerprints[key]
-
-
-def _marks(files: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
-    stats = [(str(file), file.stat()) for file in files]
-    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
 
 
 def _digest_file(file: Path, digest: Any) -> None:

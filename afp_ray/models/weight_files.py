@@ -3,8 +3,9 @@
 import json
 import re
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ KINDS = (SINGLE, INDEX, PICKLED, PICKLED_INDEX)
 """In the order in which the library that loads them looks for them."""
 ALLOWED = "model.safetensors or pytorch_model.bin, or their shards with their index"
 _MAX_HEADER_BYTES = 100 * 2**20
+Marks = tuple[tuple[str, int, int, int], ...]
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|embeddings?)\.weight$")
 
@@ -45,6 +47,23 @@ def find_weights(folder: Path) -> WeightFiles:
 
     Raises: ModelError for weights that are missing, cut, outside the folder, Git LFS pointers or an adapter's.
     """
+    try:
+        marks = marks_of(sorted(path for path in folder.iterdir() if path.is_file()))
+    except OSError:  # files come or go just now
+        return _find_weights.__wrapped__(folder, ())
+    return _find_weights(folder, marks)
+
+
+def marks_of(files: Sequence[Path]) -> Marks:
+    """Path, size, time of change and inode of files: they tell content apart without reading it."""
+    stats = [(str(file), file.stat()) for file in files]
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+
+
+@lru_cache(maxsize=64)
+def _find_weights(folder: Path, marks: Marks) -> WeightFiles:
+    """The weights of a folder, looked for once while its files stay as they are: one check asks for them often."""
+    del marks
     refuse_adapter(folder)
     names = named_weights({path.name for path in folder.iterdir()}, lambda name: read_json(folder / name), str(folder))
     files = tuple(folder / name for name in names)
