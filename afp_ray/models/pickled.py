@@ -2,7 +2,8 @@
 
 `pytorch_model.bin` is a pickle, which can run any code when it is read. `torch.load(weights_only=True)` builds tensors
 and plain containers alone and refuses everything else, and so does this module. The converted folder lies under
-`$AFP_CACHE/models`, named by the content of the weights and of the files that loading reads beside them.
+`$AFP_CACHE/models`, named by the content of the weights and of the files that loading reads beside them. Folders that
+were used longest ago are removed beyond `$AFP_CACHE_GB` (20), but none that was used within a day.
 """
 
 import json
@@ -22,6 +23,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from afp_ray.errors import ModelError, StorageError
+from afp_ray.eviction import evict_folders, mark_used, max_cache_bytes
 from afp_ray.models.describe import files_fingerprint
 from afp_ray.models.weight_files import INDEX, SINGLE, WeightFiles
 from afp_ray.store import cache_folder
@@ -43,19 +45,24 @@ def converted(folder: Path, weights: WeightFiles) -> Path:
     Args:
         folder: holds pickled weights and config.json; nothing is written there.
         weights: what `find_weights` found in it.
-    Raises: ModelError for a file that is damaged or holds more than weights; StorageError when the disk refuses.
+    Raises: ModelError for a file that is damaged or holds more than weights; StorageError when the disk refuses;
+        ConfigError for a bad `$AFP_CACHE_GB`.
     """
     target = converted_folder(folder, weights)
-    if (target / "config.json").is_file():
-        return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not (target / "config.json").is_file():
+            is_there = (target / "config.json").is_file()
+            if not is_there:
                 for left in target.parent.glob(f".{target.name}.*"):  # by a process that was killed in the middle
                     shutil.rmtree(left, ignore_errors=True)
                 _convert(weights, _beside(folder), target, ties=_ties(folder))
+            mark_used(target)
+        if not is_there:
+            evict_folders(target, "pickled-", max_cache_bytes())
     except OSError as error:
+        if (target / "config.json").is_file():  # converted by somebody else; here it may only be read
+            return target
         size = sum(shard.stat().st_size for shard in weights.shards)
         raise StorageError(f"cannot write {target} (about {size:,} bytes): {error}") from error
     return target

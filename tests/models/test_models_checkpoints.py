@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from tiny_models import FAMILIES, build_model, build_tokenizer
 
 from afp_ray.config import ModelConfig
 from afp_ray.errors import ModelError
 from afp_ray.models import describe as models_describe
-from afp_ray.models import pickled
+from afp_ray.models import pickled, weight_files
 from afp_ray.models.check import check_checkpoint
 from afp_ray.models.custom_code import code_digest
 from afp_ray.models.describe import describe
@@ -109,6 +111,60 @@ def test_a_conversion_is_done_once_and_again_when_the_weights_change(
     save_pickled(build_model("xglm", seed=1), folder)
     other = load_model(config, cache=None).model
     assert not torch.equal(other.get_input_embeddings().weight, first.get_input_embeddings().weight)
+
+
+def test_conversions_used_longest_ago_make_room_and_none_in_use_goes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str, seed: int = 0) -> Path:
+        if not (tmp_path / name).is_dir():
+            save_pickled(build_model("xglm", seed=seed), tmp_path / name)
+        before = folders()
+        load_model(ModelConfig(name=str(tmp_path / name)), cache=None)
+        return next(iter(folders() - before), Path())
+
+    def folders() -> set[Path]:
+        return set((cache / "models").glob("pickled-*/"))
+
+    def age(folder: Path, days: float) -> None:
+        used = time.time() - 24 * 3600 * days
+        os.utime(folder / "config.json", (used, used))
+
+    oldest, old, recent = (load(name, seed) for seed, name in enumerate(("a", "b", "c")))
+    size = sum(path.stat().st_size for path in oldest.iterdir())
+    for folder, days in ((oldest, 9.0), (old, 3.0), (recent, 0.5)):
+        age(folder, days)
+    monkeypatch.setenv("AFP_CACHE_GB", str(3.5 * size / 1e9))
+    with FileLock(f"{oldest}.lock"):  # somebody is about to read it
+        newest = load("d", 3)
+        assert folders() == {oldest, old, recent, newest}
+    load("b")  # used again, so that it is in use
+    another = load("e", 4)
+    assert folders() == {old, recent, newest, another}
+    monkeypatch.setenv("AFP_CACHE_GB", "0")
+    age(recent, 1.1)
+    last = load("f", 5)
+    assert folders() == {old, newest, another, last}
+    assert not list((cache / "models").glob(".pickled*"))
+    assert load("c").name == recent.name, "what went is converted again"
+
+
+def test_one_check_looks_at_each_weight_file_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+    look = weight_files._check_file
+    monkeypatch.setattr(weight_files, "_check_file", lambda file: (seen.append(file), look(file))[1])
+    whole, pickled_one = tmp_path / "whole", tmp_path / "pickled"
+    save_pickled(build_model("llama"), pickled_one)
+    build_model("llama").save_pretrained(whole)
+    for file in pickled_one.glob("token*"):
+        shutil.copy(file, whole)
+    for folder in (whole, pickled_one):
+        seen.clear()
+        check_checkpoint(ModelConfig(name=str(folder)))
+        assert len(seen) == 1
+    os.utime(whole / "model.safetensors", (1, 1))
+    check_checkpoint(ModelConfig(name=str(whole)))
+    assert len(seen) == 2, "a file that changed is looked at again"
 
 
 class Harmful:
