@@ -26,6 +26,23 @@ class SourceRead(StrictModel):
     """Rows by the reason for which they were refused."""
 
 
+class UnreadFiles(StrictModel):
+    """What lies in a folder or archive of the sources or of the evaluation and is not read."""
+
+    where: str
+    """The folder or archive."""
+    names: tuple[str, ...]
+    """The first files that are not read; hidden ones and those of other languages are left out."""
+    num_files: int
+    """Of them all."""
+    num_other_languages: int
+    """Files named as those that are read, but for the language."""
+    is_cut: bool = False
+    """Whether there are more files than were looked at."""
+    text: str
+    """In one line."""
+
+
 class Amounts(StrictModel):
     """Rows of one language."""
 
@@ -102,6 +119,7 @@ class InspectAnswer(StrictModel):
     searched: dict[str, str | int | float | bool | None]
     """Data fields that the study searches, at the value that was drawn with."""
     sources: tuple[SourceRead, ...]
+    unread: tuple[UnreadFiles, ...] = ()
     held_out: int
     """Pairs removed since retrieval is measured on their sentences."""
     filtered: int | None

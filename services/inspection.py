@@ -24,7 +24,7 @@ from services.data_schemas import (
     Truncation,
 )
 from services.filtering import num_dropped
-from services.recipe import draw, read, read_reports, recipe_of, trained_recipes
+from services.recipe import draw, read, read_reports, recipe_of, trained_recipes, unread_files
 
 NUM_SAMPLES = 10
 _CHUNK = 2048
@@ -66,6 +66,7 @@ def inspect_answer(study: StudyConfig, *, arm: str | None = None) -> InspectAnsw
             )
             for report in read_reports(config)
         ),
+        unread=unread_files((config,)),
         held_out=rows.num_heldout,
         filtered=num_dropped(rows.report),
         pairs=len(drawn.pairs),

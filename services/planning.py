@@ -17,6 +17,7 @@ from services.disk import FIX as NO_ROOM
 from services.disk import disk_needs, kept_bytes
 from services.driver import cached_fingerprints, check_study
 from services.estimating import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
+from services.recipe import study_configs, unread_files
 from services.schemas import PlanAnswer, PlanCost, PlannedArm
 from services.searching import search_of
 
@@ -63,6 +64,7 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
         notes=(*plan.notes, *_cost_notes(study, arms, cost)),
         checks=(*checked.lines, *_on_cluster(study)),
         warnings=(*_warnings(study), *_short_of_room(study, storage, unloadable)),
+        unread=unread_files(study_configs(study)),
         overlap=tuple(overlap_reports(study)),
     )
 

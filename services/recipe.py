@@ -1,13 +1,16 @@
 """The rows of one arm of a study, read and drawn as its first trial would draw them."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from afp_ray.config import StudyConfig, TrialConfig
+from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import ConfigError
+from services.data_schemas import UnreadFiles
 
 if TYPE_CHECKING:  # the command line must not wait for the data room
+    from afp_ray.data.readers.files import SourceFile
     from afp_ray.data.readers.report import ReadReport
     from afp_ray.preparation import Candidates, DrawnRows
 
@@ -110,6 +113,37 @@ def read_reports(config: TrialConfig) -> "list[ReadReport]":
     if data.num_instructions > 0 and data.translation_share < 1:
         reports += sources.read_instructions(data)[1]
     return reports
+
+
+def unread_files(configs: Sequence[TrialConfig]) -> tuple[UnreadFiles, ...]:
+    """What lies in the folders and archives that any of `configs` reads, and none of them reads."""
+    from afp_ray.data.readers.origins import files_by_path
+    from afp_ray.data.readers.unread import unread
+    from afp_ray.evaluation.check import files_by_folder
+    from afp_ray.preparation import retrieval_languages
+
+    read: list[tuple[str, list[SourceFile]]] = []
+    codes: dict[str, None] = {}
+    seen: set[str] = set()
+    for config in configs:
+        data, evaluation = config.data, config.evaluation
+        if config.training.max_steps == 0:
+            data = data.model_copy(update={"num_pairs": 0, "num_instructions": 0})
+        included = {"sources", "pivot", "languages", "num_pairs", "num_instructions", "translation_share"}
+        key = canonical_json([data.model_dump(mode="json", include=included), evaluation.model_dump(mode="json")])
+        if key in seen:
+            continue
+        seen.add(key)
+        heldout = evaluation.representation.source if evaluation.representation is not None else None
+        read += files_by_path(data, heldout, retrieval_languages(config))
+        read += files_by_folder(evaluation, languages=config.evaluated_languages, pivot=data.pivot)
+        codes |= dict.fromkeys((data.pivot, *data.languages, *config.evaluated_languages))
+    return tuple(UnreadFiles(**dataclasses.asdict(found), text=str(found)) for found in unread(read, list(codes)))
+
+
+def study_configs(study: StudyConfig) -> list[TrialConfig]:
+    """The first trial of every arm."""
+    return [recipe.config for recipe in _recipes(study)]
 
 
 def training_texts(rows: "Candidates") -> Iterator[tuple[str, str]]:

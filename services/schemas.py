@@ -5,6 +5,7 @@ from typing import Any, Literal
 from afp_ray.config import StrictModel, StudyConfig
 from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.records import Best, Comparison, LayerMetrics, MissingScore, Score, TrainingSummary, TrialRecord
+from services.data_schemas import UnreadFiles
 
 __all__ = [
     "Best",
@@ -246,5 +247,7 @@ class PlanAnswer(StrictModel):
     checks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What keeps the study from starting on this machine, though not elsewhere."""
+    unread: tuple[UnreadFiles, ...] = ()
+    """What lies in the folders of the sources and is not read."""
     overlap: tuple[OverlapReport, ...] = ()
     """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""

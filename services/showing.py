@@ -33,6 +33,8 @@ def show_plan(answer: PlanAnswer, file: str) -> None:
             say(f"  FAIL   arm {arm.arm}, the others can run: {arm.problem.replace(chr(10), '; ')}")
     for warning in answer.warnings:
         say(f"  WARN   {warning}")
+    for files in answer.unread:
+        say(f"  note   {files.text}")
     for report in answer.overlap:
         _show_overlap(report)
     for line in answer.notes:

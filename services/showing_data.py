@@ -40,6 +40,8 @@ def _show_sources(answer: InspectAnswer) -> None:
         for row in answer.sources
     ]
     _print(["source", "language", "read", "kept", "refused"], rows, "what the sources gave")
+    for files in answer.unread:
+        say(files.text)
     if answer.held_out:
         say(f"removed {answer.held_out} pairs, for they share a sentence with the held-out pairs of retrieval")
     if answer.filtered is not None:

@@ -3,12 +3,14 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, EvaluationConfig
 from afp_ray.config.base import canonical_json
-from afp_ray.data.readers.files import digest, expand_path, plain_file
-from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, task_of
+from afp_ray.data.readers.files import SourceFile, digest, expand_path, plain_file
+from afp_ray.evaluation.files import open_data_dir
+from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, sides, task_of
 from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
 from afp_ray.evaluation.task import SPLITS, Row, Split
 from afp_ray.evaluation.tasks import TASKS
@@ -93,6 +95,24 @@ def _read(
         for language in sorted(codes):
             rows = load_direction(direction, config, language=language, pivot=side)
             yield f"{direction}/{side}/{language}", fields, rows
+
+
+def files_by_folder(
+    config: EvaluationConfig, *, languages: Sequence[str], pivot: str
+) -> Iterator[tuple[str, list[SourceFile]]]:
+    """Folders of tasks, or archives in their place, and the files that are read from them."""
+    if config.data_dir is None:
+        return
+    root = open_data_dir(config.data_dir)
+    files = [file for name in _choices(config) for code in languages for file in TASKS[name].files(root, code).values()]
+    side, spoken = generation_languages(config, languages=languages, pivot=pivot)
+    for direction, codes in spoken.items():
+        for code in codes:
+            source, target = sides(direction, language=code, pivot=side)
+            held = task_of(direction).files(root, config.generation, source, target)
+            files += [file for members in held.values() for file in members]
+    for file in files:
+        yield str(root / Path(file.path).relative_to(root).parts[0]), list(file.parts)
 
 
 def evaluation_texts(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> Iterator[str]:

@@ -64,6 +64,11 @@ class SourceFile:
         return Path(self.name).suffix.lower()
 
     @property
+    def parts(self) -> "tuple[SourceFile, ...]":
+        """The files that it consists of: itself, but for one that stands for several."""
+        return (self,)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of the file itself, where `size` may be that of the archive around it."""
         return member_sizes(self.path, self.size, self.modified_ns)[self.member][0] if self.member else self.size

@@ -1,7 +1,7 @@
 """Lists the files of a folder as people have them: behind links, in numbered parts, beside hidden ones and backups."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from afp_ray.errors import DataError
@@ -17,11 +17,25 @@ def walk(folder: Path) -> list[Path]:
 
     Raises: DataError when a folder cannot be read, or there are more than `MAX_FILES` files.
     """
-    entered: set[tuple[int, int]] = set()
     found: list[Path] = []
-    waiting = [folder]
+    for file in walk_lazily(folder):
+        found.append(file)
+        if len(found) > MAX_FILES:
+            raise DataError(
+                f"the folder has more than {MAX_FILES} files", where=str(folder), fix="give the folder of the corpus"
+            )
+    return sorted(found)
+
+
+def walk_lazily(folder: Path, depth: int | None = None) -> Iterator[Path]:
+    """The files of `walk` folder by folder, no deeper than `depth` folders, `folder` itself being the first.
+
+    Raises: DataError when a folder cannot be read.
+    """
+    entered: set[tuple[int, int]] = set()
+    waiting = [(folder, 1)]
     while waiting:
-        here = waiting.pop(0)
+        here, level = waiting.pop(0)
         try:
             status = here.stat()
             if (status.st_dev, status.st_ino) in entered:
@@ -30,16 +44,11 @@ def walk(folder: Path) -> list[Path]:
             entries = sorted(here.iterdir())
         except OSError as error:
             raise DataError(f"cannot be read: {error}", where=str(here), fix="check its permissions") from error
-        found += [entry for entry in entries if not entry.is_dir()]
-        folders = [entry for entry in entries if entry.is_dir()]
+        yield from (entry for entry in entries if not entry.is_dir())
+        folders = [(entry, level + 1) for entry in entries if entry.is_dir() and (depth is None or level < depth)]
         # What lies there itself is entered before what a link leads to, so that it keeps its own name.
-        waiting = [*(entry for entry in folders if not entry.is_symlink()), *waiting]
-        waiting += [entry for entry in folders if entry.is_symlink()]
-        if len(found) > MAX_FILES:
-            raise DataError(
-                f"the folder has more than {MAX_FILES} files", where=str(folder), fix="give the folder of the corpus"
-            )
-    return sorted(found)
+        waiting = [*(entry for entry in folders if not entry[0].is_symlink()), *waiting]
+        waiting += [entry for entry in folders if entry[0].is_symlink()]
 
 
 def require_shards(files: Sequence[Path]) -> None:

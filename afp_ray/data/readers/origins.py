@@ -1,14 +1,15 @@
 """Says where the rows of a source lie for each language, and refuses sources and languages that have none."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.columns import columns_key
-from afp_ray.data.readers.files import SourceFile, digest
+from afp_ray.data.readers.files import HubRevision, SourceFile, digest
 from afp_ray.data.readers.layouts import Split, locate_split
 from afp_ray.data.readers.sentences import form_key
+from afp_ray.data.readers.unread import lying_at
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
 
@@ -91,10 +92,13 @@ def require_some(source: SourceConfig, *, pivot: str, languages: Sequence[str]) 
     found = [code for code in languages if pair_origin(source, pivot=pivot, language=code) is not None]
     if not found:
         has = ", ".join(languages_of(source, pivot))
+        there = lying_at(source.path or "") if source.kind != "datasets" else ""
         raise DataError(
             f"{source.kind} has no pairs of {pivot} with {', '.join(languages)}",
             where=source.path or "the embedded corpus",
-            allowed=f"beside {pivot}: {has}" if has else f"nothing beside {pivot}: no file of it was found",
+            allowed=f"beside {pivot}: {has}"
+            if has
+            else f"nothing beside {pivot}: no file of it was found" + (f", but {there}" if there else ""),
             fix="correct the path, choose another language or another source",
         )
     holds_one = source.kind == "tsv" or (source.kind in ("jsonl", "datasets") and not source.subset)
@@ -190,3 +194,40 @@ def _digest(origin: Origin | None) -> str:
     if origin is None or isinstance(origin, str):
         return str(origin)
     return " ".join(digest(file) for file in origin)
+
+
+def files_by_path(
+    config: DataConfig, heldout: SourceConfig | None, languages: Sequence[str]
+) -> Iterator[tuple[str, list[SourceFile]]]:
+    """Path of each source that lies on this machine, as it was written, and the files that are read from it.
+
+    Args:
+        config: sources of training; a term without rows reads none of them.
+        heldout: source of the held-out pairs; null reads none.
+        languages: languages that these are read in, beside the pivot.
+    """
+    for source, origin in (*_training_origins(config), *_heldout_origins(heldout, config.pivot, languages)):
+        files = [file for file in origin or () if isinstance(file, SourceFile)]
+        if source.path is not None and not any(isinstance(file, HubRevision) for file in files):
+            yield source.path, files
+
+
+def _training_origins(config: DataConfig) -> Iterator[tuple[SourceConfig, Origin | None]]:
+    if config.num_pairs > 0 or (config.num_instructions > 0 and config.translation_share > 0):
+        for source in pair_sources(config.sources):
+            for language in config.languages:
+                yield source, pair_origin(source, pivot=config.pivot, language=language)
+    if config.num_instructions > 0 and config.translation_share < 1:
+        for source in instruction_sources(config.sources):
+            yield source, instruction_origin(source, (config.pivot, *config.languages))
+
+
+def _heldout_origins(
+    source: SourceConfig | None, pivot: str, languages: Sequence[str]
+) -> Iterator[tuple[SourceConfig, Origin | None]]:
+    """Files of the held-out splits, else of the whole source."""
+    for language in languages if source is not None else ():
+        assert source is not None
+        splits = [locate_split(source, split, pivot=pivot, language=language) for split in HELDOUT_SPLITS]
+        for origin in splits if all(splits) else [pair_origin(source, pivot=pivot, language=language)]:
+            yield source, origin
