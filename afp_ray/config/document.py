@@ -219,9 +219,16 @@ def _missing(path: Path, name: str) -> ConfigError:
 
 def _check_events(text: str, name: str, lines: list[str]) -> None:
     """Refuse what would be dangerous or surprising to compose: depth, aliases, tags, several documents."""
-    depth = aliases = documents = 0
+    depth = aliases = documents = nodes = 0
     for event in yaml.parse(text, Loader=_LOADER):
         problem = fix = ""
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            nodes += 1
+            if nodes > MAX_NODES:
+                problem, fix = (
+                    f"more than {MAX_NODES:,} keys and values",
+                    "give a range (low, high), or shorten the list",
+                )
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:

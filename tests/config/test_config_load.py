@@ -2,6 +2,7 @@
 
 import codecs
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,16 @@ def test_a_billion_laughs_is_refused_at_once(tmp_path: Path) -> None:
     assert "expand without end" in refused(tmp_path, "\n".join(rows)).problem
     many = "a: &a 1\nb: [" + ", ".join(["*a"] * 101) + "]\n"
     assert "more than 100 aliases" in refused(tmp_path, many).problem
+
+
+@pytest.mark.parametrize("text", ["seeds: [{}]\n", "fixed: {{data.num_pairs: 1, x: [{}]}}\n"])
+def test_a_list_of_half_a_million_numbers_is_refused_at_its_place_within_seconds(tmp_path: Path, text: str) -> None:
+    started = time.process_time()
+    error = refused(tmp_path, text.format(",".join("1" for _ in range(499_000))))
+    assert time.process_time() - started < 5
+    assert error.problem.startswith("more than 50,000 keys and values\n")
+    assert "low, high" in error.fix
+    assert ":1:" in error.where or ":2:" in error.where
 
 
 def test_a_plain_alias_is_allowed(tmp_path: Path) -> None:
