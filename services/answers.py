@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialReco
 from afp_ray.store import StudyPaths, list_studies, read_incomplete
 from afp_ray.tracking.location import find_run
 from afp_ray.tracking.outbox import lag
+from services.driver import cached_fingerprints
 from services.kept import kept
 from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrackingLag, TrialDetail, TrialPage
-from services.searching import fronts_answer, has_fronts
+from services.searching import fronts_answer, has_fronts, search_of
 from services.studies import kept_study, paths_of
 
 if TYPE_CHECKING:  # the command line must not wait for numpy
@@ -64,7 +65,30 @@ def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
     """The ablation table of one or more studies."""
     from afp_ray.comparison import compare
 
-    return compare(*(paths_of(storage, name) for name in names))
+    paths = [paths_of(storage, name) for name in names]
+    found = compare(*paths)
+    told = [line for study in paths for line in _arms_of_others(study)]
+    return found.model_copy(update={"warnings": (*found.warnings, *told)}) if told else found
+
+
+def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
+    """Arms that have no row of the table, since each trial of theirs is one of another arm."""
+    from afp_ray.search import make_arms
+
+    study, state = kept_study(paths), replay(paths.ledger)
+    having = {trial.arm for trial in state.trials}
+    lacking = [arm.name for arm in make_arms(study) if arm.name not in having]
+    if not lacking or not (state.closed or "").startswith("complete"):
+        return
+    try:
+        twins = search_of(study, paths.storage, cached_fingerprints(study)).twins()
+    except UserError:  # a model or a file of its data is not on this machine
+        twins = {}
+    for name in lacking:
+        if name in twins:
+            yield f"arm {name} is the same trial as {twins[name]}, whose row stands for both"
+        else:
+            yield f"arm {name} has no trials of its own, so it has no row"
 
 
 def changes_answer(paths: StudyPaths, comparison: Comparison) -> "list[Change]":

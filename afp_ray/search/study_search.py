@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json, trial_id
 from afp_ray.ledger.snapshot import Sections
 from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus, Until
-from afp_ray.search.arms import Arm, describe_merges, make_arms, resolve
+from afp_ray.search.arms import Arm, check_points, describe_merges, make_arms, resolve
 from afp_ray.search.halving import ADOPTED_FROM, describe_rungs, excess, longest, make_ladder, require_rungs
 from afp_ray.search.jobs import continued, had_no_model, is_open, is_running, job_again, opened
 from afp_ray.search.objectives import base_of_arm, chosen, needs_base, require_base
@@ -305,7 +305,7 @@ class StudySearch:
 
     def plan(self) -> Plan:
         """What the study asks for, and what of it is finished; call `replay` first when there is a ledger."""
-        notes = list(describe_merges(self.arms))
+        notes = [*describe_merges(self.arms), *self._same_recipes()]
         notes += dict.fromkeys(note for prior in self._prior.values() for note in prior.notes)
         for arm in self.arms:
             size = grid_size(arm.tune) if arm.is_searched else None
@@ -314,6 +314,33 @@ class StudySearch:
         for arm in filter(lambda arm: arm.is_searched, self.arms):
             notes += describe_rungs(arm, self.study, num_trials=self._askers[arm.name].num_trials)
         return Plan(tuple(self._arm_plan(arm) for arm in self.arms), tuple(notes))
+
+    def twins(self) -> dict[str, str]:
+        """By the name of an arm that searches nothing, the arm before it whose trials are its own: they run once."""
+        arms = [arm for arm in self.arms if not arm.is_searched and arm.name not in self._unloadable]
+        first: dict[tuple[str, ...], str] = {}
+        found = {}
+        for arm in arms:
+            known = first.setdefault(self._arm_plan(arm).known_ids, arm.name)
+            if known != arm.name:
+                found[arm.name] = known
+        return found
+
+    def _same_recipes(self) -> Iterator[str]:
+        """One sentence for each arm that is another one by content: equal files of models or data under two names."""
+        for name, other in self.twins().items():
+            yield f"{name} is the same trial as {other}: it runs once, and stands in the table as {other} alone"
+        first: dict[str, str] = {}
+        for arm in self.arms:
+            if arm.is_searched and arm.name not in self._unloadable:
+                point = self._job(arm, check_points(arm)[0], self.study.seeds[0], "search").trial_id
+                space = {field: spec.model_dump(mode="json") for field, spec in arm.tune.items()}
+                other = first.setdefault(canonical_json([point, space]), arm.name)
+                if other != arm.name:
+                    yield (
+                        f"{arm.name} searches the same trials as {other}: what differs between them is chance alone, "
+                        "and no evidence; take one of them out"
+                    )
 
     def _arm_plan(self, arm: Arm) -> ArmPlan:
         seeds = self.study.seeds
