@@ -7,9 +7,9 @@ shown is what is trained on.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from afp_ray.config import DataConfig, TrialConfig
+from afp_ray.config import SPLITS, DataConfig, Split, TrialConfig
 from afp_ray.data import sources
 from afp_ray.data.drawing import draw_pairs, remove_heldout
 from afp_ray.data.mixing import draw_instructions
@@ -20,9 +20,6 @@ if TYPE_CHECKING:  # inspecting a recipe must not wait for torch
     from afp_ray.data.quality.report import FilterReport
     from afp_ray.data.tokens import InstructionTokens, PairTokens
     from afp_ray.models.load import LoadedModel
-
-Split = Literal["validation", "test"]
-SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What rooms hand each other: scores, trial results, jobs, ledger events and the state replayed from them."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -389,3 +390,7 @@ class StudyState(StrictModel):
     def trial(self, trial_id: str) -> TrialRecord | None:
         """The trial of that id, or None."""
         return next((trial for trial in self.trials if trial.trial_id == trial_id), None)
+
+
+OnEvent = Callable[[LedgerEvent, StudyState], None]
+"""Told each event of a ledger, and the state after it."""

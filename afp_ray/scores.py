@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afp_ray.config import TrialConfig
+from afp_ray.config import SPLITS, Split, TrialConfig
 from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.workers import Workers
-from afp_ray.preparation import SPLITS, Split, heldout_pairs, retrieval_languages
+from afp_ray.preparation import heldout_pairs, retrieval_languages
 from afp_ray.records import LayerMetrics, Score, TrialResult
+from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths
-from afp_ray.training.reporter import Reporter
 
 if TYPE_CHECKING:  # torch comes with it; checking a study must not wait for it
     from afp_ray.models.load import LoadedModel

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from afp_ray import __version__
 from afp_ray.collection import without_collection
-from afp_ray.config import TrainingRuntime, TrialConfig
+from afp_ray.config import SPLITS, Split, TrainingRuntime, TrialConfig
 from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
 from afp_ray.errors import ConfigError, ModelError
@@ -22,11 +22,11 @@ from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.score_cache import is_caching_wanted
 from afp_ray.evaluation.workers import Workers
 from afp_ray.models.describe import describe
-from afp_ray.preparation import SPLITS, Split, heldout_pairs, read_texts, retrieval_languages, tokenized_rows
+from afp_ray.preparation import heldout_pairs, read_texts, retrieval_languages, tokenized_rows
 from afp_ray.records import TrainingSummary, TrialResult, Until
+from afp_ray.reporter import Reporter
 from afp_ray.scores import score_splits
 from afp_ray.store import TrialPaths, write_json
-from afp_ray.training.reporter import Reporter
 from afp_ray.training.together import check_together
 
 if TYPE_CHECKING:  # torch comes with these; checking a study must not wait for it

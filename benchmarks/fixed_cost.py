@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from afp_ray.config import TrialConfig, trial_id
-from afp_ray.training.reporter import SilentReporter
+from afp_ray.reporter import SilentReporter
 
 STEPS, SCORING, WHOLE = "steps", "scoring", "whole"
 PARTS = {

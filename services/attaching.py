@@ -11,11 +11,9 @@ from afp_ray.config import StudyConfig
 from afp_ray.errors import StudyLockedError
 from afp_ray.ledger import CLOSED, OPENED, Replayer, holder
 from afp_ray.ledger.agreement import require_same
-from afp_ray.records import LedgerEvent, StudyState
+from afp_ray.records import LedgerEvent, OnEvent, StudyState
 from afp_ray.store import StudyPaths
 from services.output import note
-
-OnEvent = Callable[[LedgerEvent, StudyState], None]
 
 POLL_S = 0.5
 

@@ -17,7 +17,7 @@ from afp_ray.config import ModelConfig, StudyConfig, TrialConfig, canonical_json
 from afp_ray.config.trial import NO_MODEL
 from afp_ray.errors import ModelError, StorageError, StudyChangedError, UnavailableError, UserError
 from afp_ray.ledger import holder, replay
-from afp_ray.records import Failure, FailureClass, LedgerEvent, StudyState, TrialResult, TrialStatus
+from afp_ray.records import Failure, FailureClass, OnEvent, StudyState, TrialResult, TrialStatus
 from afp_ray.remote import ask_to_stop, keeping
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import require_tracking, tracking_uri
@@ -26,7 +26,6 @@ from services.searching import measured, search_of
 if TYPE_CHECKING:
     from afp_ray.search.arms import Arm
 
-OnEvent = Callable[[LedgerEvent, StudyState], None]
 MAX_MESSAGE = 500
 """Characters of a failure's message that the ledger keeps."""
 

@@ -5,8 +5,8 @@ import time
 from typing import TYPE_CHECKING
 
 from afp_ray.records import LedgerEvent, StudyState, TrialStatus
+from afp_ray.reporter import Pace
 from afp_ray.store import StudyPaths
-from afp_ray.training.reporter import Pace
 from services.answers import status_of
 from services.output import console, note, say, say_json_text
 from services.schemas import RunningTrial, StudyStatus

@@ -11,8 +11,8 @@ from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS
 from afp_ray.records import Score, TrialResult
+from afp_ray.reporter import Pace
 from afp_ray.store import StudyPaths, TrialPaths, write_json
-from afp_ray.training.reporter import Pace
 from services.eval_schemas import EvalAnswer
 from services.evaluating import eval_answer
 from services.output import note, say, say_json

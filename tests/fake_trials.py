@@ -15,8 +15,8 @@ from pathlib import Path
 from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.errors import DataError, DivergedError, TrainingInterruptedError
 from afp_ray.records import Score, TrainingSummary, TrialResult, Until
+from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths, write_json
-from afp_ray.training.reporter import Reporter
 
 _KINDS = ("diverged", "bug", "data", "oom", "dies_once", "dies", "nan", "waits", "preempted_once", "oom_whole")
 FAILS = {kind: 0.9 + place / 100 for place, kind in enumerate(_KINDS)}

@@ -23,9 +23,9 @@ from afp_ray.evaluation import run as evaluation_run
 from afp_ray.evaluation.objective import objective_value
 from afp_ray.execution import LocalExecutor, run_study
 from afp_ray.records import StudyState, TrialResult
+from afp_ray.reporter import Reporter
 from afp_ray.search import StudySearch
 from afp_ray.store import StudyPaths
-from afp_ray.training.reporter import Reporter
 from afp_ray.trial import run_trial
 from services.driver import cached_fingerprints
 

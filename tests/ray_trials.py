@@ -16,8 +16,8 @@ import fake_trials
 from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.errors import TrainingInterruptedError
 from afp_ray.records import TrialResult
+from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths
-from afp_ray.training.reporter import Reporter
 
 
 def where(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:

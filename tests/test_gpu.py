@@ -19,8 +19,8 @@ from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.methods import pins
 from afp_ray.models.packing import packed_last_hidden_state
 from afp_ray.records import TrialResult
+from afp_ray.reporter import SilentReporter
 from afp_ray.training.optimizer import BackwardOptimizer, backward_with_updates, make_optimizer
-from afp_ray.training.reporter import SilentReporter
 from afp_ray.training.step import TrainingStep
 from afp_ray.trial import run_trial
 

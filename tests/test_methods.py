@@ -18,9 +18,9 @@ from afp_ray.data.batches import TrainBatch, TrainingBatches
 from afp_ray.data.mixing import draw_instructions
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.methods import METHODS
+from afp_ray.reporter import SilentReporter
 from afp_ray.search import make_arms, resolve
 from afp_ray.training.loop import terms_of_step, train
-from afp_ray.training.reporter import SilentReporter
 from afp_ray.training.step import StepLosses, TrainingStep
 
 NUM_LAYERS = 4

@@ -13,7 +13,7 @@ from afp_ray.evaluation.objective import objective_value
 from afp_ray.evaluation.predictions import read_predictions
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
-from afp_ray.training.reporter import SilentReporter
+from afp_ray.reporter import SilentReporter
 from afp_ray.trial import check_trial, fingerprints, run_trial
 
 

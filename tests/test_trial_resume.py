@@ -15,8 +15,8 @@ from afp_ray.config import TrainingRuntime, TrialConfig, nest
 from afp_ray.errors import TrainingInterruptedError
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
+from afp_ray.reporter import SilentReporter
 from afp_ray.store import TrialPaths
-from afp_ray.training.reporter import SilentReporter
 from afp_ray.trial import run_trial
 
 CONFIG = TrialConfig.model_validate(

@@ -13,7 +13,7 @@ from afp_ray.evaluation import check, prompts, questions
 from afp_ray.models import load
 from afp_ray.models.warm import WarmModels
 from afp_ray.records import TrialResult
-from afp_ray.training.reporter import SilentReporter
+from afp_ray.reporter import SilentReporter
 from afp_ray.trial import run_trial
 
 

@@ -14,8 +14,8 @@ from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
+from afp_ray.reporter import SilentReporter
 from afp_ray.training import checkpoint
-from afp_ray.training.reporter import SilentReporter
 from afp_ray.trial import run_trial
 
 SPLITS = ("validation", "test")

@@ -17,9 +17,9 @@ from afp_ray.comparison.metric import (
     summarize,
     values_by_seed,
 )
-from afp_ray.comparison.table import Split, base_of, forgetting_warnings, nothing_confirmed, seed_warnings
+from afp_ray.comparison.table import base_of, forgetting_warnings, nothing_confirmed, seed_warnings
 from afp_ray.comparison.words import adjust, p_of, sentence
-from afp_ray.config import TrialConfig
+from afp_ray.config import Split, TrialConfig
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.records import Best, ConstraintCheck, Difference, LanguageSummary, RunnerUp
 from afp_ray.store import StudyPaths

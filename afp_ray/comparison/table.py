@@ -1,7 +1,6 @@
 """The ablation table: arms by task, language and shots, their differences to base, and what they mean in words."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -20,13 +19,11 @@ from afp_ray.comparison.metric import (
 from afp_ray.comparison.published import set_beside
 from afp_ray.comparison.representation import representation_rows
 from afp_ray.comparison.words import Measured, adjust, in_words
-from afp_ray.config import flatten
+from afp_ray.config import Split, flatten
 from afp_ray.errors import DataError
 from afp_ray.methods import METHODS
 from afp_ray.records import ArmRow, Comparison, Difference, TableCell
 from afp_ray.store import StudyPaths
-
-Split = Literal["validation", "test"]
 
 
 def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:

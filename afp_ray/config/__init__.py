@@ -7,10 +7,12 @@ from afp_ray.config.evaluation import (
     DIRECTIONS,
     GENERATED_SCORES,
     GENERATION_TASKS,
+    SPLITS,
     WITHIN,
     EvaluationConfig,
     GenerationConfig,
     RepresentationConfig,
+    Split,
 )
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import EMBEDDED, ModelConfig
@@ -38,6 +40,7 @@ __all__ = [
     "GENERATED_SCORES",
     "GENERATION_TASKS",
     "SCORE_VERSION",
+    "SPLITS",
     "WITHIN",
     "BudgetConfig",
     "ChoiceSpec",
@@ -57,6 +60,7 @@ __all__ = [
     "SamplerConfig",
     "Scalar",
     "SourceConfig",
+    "Split",
     "StrictModel",
     "StudyConfig",
     "TrainingConfig",

@@ -47,6 +47,7 @@ TaskName = Literal[
     "xquad_qa",
 ]
 Split = Literal["validation", "test"]
+SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 class RepresentationConfig(StrictModel):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 
-from afp_ray.config import DataConfig, SourceConfig
+from afp_ray.config import DataConfig, SourceConfig, Split
 from afp_ray.data import embedded
 from afp_ray.data.pair_parts import (
     count_by_language,
@@ -16,7 +16,6 @@ from afp_ray.data.pair_parts import (
 )
 from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.files import digest_of, expand_path
-from afp_ray.data.readers.layouts import Split
 from afp_ray.data.readers.origins import (
     Origin,
     files_of,

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import EvaluationConfig, Split
 from afp_ray.evaluation.score_cache import Answers, ScoreCache
-from afp_ray.evaluation.task import Split
 from afp_ray.evaluation.workers import Workers
 
 

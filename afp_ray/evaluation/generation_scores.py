@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from afp_ray.config import Split
 from afp_ray.evaluation.cell_scoring import CellScoring
 from afp_ray.evaluation.choice_scores import deviation
 from afp_ray.evaluation.generation_task import GenerationCell
 from afp_ray.evaluation.predictions import Prediction
 from afp_ray.evaluation.prompts import generation_cells, sides, task_of
-from afp_ray.evaluation.task import Split
 from afp_ray.evaluation.text_metrics import TextMetric
 from afp_ray.records import Score
 from afp_ray.statistics import clustered_standard_error

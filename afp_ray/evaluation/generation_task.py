@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afp_ray.config import GenerationConfig
-from afp_ray.data.embedded import Split as EmbeddedSplit
+from afp_ray.config import GenerationConfig, Split
+from afp_ray.data.embedded import Part
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.task import ParsedRows, Row, Split
+from afp_ray.evaluation.task import ParsedRows, Row
 from afp_ray.evaluation.text_metrics import TextMetric
 from afp_ray.languages import Language
 
@@ -41,7 +41,7 @@ class GenerationTask:
 
     name: str
     prompt: Callable[[Row, Language, Language, GenerationConfig], str]
-    embedded: Callable[[str, str, EmbeddedSplit], Sequence[Row]] | None
+    embedded: Callable[[str, str, Part], Sequence[Row]] | None
     files: Callable[[Path, GenerationConfig, str, str], Files]
     parse: Callable[[tuple[SourceFile, ...], GenerationConfig, str, str], ParsedRows]
     layout: Callable[[GenerationConfig], str]

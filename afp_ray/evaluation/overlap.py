@@ -18,11 +18,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, DIRECTIONS, SPLITS, EvaluationConfig, Split
 from afp_ray.evaluation.overlap_records import Overlap, OverlapExample, OverlapReport
 from afp_ray.evaluation.prompts import generation_languages, load_direction, sides, task_of
 from afp_ray.evaluation.questions import load_rows
-from afp_ray.evaluation.task import SPLITS, Row, Split
+from afp_ray.evaluation.task import Row
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES
 

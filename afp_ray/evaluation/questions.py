@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import SPLITS, EvaluationConfig, Split
 from afp_ray.data import embedded
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.files import LABEL, UnlabelledError, open_data_dir, unlabelled
-from afp_ray.evaluation.task import SPLITS, Example, ParsedRows, Row, Split, Task, halves
+from afp_ray.evaluation.task import Example, ParsedRows, Row, Task, halves
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES, Language
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from afp_ray.config import Split
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.evaluation.probe import LanguageProbe, content_groups
 from afp_ray.evaluation.projection import SentenceStates, gather_states
 from afp_ray.evaluation.scoring import max_positions
-from afp_ray.evaluation.task import Split
 from afp_ray.models.hidden_states import all_hidden_states
 from afp_ray.models.packing import lengths_of
 from afp_ray.models.pooling import pool

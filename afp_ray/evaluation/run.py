@@ -1,11 +1,11 @@
 """Tasks in, scores and predictions out; the checks of the same evaluation need no torch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig, Split
 from afp_ray.errors import AfpError, ConfigError, ModelError, UserError
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint, evaluation_texts
 from afp_ray.evaluation.choice_scores import ChoiceScoring
@@ -17,10 +17,10 @@ from afp_ray.evaluation.predictions import Prediction, read_predictions, write_p
 from afp_ray.evaluation.prompts import generation_languages, task_of
 from afp_ray.evaluation.questions import Cell
 from afp_ray.evaluation.score_cache import ScoreCache
-from afp_ray.evaluation.task import Split
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.evaluation.workers import Workers, one_line
 from afp_ray.records import MissingScore, Score
+from afp_ray.reporter import Reporter
 
 __all__ = [
     "Evaluation",
@@ -37,14 +37,6 @@ __all__ = [
     "require_one_model",
     "write_predictions",
 ]
-
-
-class Reporter(Protocol):
-    """Receives progress, one call per scored cell."""
-
-    def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
-        """Say that `done` of `total` cells are scored."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from afp_ray.config import SPLITS, Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
 from afp_ray.languages import Language
 
-Split = Literal["validation", "test"]
 Template = Literal["afp", "harness"]
-SPLITS: tuple[Split, ...] = ("validation", "test")
 Row = Mapping[str, Any]
 """Fields of the task, with `id`, `content_id`, and `where` (file:line) when the row was read from a file."""
 

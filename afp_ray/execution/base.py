@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.records import Job, StudyState, TrialRecord, TrialResult, Until
+from afp_ray.reporter import Reporter
 from afp_ray.search import Wait
-from afp_ray.training.reporter import Reporter
 
 if TYPE_CHECKING:
     from afp_ray.execution.outcome import Outcome

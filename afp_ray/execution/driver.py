@@ -21,13 +21,22 @@ from afp_ray.execution.stop import StopNowError, StopRequest
 from afp_ray.execution.stop_signs import claim
 from afp_ray.ledger import CloseReason, Ledger
 from afp_ray.models.hub import pins
-from afp_ray.records import Failure, FailureClass, Job, LedgerEvent, StudyState, TrialRecord, TrialResult, TrialStatus
+from afp_ray.records import (
+    Failure,
+    FailureClass,
+    Job,
+    LedgerEvent,
+    OnEvent,
+    StudyState,
+    TrialRecord,
+    TrialResult,
+    TrialStatus,
+)
 from afp_ray.search import WAIT, Wait
 from afp_ray.store import RESULT, StudyPaths, find_damage, trial_digests, write_atomic
 
 logger = logging.getLogger(__name__)
 
-OnEvent = Callable[[LedgerEvent, StudyState], None]
 Objective = Callable[[TrialResult], float]
 Values = Callable[[TrialResult], Mapping[str, float]]
 _MAX_PREEMPTIONS = 100

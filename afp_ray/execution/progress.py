@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from afp_ray.reporter import Pace
 from afp_ray.store import replace_text
-from afp_ray.training.reporter import Pace
 
 INTERVAL_S = 0.25
 

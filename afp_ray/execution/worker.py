@@ -17,8 +17,8 @@ from afp_ray.execution.progress import ProgressReporter
 from afp_ray.execution.stop_signs import StopSigns
 from afp_ray.models.hub import pin
 from afp_ray.records import Job
+from afp_ray.reporter import Reporter, SilentReporter
 from afp_ray.store import TrialPaths, write_json
-from afp_ray.training.reporter import Reporter, SilentReporter
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.models.adapters import num_trainable
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.records import TrainingSummary
+from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths
 from afp_ray.training.fitting import Sizes, fit_sizes
 from afp_ray.training.gather import rank, sum_gradients, world_size
@@ -31,7 +32,6 @@ from afp_ray.training.optimizer import (
     set_learning_rate,
 )
 from afp_ray.training.prepared import own_random_state, prepared, seed_step, train_mode
-from afp_ray.training.reporter import Reporter
 from afp_ray.training.schedule import learning_rate
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.state import States, set_weights, trained_weights

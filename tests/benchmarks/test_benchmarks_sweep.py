@@ -23,7 +23,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_peers_train_on_our_rows_in_our_order_to_the_same_loss(work: Path) -> None:
-    from afp_ray.training.reporter import SilentReporter
+    from afp_ray.reporter import SilentReporter
     from afp_ray.trial import run_trial
 
     result = run_trial(

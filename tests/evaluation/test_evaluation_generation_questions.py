@@ -222,7 +222,7 @@ def test_settings_of_questions_change_no_other_trial() -> None:
     assert identity("xquad_qa", "clause") != identity("xquad_qa", "native")
 
 
-@pytest.mark.parametrize("split", embedded.SPLITS)
+@pytest.mark.parametrize("split", embedded.PARTS)
 def test_embedded_paragraphs_hold_their_answers(split: Any) -> None:
     rows = embedded.readings("zh", "en", split)
     assert len(rows) == 60 and len({content for *_, content in rows}) == 20

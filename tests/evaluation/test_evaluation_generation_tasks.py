@@ -14,6 +14,7 @@ from afp_ray.config import (
     DIRECTIONS,
     GENERATED_SCORES,
     GENERATION_TASKS,
+    SPLITS,
     EvaluationConfig,
     GenerationConfig,
     TrialConfig,
@@ -28,7 +29,6 @@ from afp_ray.evaluation.objective import allowed_metrics, objective_value
 from afp_ray.evaluation.predictions import Prediction, read_predictions, write_predictions
 from afp_ray.evaluation.prompts import generation_cells, load_direction, sides
 from afp_ray.evaluation.run import evaluate_tasks
-from afp_ray.evaluation.task import SPLITS
 from afp_ray.evaluation.text_metrics import bleu_of_totals
 from afp_ray.languages import LANGUAGES
 

@@ -7,8 +7,8 @@ from afp_ray.config import TrialConfig, nest
 from afp_ray.evaluation.projection import SentenceStates, read_states
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
+from afp_ray.reporter import SilentReporter
 from afp_ray.store import TrialPaths
-from afp_ray.training.reporter import SilentReporter
 from afp_ray.trial import run_trial
 
 FIELDS = {

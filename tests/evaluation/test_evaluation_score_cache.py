@@ -339,7 +339,7 @@ def test_another_word_for_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_trial_that_is_run_again_takes_kept_scores_unless_it_is_told_not_to(folder: Path, tmp_path: Path) -> None:
     from afp_ray.config import TrialConfig, nest
     from afp_ray.methods import pins
-    from afp_ray.training.reporter import SilentReporter
+    from afp_ray.reporter import SilentReporter
     from afp_ray.trial import run_trial
 
     fields = {"method": "base", "evaluation.tasks": ["xcopa"], "evaluation.limit": 4, "evaluation.representation": None}

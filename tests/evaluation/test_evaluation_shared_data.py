@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import SPLITS, EvaluationConfig
 from afp_ray.evaluation.check import check_evaluation
 from afp_ray.evaluation.questions import load_rows, render_cells
-from afp_ray.evaluation.task import SPLITS
 from afp_ray.evaluation.tasks import TASKS
 
 pytestmark = pytest.mark.shared_data

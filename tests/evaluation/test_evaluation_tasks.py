@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from afp_ray.config import CHOICE_TASKS, EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, SPLITS, EvaluationConfig
 from afp_ray.data import embedded
 from afp_ray.errors import DataError, TaskError, UserError
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
 from afp_ray.evaluation.questions import load_rows, render_cells
-from afp_ray.evaluation.task import SPLITS, halves
+from afp_ray.evaluation.task import halves
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import SPLITS, EvaluationConfig
 from afp_ray.errors import DataError, TaskError
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
 from afp_ray.evaluation.questions import load_rows
-from afp_ray.evaluation.task import SPLITS
 from afp_ray.evaluation.tasks import TASKS
 from services.cli import main
 

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from afp_ray.config import EvaluationConfig
+from afp_ray.config import SPLITS, EvaluationConfig
 from afp_ray.errors import DataError, TaskError
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
 from afp_ray.evaluation.questions import load_rows
-from afp_ray.evaluation.task import SPLITS
 from afp_ray.evaluation.tasks import TASKS
 
 SHORT, CONVERTED, PLAIN = "{}-00000-of-00001.parquet", "{}/0000.parquet", "{}.parquet"

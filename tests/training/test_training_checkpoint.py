@@ -15,9 +15,9 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError, UnavailableError
 from afp_ray.models.load import load_model
+from afp_ray.reporter import SilentReporter
 from afp_ray.training.checkpoint import save_checkpoint, verify_checkpoint
 from afp_ray.training.loop import train
-from afp_ray.training.reporter import SilentReporter
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 

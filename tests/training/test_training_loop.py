@@ -11,8 +11,8 @@ from training_cases import Listener, RandomBatches, make_training
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError
+from afp_ray.reporter import SilentReporter
 from afp_ray.training.loop import train
-from afp_ray.training.reporter import SilentReporter
 from afp_ray.training.schedule import learning_rate
 
 

@@ -15,7 +15,7 @@ from training_cases import RandomBatches, gradients
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError
-from afp_ray.training.reporter import Pace
+from afp_ray.reporter import Pace
 from afp_ray.training.step import StepLosses, TrainingStep
 from afp_ray.training.watching import Curve, Record, StepTrace
 

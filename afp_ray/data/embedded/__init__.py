@@ -12,7 +12,7 @@ from afp_ray.data.embedded.reading import KINDS, answer, ask, paragraphs
 from afp_ray.data.embedded.reading import tell as tell_paragraph
 from afp_ray.data.embedded.summaries import stories, summarize, tell
 from afp_ray.data.embedded.tasks import WRITERS
-from afp_ray.data.embedded.world import SPLITS, Split
+from afp_ray.data.embedded.world import PARTS, Part
 from afp_ray.data.rows import Document, ParallelInstruction, TranslationPair
 from afp_ray.errors import DataError
 
@@ -20,10 +20,10 @@ TASKS: tuple[str, ...] = tuple(WRITERS)
 
 __all__ = [
     "LANGUAGES",
+    "PARTS",
     "PIVOT",
-    "SPLITS",
     "TASKS",
-    "Split",
+    "Part",
     "corpus_fingerprint",
     "documents",
     "parallel_instructions",
@@ -45,14 +45,14 @@ def documents(language: str) -> Sequence[Document]:
 
 
 @cache
-def translation_pairs(source_language: str, target_language: str, split: Split) -> Sequence[TranslationPair]:
+def translation_pairs(source_language: str, target_language: str, split: Part) -> Sequence[TranslationPair]:
     """Sentences and their translations, in random order; row i says the same for every pair of languages.
 
     Raises: DataError when the corpus has no such language or split.
     """
     _check("source_language", source_language, LANGUAGES)
     _check("target_language", target_language, LANGUAGES)
-    _check("split", split, SPLITS)
+    _check("split", split, PARTS)
     source, target = read_lexicon(source_language), read_lexicon(target_language)
     return tuple(
         TranslationPair(
@@ -67,24 +67,24 @@ def translation_pairs(source_language: str, target_language: str, split: Split) 
 
 
 @cache
-def parallel_instructions(split: Split = "train") -> Sequence[ParallelInstruction]:
+def parallel_instructions(split: Part = "train") -> Sequence[ParallelInstruction]:
     """Instructions in all languages, kinds in turn.
 
     Raises: DataError when the corpus has no such split.
     """
-    _check("split", split, SPLITS)
+    _check("split", split, PARTS)
     return tuple(write_instructions(split))
 
 
 @cache
-def summaries(source_language: str, target_language: str, split: Split) -> Sequence[tuple[str, str, str]]:
+def summaries(source_language: str, target_language: str, split: Part) -> Sequence[tuple[str, str, str]]:
     """Stories in one language, each with its summary in another and its content id; row i is the same in all.
 
     Raises: DataError when the corpus has no such language or split.
     """
     _check("source_language", source_language, LANGUAGES)
     _check("target_language", target_language, LANGUAGES)
-    _check("split", split, SPLITS)
+    _check("split", split, PARTS)
     source, target = read_lexicon(source_language), read_lexicon(target_language)
     return tuple(
         (tell(source, story), summarize(target, story), f"chain:{story.chain}:{story.person}")
@@ -93,7 +93,7 @@ def summaries(source_language: str, target_language: str, split: Split) -> Seque
 
 
 @cache
-def readings(question_language: str, language: str, split: Split) -> Sequence[tuple[str, str, str, str]]:
+def readings(question_language: str, language: str, split: Part) -> Sequence[tuple[str, str, str, str]]:
     """Paragraphs in `language`, each with questions in `question_language`, and answers in the paragraph's.
 
     Returns: (paragraph, question, answer, content id), one content per paragraph; row i is the same in all languages.
@@ -101,7 +101,7 @@ def readings(question_language: str, language: str, split: Split) -> Sequence[tu
     """
     _check("question_language", question_language, LANGUAGES)
     _check("language", language, LANGUAGES)
-    _check("split", split, SPLITS)
+    _check("split", split, PARTS)
     asking, told = read_lexicon(question_language), read_lexicon(language)
     return tuple(
         (
@@ -116,7 +116,7 @@ def readings(question_language: str, language: str, split: Split) -> Sequence[tu
 
 
 @cache
-def task_rows(task: str, language: str, split: Split) -> Sequence[dict[str, Any]]:
+def task_rows(task: str, language: str, split: Part) -> Sequence[dict[str, Any]]:
     """Evaluation rows with the fields of the public benchmark, and `id` and `content_id`.
 
     `id` is the same for the same row in every language. Rows that share a `content_id` are made from the same facts: an
@@ -126,7 +126,7 @@ def task_rows(task: str, language: str, split: Split) -> Sequence[dict[str, Any]
     """
     _check("task", task, TASKS)
     _check("language", language, LANGUAGES)
-    _check("split", split, SPLITS)
+    _check("split", split, PARTS)
     rows = WRITERS[task](read_lexicon(language), split)
     return tuple({"id": f"{task}-{split}-{number}"} | row for number, row in enumerate(rows))
 

@@ -7,7 +7,7 @@ from random import Random
 from afp_ray.data.embedded.lexicon import LANGUAGES, Fact, Lexicon, read_lexicon, read_world
 from afp_ray.data.embedded.world import (
     NUM_STEPS,
-    Split,
+    Part,
     chains,
     class_of,
     dimensions,
@@ -23,7 +23,7 @@ from afp_ray.data.embedded.world import (
 )
 from afp_ray.data.rows import ParallelInstruction
 
-NUM_ROWS: dict[Split, int] = {"train": 360, "validation": 40, "test": 40}
+NUM_ROWS: dict[Part, int] = {"train": 360, "validation": 40, "test": 40}
 """Rows of each kind that needs knowledge, at most; a kind that only needs reading has half as many."""
 READING = ("who", "what", "when", "where")
 Speak = Callable[[Lexicon], tuple[str, str]]
@@ -32,7 +32,7 @@ Drawn = tuple[str, Speak]
 """A content id and what is said in every language."""
 
 
-def who(random: Random, split: Split) -> Drawn:
+def who(random: Random, split: Part) -> Drawn:
     """Two people did something; the question is who did one of the two things."""
     first, second = two_events(random, split)
     asked = random.choice((first, second))
@@ -44,7 +44,7 @@ def who(random: Random, split: Split) -> Drawn:
     return f"who:{first}:{second}:{asked.a}", speak
 
 
-def what(random: Random, split: Split) -> Drawn:
+def what(random: Random, split: Part) -> Drawn:
     """Two people did something; the question is what one of them did."""
     first, second = two_events(random, split)
     asked = random.choice((first, second))
@@ -57,7 +57,7 @@ def what(random: Random, split: Split) -> Drawn:
     return f"what:{first}:{second}:{asked.a}", speak
 
 
-def when(random: Random, split: Split) -> Drawn:
+def when(random: Random, split: Part) -> Drawn:
     """Something happened at a time; the question is when."""
     fact, time = random.choice(facts("events", split)), random.choice(keys("times"))
 
@@ -68,17 +68,17 @@ def when(random: Random, split: Split) -> Drawn:
     return f"when:{time}:{fact}", speak
 
 
-def why(random: Random, split: Split) -> Drawn:
+def why(random: Random, split: Part) -> Drawn:
     """Something happened; the question is what led to it."""
     return _link(random, split, kind="why")
 
 
-def then(random: Random, split: Split) -> Drawn:
+def then(random: Random, split: Part) -> Drawn:
     """Something happened; the question is what came of it."""
     return _link(random, split, kind="next")
 
 
-def kind_of(random: Random, split: Split) -> Drawn:
+def kind_of(random: Random, split: Part) -> Drawn:
     """A person's value is told; the question is after its class."""
     value = random.choice(_told_values())
     person = random.choice(people_of("values", value, split))
@@ -92,7 +92,7 @@ def kind_of(random: Random, split: Split) -> Drawn:
     return f"kind_of:{value}:{person}", speak
 
 
-def which_one(random: Random, split: Split) -> Drawn:
+def which_one(random: Random, split: Part) -> Drawn:
     """How two people stand is told in one way and asked in the other."""
     fact = random.choice(_told_families(split))
     is_converse = dict(families())[fact.key] == "converse"
@@ -106,7 +106,7 @@ def which_one(random: Random, split: Split) -> Drawn:
     return f"which_one:{fact}", speak
 
 
-def where(random: Random, split: Split) -> Drawn:
+def where(random: Random, split: Part) -> Drawn:
     """Two values of a person are told; the question is after one of them."""
     person = random.choice(people())
     chosen = random.sample(dimensions(), 2)
@@ -124,12 +124,12 @@ def where(random: Random, split: Split) -> Drawn:
     return f"where:{told[0]}:{told[1]}:{place}", speak
 
 
-KINDS: dict[str, Callable[[Random, Split], Drawn]] = {
+KINDS: dict[str, Callable[[Random, Part], Drawn]] = {
     row.__name__: row for row in (who, what, when, why, then, kind_of, which_one, where)
 }
 
 
-def write_instructions(split: Split) -> Iterator[ParallelInstruction]:
+def write_instructions(split: Part) -> Iterator[ParallelInstruction]:
     """Distinct instructions of every kind, kinds in turn; both mappings hold all languages."""
     lexicons = {language: read_lexicon(language) for language in LANGUAGES}
     drawn: list[list[tuple[str, str, Speak]]] = []
@@ -151,7 +151,7 @@ def write_instructions(split: Split) -> Iterator[ParallelInstruction]:
                 yield ParallelInstruction(prompts=prompts, responses=responses, content_id=content, kind=kind)
 
 
-def two_events(random: Random, split: Split) -> tuple[Fact, Fact]:
+def two_events(random: Random, split: Part) -> tuple[Fact, Fact]:
     """Two events of two people, of different chains."""
     first, second = random.sample(facts("events", split), 2)
     while first.a == second.a or first.key == second.key:
@@ -159,7 +159,7 @@ def two_events(random: Random, split: Split) -> tuple[Fact, Fact]:
     return first, second
 
 
-def _link(random: Random, split: Split, kind: str) -> Drawn:
+def _link(random: Random, split: Part, kind: str) -> Drawn:
     chain, step = random.choice(_told_chains()), random.randrange(NUM_STEPS - 1)
     person = random.choice(people_of("events", chain, split))
     given, asked = (step, step + 1) if kind == "next" else (step + 1, step)
@@ -178,7 +178,7 @@ def _told_values() -> Sequence[str]:
 
 
 @cache
-def _told_families(split: Split) -> Sequence[Fact]:
+def _told_families(split: Part) -> Sequence[Fact]:
     """Facts of the families whose two ways of telling instructions show."""
     names = _told([name for name, _ in families()])
     return [fact for fact in facts("families", split) if fact.key in names]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from afp_ray.data.embedded.lexicon import Fact
 from afp_ray.data.embedded.world import (
     NUM_STEPS,
-    Split,
+    Part,
     chains,
     couples_of,
     dimensions,
@@ -139,13 +139,13 @@ def references_of(situation: str, a: str, b: str) -> tuple[Reference, ...]:
     return tuple(items)
 
 
-def inferences(split: Split) -> list[Inference]:
+def inferences(split: Part) -> list[Inference]:
     """Three items for one person per value."""
     random = generator("inferences", split)
     return [item for v in value_places() for item in inferences_of(v, random.choice(people_of("values", v, split)))]
 
 
-def paraphrases(split: Split, *, couples: int = 3) -> list[Paraphrase]:
+def paraphrases(split: Part, *, couples: int = 3) -> list[Paraphrase]:
     """Four items for some couples per family."""
     random = generator("paraphrases", split)
     items: list[Paraphrase] = []
@@ -155,7 +155,7 @@ def paraphrases(split: Split, *, couples: int = 3) -> list[Paraphrase]:
     return items
 
 
-def chain_couples(split: Split) -> list[tuple[str, str, str]]:
+def chain_couples(split: Part) -> list[tuple[str, str, str]]:
     """(chain, chain, person): every person's chains of a split, each used once."""
     random = generator("chain couples", split)
     couples: list[tuple[str, str, str]] = []
@@ -166,7 +166,7 @@ def chain_couples(split: Split) -> list[tuple[str, str, str]]:
     return couples[: 60 * (2 if split == "train" else 1)]
 
 
-def causes(split: Split) -> list[Cause]:
+def causes(split: Part) -> list[Cause]:
     """Four items per couple of chains, the link drawn in turn."""
     return [
         item
@@ -175,7 +175,7 @@ def causes(split: Split) -> list[Cause]:
     ]
 
 
-def stories(split: Split) -> list[Story]:
+def stories(split: Part) -> list[Story]:
     """Two items per couple of chains."""
     random = generator("stories", split)
     fillers, times = keys("fillers"), keys("times")
@@ -186,7 +186,7 @@ def stories(split: Split) -> list[Story]:
     return items
 
 
-def references(split: Split, *, couples: int = 6) -> list[Reference]:
+def references(split: Part, *, couples: int = 6) -> list[Reference]:
     """Four items for some couples per situation."""
     random = generator("references", split)
     items: list[Reference] = []

@@ -3,9 +3,9 @@
 from functools import cache
 
 from afp_ray.data.embedded.lexicon import Fact
-from afp_ray.data.embedded.world import Split, common_facts, facts, generator, keys
+from afp_ray.data.embedded.world import Part, common_facts, facts, generator, keys
 
-NUM_PAIRS: dict[Split, dict[str, int]] = {
+NUM_PAIRS: dict[Part, dict[str, int]] = {
     "train": {
         "events": 3200,
         "values": 500,
@@ -23,7 +23,7 @@ _TIMELESS = ("values", "classes", "families", "tails")
 
 
 @cache
-def pair_facts(split: Split) -> tuple[tuple[Fact, str], ...]:
+def pair_facts(split: Part) -> tuple[tuple[Fact, str], ...]:
     """(fact, key of a time expression or ""), distinct, in a fixed random order; the same for every language."""
     random = generator("pairs", split)
     times = ("", *keys("times"))

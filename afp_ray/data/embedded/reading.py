@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from afp_ray.data.embedded.instructions import two_events
 from afp_ray.data.embedded.lexicon import Fact, Lexicon
-from afp_ray.data.embedded.world import Split, dimensions, generator, keys, people, value_places, values_of
+from afp_ray.data.embedded.world import Part, dimensions, generator, keys, people, value_places, values_of
 
 NUM_PARAGRAPHS = 20
 """Paragraphs per split, each with one question of every kind."""
@@ -28,7 +28,7 @@ class Paragraph(NamedTuple):
 
 
 @cache
-def paragraphs(split: Split) -> tuple[Paragraph, ...]:
+def paragraphs(split: Part) -> tuple[Paragraph, ...]:
     """Distinct paragraphs of a split, in random order; what they tell is in no other split."""
     random = generator("reading", split)
     found: dict[Paragraph, None] = {}

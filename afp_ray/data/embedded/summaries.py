@@ -4,7 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 from afp_ray.data.embedded.lexicon import Fact, Lexicon
-from afp_ray.data.embedded.world import NUM_STEPS, Split, chains, generator, keys, people_of
+from afp_ray.data.embedded.world import NUM_STEPS, Part, chains, generator, keys, people_of
 
 NUM_ROWS = 60
 """Stories per split."""
@@ -28,7 +28,7 @@ class Story(NamedTuple):
 
 
 @cache
-def stories(split: Split) -> tuple[Story, ...]:
+def stories(split: Part) -> tuple[Story, ...]:
     """Distinct stories of a split, in random order; no chain of a person is in two splits."""
     random = generator("summaries", split)
     owned = [(chain, person) for chain in chains() for person in people_of("events", chain, split)]

@@ -6,13 +6,13 @@ from typing import Any
 from afp_ray.data.embedded import items
 from afp_ray.data.embedded.lexicon import Lexicon
 from afp_ray.data.embedded.pairs import pair_facts
-from afp_ray.data.embedded.world import Split
+from afp_ray.data.embedded.world import Part
 
 Row = dict[str, Any]
 NUM_LINES = 200
 
 
-def xnli_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
+def xnli_rows(lexicon: Lexicon, split: Part) -> Iterable[Row]:
     """Premise, hypothesis, label as its name."""
     for item in items.inferences(split):
         yield {
@@ -23,7 +23,7 @@ def xnli_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
         }
 
 
-def pawsx_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
+def pawsx_rows(lexicon: Lexicon, split: Part) -> Iterable[Row]:
     """Two sentences, label 1 for a paraphrase."""
     for item in items.paraphrases(split):
         yield {
@@ -34,7 +34,7 @@ def pawsx_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
         }
 
 
-def xcopa_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
+def xcopa_rows(lexicon: Lexicon, split: Part) -> Iterable[Row]:
     """Premise, two choices, question, label 0 or 1; `idx` counts rows, `changed` is always false."""
     for number, item in enumerate(items.causes(split)):
         yield {
@@ -49,7 +49,7 @@ def xcopa_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
         }
 
 
-def xstorycloze_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
+def xstorycloze_rows(lexicon: Lexicon, split: Part) -> Iterable[Row]:
     """Four sentences, two endings, the number of the right one."""
     for number, item in enumerate(items.stories(split)):
         first, *others = item.sentences
@@ -62,7 +62,7 @@ def xstorycloze_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
         yield row | {"AnswerRightEnding": item.right, "content_id": item.content_id}
 
 
-def xwinograd_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
+def xwinograd_rows(lexicon: Lexicon, split: Part) -> Iterable[Row]:
     """Sentence with "_" for the person meant, option1, option2, answer "1" or "2"."""
     for item in items.references(split):
         yield {
@@ -81,13 +81,13 @@ def reference_sentence(lexicon: Lexicon, item: items.Reference, person: str) -> 
     return lexicon.finish(lexicon.space.join(parts))
 
 
-def flores_rows(lexicon: Lexicon, split: Split) -> Iterable[Row]:
+def flores_rows(lexicon: Lexicon, split: Part) -> Iterable[Row]:
     """One sentence per row; the same line says the same in every language."""
     for fact, time in pair_facts(split)[:NUM_LINES]:
         yield {"sentence": lexicon.sentence(fact, time=time), "content_id": f"pair:{time}:{fact}"}
 
 
-WRITERS: dict[str, Callable[[Lexicon, Split], Iterable[Row]]] = {
+WRITERS: dict[str, Callable[[Lexicon, Part], Iterable[Row]]] = {
     "xnli": xnli_rows,
     "pawsx": pawsx_rows,
     "xcopa": xcopa_rows,

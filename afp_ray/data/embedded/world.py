@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from afp_ray.data.embedded.lexicon import GENERATOR_VERSION, Fact, read_world
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 NUM_STEPS = 4
 """Events in a chain."""
 SIXTHS = 6
@@ -86,12 +86,12 @@ def _two_people_keys(kind: str) -> tuple[str, ...]:
     return situations() if kind == "frames" else tuple(name for name, _ in families())
 
 
-def _split_by(number: int) -> Split:
+def _split_by(number: int) -> Part:
     return ("train", "train", "validation", "test")[number % 4]
 
 
 @cache
-def split_of(kind: str, key: str, a: str, b: str = "") -> Split:
+def split_of(kind: str, key: str, a: str, b: str = "") -> Part:
     """The split of what is said of these people: a Latin square, so that every key has its share in every split.
 
     Two people are taken without order, so that a fact and its converse are never parted.
@@ -106,25 +106,25 @@ def split_of(kind: str, key: str, a: str, b: str = "") -> Split:
 
 
 @cache
-def people_of(kind: str, key: str, split: Split) -> tuple[str, ...]:
+def people_of(kind: str, key: str, split: Part) -> tuple[str, ...]:
     """People of whom an event chain or a value is told in this split."""
     return tuple(person for person in people() if split_of(kind, key, person) == split)
 
 
 @cache
-def values_of(person: str, split: Split) -> tuple[str, ...]:
+def values_of(person: str, split: Part) -> tuple[str, ...]:
     """Values that are told of a person in this split."""
     return tuple(value for value in value_places() if split_of("values", value, person) == split)
 
 
 @cache
-def couples_of(kind: str, key: str, split: Split) -> tuple[tuple[str, str], ...]:
+def couples_of(kind: str, key: str, split: Part) -> tuple[tuple[str, str], ...]:
     """Pairs of people, without order, of whom a family or a situation is told in this split."""
     return tuple((a, b) for a, b in combinations(people(), 2) if split_of(kind, key, a, b) == split)
 
 
 @cache
-def facts(kind: str, split: Split) -> tuple[Fact, ...]:
+def facts(kind: str, split: Part) -> tuple[Fact, ...]:
     """All facts of one kind (events, values, families, frames) that belong to a split."""
     if kind == "events":
         return tuple(

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from afp_ray.config import SourceConfig
+from afp_ray.config import SourceConfig, Split
 from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100
 from afp_ray.data.readers.archives import is_archive
 from afp_ray.data.readers.codes import flores_names, ntrex_code, tatoeba_code, tico19_code, udhr_code
@@ -15,7 +14,6 @@ from afp_ray.errors import DataError
 
 Files = tuple[SourceFile, ...]
 """Files that hold both sides, or the pivot's file and the other language's."""
-Split = Literal["validation", "test"]
 
 
 def locate(source: SourceConfig, *, pivot: str, language: str) -> Files | None:

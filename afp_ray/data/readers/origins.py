@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from afp_ray.config import DataConfig, SourceConfig
+from afp_ray.config import SPLITS, DataConfig, SourceConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers import instructions, parallel
 from afp_ray.data.readers.columns import columns_key
 from afp_ray.data.readers.files import HubRevision, SourceFile, digest
-from afp_ray.data.readers.layouts import Split, locate_split
+from afp_ray.data.readers.layouts import locate_split
 from afp_ray.data.readers.sentences import form_key
 from afp_ray.data.readers.unread import lying_at
 from afp_ray.errors import DataError
@@ -18,7 +18,6 @@ PAIR_KINDS = ("embedded", *parallel.PAIR_KINDS)
 INSTRUCTION_KINDS = ("embedded", *instructions.INSTRUCTION_KINDS)
 """Source kinds that hold instructions."""
 
-HELDOUT_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 Origin = str | tuple[SourceFile, ...]
 """Where the rows of one language lie: the fingerprint of the embedded corpus, or files."""
@@ -164,7 +163,7 @@ def heldout_digests(source: SourceConfig, *, pivot: str, languages: Iterable[str
     lines = []
     for language in languages:
         lines += pair_digests(source, pivot=pivot, languages=(language,))
-        for split in HELDOUT_SPLITS:
+        for split in SPLITS:
             files = locate_split(source, split, pivot=pivot, language=language)
             lines += [f"{split} {_digest(files)}"] if files else []
     return lines
@@ -228,6 +227,6 @@ def _heldout_origins(
     """Files of the held-out splits, else of the whole source."""
     for language in languages if source is not None else ():
         assert source is not None
-        splits = [locate_split(source, split, pivot=pivot, language=language) for split in HELDOUT_SPLITS]
+        splits = [locate_split(source, split, pivot=pivot, language=language) for split in SPLITS]
         for origin in splits if all(splits) else [pair_origin(source, pivot=pivot, language=language)]:
             yield source, origin

@@ -44,7 +44,7 @@ def prompt(row: Row, source: Language, target: Language, config: GenerationConfi
     return f"{row['source']} {ANSWER_CLAUSE.format(language=target.name)}"
 
 
-def embedded_rows(source: str, target: str, split: embedded.Split) -> Sequence[Row]:
+def embedded_rows(source: str, target: str, split: embedded.Part) -> Sequence[Row]:
     """Instructions of the embedded corpus that are answered by a sentence."""
     rows = [row for row in embedded.parallel_instructions(split) if row.kind in SENTENCE_KINDS][:NUM_EMBEDDED]
     return [

@@ -29,7 +29,7 @@ def prompt(row: Row, source: Language, target: Language, config: GenerationConfi
     return f"{row['source']} {SUMMARY_CLAUSE.format(language=target.name)}"
 
 
-def embedded_rows(source: str, target: str, split: embedded.Split) -> Sequence[Row]:
+def embedded_rows(source: str, target: str, split: embedded.Part) -> Sequence[Row]:
     """Stories of the embedded corpus in one language, and how they began and ended in the other."""
     return [
         {"id": f"summarization-{split}-{number}", "content_id": content, "source": text, "target": summary}

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from afp_ray.config import GenerationConfig
+from afp_ray.config import GenerationConfig, Split
 from afp_ray.data import embedded
 from afp_ray.data.mixing import EQUALS_SIGN, TRANSLATE_CLAUSE
 from afp_ray.data.readers.codes import flores_names, ntrex_code
@@ -21,7 +21,7 @@ from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
 from afp_ray.evaluation.files import locate
 from afp_ray.evaluation.generation_task import Files, GenerationTask
-from afp_ray.evaluation.task import ParsedRows, Row, Split
+from afp_ray.evaluation.task import ParsedRows, Row
 from afp_ray.evaluation.text_metrics import TextMetric, translation_metrics
 from afp_ray.languages import LANGUAGES, Language
 
@@ -40,7 +40,7 @@ def prompt(row: Row, source: Language, target: Language, config: GenerationConfi
     return f"{row['source']} {ending}"
 
 
-def embedded_rows(source: str, target: str, split: embedded.Split) -> Sequence[Row]:
+def embedded_rows(source: str, target: str, split: embedded.Part) -> Sequence[Row]:
     """Pairs of the embedded corpus; row i says the same in every language."""
     return [
         {

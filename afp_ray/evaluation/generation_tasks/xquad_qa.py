@@ -29,7 +29,7 @@ def prompt(row: Row, source: Language, target: Language, config: GenerationConfi
     return f"{context}: {row['context']}\n\n{question}: {row['source']}\n\n{answer}:"
 
 
-def embedded_rows(source: str, target: str, split: embedded.Split) -> Sequence[Row]:
+def embedded_rows(source: str, target: str, split: embedded.Part) -> Sequence[Row]:
     """Questions about short paragraphs of the embedded corpus."""
     return [
         {

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import DataError
 from afp_ray.evaluation.files import locate
-from afp_ray.evaluation.task import Split
 
 FOLDERS = ("", "datasets/", "COPA-resources/datasets/")
 """Where the files may lie under `copa_en/`, beside the archive itself."""

@@ -10,9 +10,10 @@ counted.
 from collections.abc import Mapping
 from pathlib import Path
 
+from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.evaluation.files import hub_names, is_parquet, locate, read_columns, read_table
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Split, Task, drop_empty, found_files, label_index
+from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index
 from afp_ray.languages import Language
 
 LABELS = ("1", "2")

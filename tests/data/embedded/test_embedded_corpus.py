@@ -8,10 +8,10 @@ from itertools import combinations
 
 import pytest
 
+from afp_ray.config import SPLITS
 from afp_ray.data.embedded import (
     LANGUAGES,
     PIVOT,
-    SPLITS,
     TASKS,
     corpus_fingerprint,
     documents,
