@@ -1,17 +1,16 @@
 """Rows of the tasks' original files and of their copies on the hub, each with the place where it was read."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from afp_ray.data.readers.archives import ARCHIVE_SUFFIXES
-from afp_ray.data.readers.files import SourceFile, expand_path, find
-from afp_ray.data.readers.streams import read_lines
+from afp_ray.data.readers.archives import ARCHIVE_SUFFIXES, is_archive
+from afp_ray.data.readers.files import Shards, SourceFile, expand_path, find, is_spare, members_of, plain_file
+from afp_ray.data.readers.folders import require_shards
+from afp_ray.data.readers.hub import parquet_rows, table_columns
+from afp_ray.data.readers.jsonl import read_whole
+from afp_ray.data.readers.streams import numbered_lines
 from afp_ray.errors import DataError
 
 
@@ -33,54 +32,97 @@ def open_data_dir(data_dir: str) -> Path:
 def locate(data_dir: Path, folder: str, *names: str) -> SourceFile | None:
     """The first of `names` under `data_dir/folder`, plain or in an archive there or of that name; None without one."""
     root = data_dir / folder
-    packed = (root.with_name(root.name + suffix) for suffix in ARCHIVE_SUFFIXES)
-    place = root if root.exists() else next((path for path in packed if path.is_file()), None)
+    place = root if root.exists() else next((path for path in _packed(root) if path.is_file()), None)
     return find(str(place), names) if place is not None else None
 
 
-def hub_names(folder: str, split: str) -> tuple[str, ...]:
+def _packed(root: Path) -> list[Path]:
+    return [root.with_name(root.name + suffix) for suffix in ARCHIVE_SUFFIXES]
+
+
+def locate_split(data_dir: Path, folder: str, language: str, split: str, *names: str) -> SourceFile | None:
+    """The first of `names`, else the tables that the hub has of a split of a language; None without either.
+
+    Raises: DataError when a numbered table of the split is missing.
+    """
+    found = locate(data_dir, folder, *names, *(f"{language}/{name}" for name in _hub_names(split)))
+    if found is not None and not is_parquet(found):
+        return found
+    root = data_dir / folder
+    numbered = _numbered(root, language, split, in_archives=False)
+    if not numbered and (found is None or found.member):
+        numbered = _numbered(root, language, split, in_archives=True)
+    if not numbered:
+        return found
+    first = numbered[0]
+    if len(numbered) == 1:
+        return found or first
+    return Shards(first.path, first.member, first.size, first.modified_ns, tuple(numbered))
+
+
+def _hub_names(split: str) -> tuple[str, ...]:
     """Names of one split of a data set of the hub: on its main branch, on its converted branch, and in short."""
-    return (
-        f"{folder}/{split}-00000-of-00001.parquet",
-        f"{folder}/{split}/0000.parquet",
-        f"{folder}/{split}.parquet",
-    )
+    return f"{split}-00000-of-00001.parquet", f"{split}/0000.parquet", f"{split}.parquet"
+
+
+def _numbered(root: Path, language: str, split: str, *, in_archives: bool) -> list[SourceFile]:
+    """The tables of a split that bear a number, from the main branch where it has some, else from the converted one.
+
+    Raises: DataError when one is missing.
+    """
+    if in_archives:
+        inside = root.iterdir() if root.is_dir() else ()
+        archives = [path for path in inside if is_archive(path.name) and not is_spare(path.name)] or _packed(root)
+        files = [file for path in sorted(archives) if path.is_file() for file in members_of(path)]
+    else:
+        folders = [path for path in (root / language, root / language / split) if path.is_dir()]
+        files = [plain_file(path) for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    main = re.compile(rf".*/{re.escape(language)}/{re.escape(split)}-\d+-of-\d+[^/]*\.parquet")
+    converted = re.compile(rf".*/{re.escape(language)}/{re.escape(split)}/\d{{4,}}\.parquet")
+    for pattern in (main, converted):
+        if fit := [file for file in files if pattern.fullmatch(file.label)]:
+            require_shards([Path(file.label) for file in fit])
+            return fit
+    return []
 
 
 def is_parquet(file: SourceFile) -> bool:
     """Whether `file` comes from the hub's tables."""
-    return file.label.endswith(".parquet")
+    return file.ending == ".parquet"
 
 
 def hub_split(file: SourceFile) -> str:
-    """The split that one of `hub_names` names: `validation`, `test`, ..."""
+    """The split that the name of a table says: `validation`, `test`, ..."""
     path = Path(file.label)
     name = path.parent.name if path.stem.isdigit() else path.stem
-    return re.sub(r"-\d+-of-\d+$", "", name)
+    return re.sub(r"-\d+-of-\d+.*$", "", name)
 
 
 def read_table(file: SourceFile, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file that has `columns`, each with its `where`, whose number counts rows from 1.
+    """Rows of Parquet files that have `columns`, each with its `where`, whose number counts rows of its file from 1.
 
-    Raises: DataError when it is no Parquet file or lacks a column.
+    Raises: DataError when one is no Parquet file, lacks a column, or holds more text than is read whole.
     """
-    try:
-        table = pq.read_table(pa.BufferReader(file.read()))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"not a Parquet file: {error}", where=file.label, fix="download the file again") from error
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise DataError(
-            f"the table lacks {', '.join(missing)}",
-            where=file.label,
-            allowed=", ".join(columns),
-            fix="give the table of this task, as the hub has it",
-        )
-    for number, row in enumerate(table.select(list(columns)).to_pylist(), start=1):
-        yield {**row, "where": f"{file.label}:{number}"}
+    num_chars = 0
+    for part in file.parts:
+        if missing := [name for name in columns if name not in table_columns(part)]:
+            if set(missing) <= LABELS:
+                raise unlabelled(part)
+            raise DataError(
+                f"the table lacks {', '.join(missing)}",
+                where=part.label,
+                allowed=", ".join(columns),
+                fix="give the table of this task, as the hub has it",
+            )
+        for number, row in enumerate(parquet_rows(part, columns), start=1):
+            num_chars += sum(len(value) for value in row.values() if isinstance(value, str))
+            part.require_small(num_chars)
+            yield {**row, "where": f"{part.label}:{number}"}
 
 
 LABEL = "label"
-"""The column that test parts without answers lack."""
+LABELS = frozenset((LABEL, "answer_right_ending", "AnswerRightEnding", "answer"))
+"""The columns that test parts without answers lack."""
 
 
 class UnlabelledError(DataError):
@@ -103,13 +145,13 @@ def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool
     Raises: DataError for a header that lacks a column, or a row with another number of columns.
     """
     names = columns
-    for number, line in enumerate(read_lines(file), start=1):
+    for number, line in numbered_lines(file):
         where = f"{file.label}:{number}"
         cells = line.rstrip("\r").split("\t")
         if number == 1 and has_header:
             names = tuple(cell.strip() for cell in cells)
             if missing := [name for name in columns if name not in names]:
-                if missing == [LABEL]:
+                if set(missing) <= LABELS:
                     raise unlabelled(file)
                 raise DataError(
                     f"the header lacks {', '.join(missing)}",
@@ -118,7 +160,7 @@ def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool
                     fix="restore the file's header line",
                 )
         elif line.strip():
-            if number == 1 and len(cells) == len(names) - 1 and names[-1] == LABEL:
+            if number == 1 and len(cells) == len(names) - 1 and names[-1] in LABELS:
                 raise unlabelled(file)
             if len(cells) != len(names):
                 raise DataError(
@@ -131,21 +173,14 @@ def read_columns(file: SourceFile, columns: tuple[str, ...], *, has_header: bool
 
 
 def read_objects(file: SourceFile, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file that hold `fields`, each with its `where`.
+    """JSON objects that hold `fields`, one a line, in an array or over several lines, each with its `where`.
 
-    Raises: DataError for a line that is no JSON object or lacks a field.
+    Raises: DataError for a line that is no JSON object, or an object that lacks a field.
     """
-    for number, line in enumerate(read_lines(file), start=1):
-        if not line.strip():
-            continue
-        where = f"{file.label}:{number}"
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"not JSON: {error}", where=where, fix="correct the line") from error
-        if not isinstance(value, dict):
-            raise DataError(f"not a JSON object: {line[:80]!r}", where=where, fix="correct the line")
+    for number, (where, value) in enumerate(read_whole(file)):
         if missing := [name for name in fields if name not in value]:
+            if number == 0 and set(missing) <= LABELS:
+                raise unlabelled(file)
             raise DataError(
                 f"the row lacks {', '.join(missing)}", where=where, allowed=", ".join(fields), fix="complete the row"
             )

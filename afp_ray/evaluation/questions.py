@@ -10,7 +10,7 @@ from afp_ray.config import SPLITS, EvaluationConfig, Split
 from afp_ray.data import embedded
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
-from afp_ray.evaluation.files import LABEL, UnlabelledError, open_data_dir, unlabelled
+from afp_ray.evaluation.files import UnlabelledError, open_data_dir, unlabelled
 from afp_ray.evaluation.task import Example, ParsedRows, Row, Task, halves
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES, Language
@@ -80,7 +80,7 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
     return _parsed_rows(task, tuple(files.items()), language)
 
 
-_NO_LABEL = ("-1", "None", "nan")
+_NO_LABEL = ("-1", "-1.0", "None", "nan", "")
 """What tables hold in place of a label."""
 
 
@@ -91,11 +91,11 @@ def _parsed_rows(task: Task, files: tuple[tuple[Split, SourceFile], ...], langua
     lacking: dict[Split, SourceFile] = {}
     for split, file in files:
         try:
-            parsed[split] = task.parse(file, language)
-            if parsed[split].rows and all(str(row.get(LABEL, "")) in _NO_LABEL for row in parsed[split].rows):
+            found = task.parse(file, language)
+            if found.rows and all(str(row.get(task.label, "?")).strip() in _NO_LABEL for row in found.rows):
                 raise unlabelled(file)
+            parsed[split] = found
         except UnlabelledError:
-            parsed.pop(split, None)
             lacking[split] = file
     num_skipped = sum(part.num_skipped for part in parsed.values())
     if lacking:  # what is left is not halved: it is what its name says

@@ -89,6 +89,7 @@ class Task:
         parse: (file, language) -> its rows.
         layout: the files that `files` looks for, for error messages.
         shown_class: field whose values a demonstration shows and that can be balanced; "" where there is none.
+        label: field of the right answer, which published test parts may lack.
         version: raised when what the task asks changes; kept answers of another version are never read.
     """
 
@@ -100,6 +101,7 @@ class Task:
     parse: Callable[[SourceFile, str], ParsedRows]
     layout: str = field(default="")
     shown_class: str = ""
+    label: str = "label"
     version: int = 1
 
     def example(self, row: Row, language: Language, words: Language, *, template: Template = "afp") -> Example:

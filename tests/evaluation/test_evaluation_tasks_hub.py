@@ -149,6 +149,6 @@ def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_table_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "xnli" / "en" / SHORT.format("validation"), ["no table"])
-    with pytest.raises(DataError, match="not a Parquet file") as caught:
+    with pytest.raises(DataError, match="no readable parquet file") as caught:
         check_evaluation(config(tmp_path), languages=("en",), pivot="en")
     assert caught.value.where == str(path)

@@ -3,12 +3,11 @@
 Source: AlpaGasus keeps 9,000 of 52,000 by score, arXiv:2307.08701.
 """
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from afp_ray.data.readers.files import digest, expand_path, plain_file
+from afp_ray.data.readers.files import SourceFile, digest, expand_path, plain_file, rows_file
+from afp_ray.data.readers.jsonl import read_whole
 from afp_ray.data.rows import ParallelInstruction
 from afp_ray.errors import DataError
 
@@ -42,14 +41,8 @@ def read_scores(path: str) -> dict[str, float]:
         path: `~` and `${AFP_DATA_DIR}` are expanded.
     Raises: DataError naming the line, for a file that is missing, a line in another form, an id given twice, NaN.
     """
-    file = expand_path(path)
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the scores cannot be read: {error}", where="data.instruction_scores", allowed=f"a JSONL file: {_ALLOWED}"
-        ) from error
-    return _parse(lines, file)
+    place = expand_path(path)
+    return _parse(rows_file(place) or plain_file(place))
 
 
 def scores_digest(path: str) -> str:
@@ -60,24 +53,17 @@ def scores_digest(path: str) -> str:
     return digest(plain_file(expand_path(path)))
 
 
-def _parse(lines: Iterable[str], file: Path) -> dict[str, float]:
+def _parse(file: SourceFile) -> dict[str, float]:
     scores: dict[str, float] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"not a JSON object: {line[:80]!r}", where=where, allowed=_ALLOWED) from error
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str | int) or "score" not in row:
-            raise DataError(f"no `id` and `score`: {line[:80]!r}", where=where, allowed=_ALLOWED)
+    for where, row in read_whole(file):
+        if not isinstance(row.get("id"), str | int) or "score" not in row:
+            raise DataError(f"no `id` and `score`, but {', '.join(row)}", where=where, allowed=_ALLOWED)
         name = str(row["id"])
         if name in scores:
             raise DataError(f"the id {name!r} is given twice", where=where, fix="keep one score for each id")
         scores[name] = _require_number(row["score"], where)
     if not scores:
-        raise DataError("the file holds no scores", where=str(file), allowed=_ALLOWED)
+        raise DataError("the file holds no scores", where=file.label, allowed=_ALLOWED)
     return scores
 
 

@@ -78,7 +78,7 @@ class SourceFile:
 
         Raises: DataError when the system refuses, the file is too large, or a Git LFS pointer stands in its place.
         """
-        self._require_small(self.num_bytes)
+        self.require_small(self.num_bytes)
         with self.open() as stream:
             return self._read(stream)
 
@@ -88,7 +88,7 @@ class SourceFile:
         Raises: DataError when the system refuses, or the file unpacks to too much.
         """
         data = self._read(stream)
-        self._require_small(len(data))
+        self.require_small(len(data))
         return data
 
     def open(self) -> io.BufferedReader:
@@ -119,7 +119,11 @@ class SourceFile:
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
-    def _require_small(self, num_bytes: int) -> None:
+    def require_small(self, num_bytes: int) -> None:
+        """Refuse a file whose rows, of `num_bytes` or more, are all held in memory.
+
+        Raises: DataError.
+        """
         if num_bytes > MAX_WHOLE_BYTES:
             raise DataError(
                 f"the file has {num_bytes} bytes or more, and this layout is read whole",
@@ -127,6 +131,22 @@ class SourceFile:
                 allowed=f"at most {MAX_WHOLE_BYTES} bytes",
                 fix="split the file, or give the rows as tsv, jsonl or datasets, which are streamed",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Shards(SourceFile):
+    """The numbered files of one part of a data set; what it says of itself is said of the first.
+
+    Attributes:
+        shards: the files, in order.
+    """
+
+    shards: tuple[SourceFile, ...]
+
+    @property
+    def parts(self) -> "tuple[SourceFile, ...]":
+        """The shards."""
+        return self.shards
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def read_rows(files: Sequence[SourceFile]) -> Iterator[Any]:
         if isinstance(file, HubRevision):
             yield from _hub_rows(file)
         elif file.ending == ".parquet":
-            yield from _parquet_rows(file)
+            yield from parquet_rows(file)
         elif file.ending == ".arrow":
             yield from _arrow_rows(file)
         elif file.ending == ".csv":
@@ -214,24 +214,40 @@ def num_table_rows(file: SourceFile) -> int:
 
     Raises: DataError when it is none.
     """
+    return int(_metadata(file).num_rows)
+
+
+def table_columns(file: SourceFile) -> tuple[str, ...]:
+    """Columns of a Parquet file.
+
+    Raises: DataError when it is none.
+    """
+    return tuple(_metadata(file).schema.to_arrow_schema().names)
+
+
+def _metadata(file: SourceFile) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with file.open() as stream:
         try:
-            return int(pq.read_metadata(stream).num_rows)
+            return pq.read_metadata(stream)
         except (pa.ArrowException, OSError) as error:
             raise _broken("parquet", file, error) from error
 
 
-def _parquet_rows(file: SourceFile) -> Iterator[Mapping[str, Any]]:
+def parquet_rows(file: SourceFile, columns: Sequence[str] | None = None) -> Iterator[Mapping[str, Any]]:
+    """Rows of a Parquet file, of all its columns or of some, a batch of them in memory at a time.
+
+    Raises: DataError when it is none, or broken.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with file.open() as stream:
         try:
             for batch in pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES).iter_batches(
-                BATCH_ROWS, use_threads=False
+                BATCH_ROWS, columns=list(columns) if columns is not None else None, use_threads=False
             ):
                 yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:

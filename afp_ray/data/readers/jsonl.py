@@ -9,7 +9,7 @@ from afp_ray.data.readers.columns import is_named_by
 from afp_ray.data.readers.files import SourceFile, expand_path, plain_file, rows_file
 from afp_ray.data.readers.json_array import read_array, read_sequence
 from afp_ray.data.readers.spelling import named_file
-from afp_ray.data.readers.streams import open_unpacked, stream_lines
+from afp_ray.data.readers.streams import numbered_lines, open_unpacked, read_text, stream_lines
 from afp_ray.errors import DataError
 
 _HEAD_BYTES = 1 << 16
@@ -77,3 +77,28 @@ def json_form(file: SourceFile) -> Literal["lines", "array", "sequence"]:
         # A broken line is followed by another object, the first line of a long object by the rest of it.
         return "sequence" if first.startswith("{") and others and not others[0].startswith("{") else "lines"
     return "lines"
+
+
+def read_whole(file: SourceFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of which every row counts, each with the place where it stands; no more than fits memory.
+
+    Raises: DataError for a line that is too long, no JSON or no object, and for a file that is too large.
+    """
+    if json_form(file) != "lines":
+        read_text(file)  # refuses what is too large
+        rows = read_array(file) if json_form(file) == "array" else read_sequence(file)
+        yield from ((f"{file.label}: record {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in numbered_lines(file):
+        where = f"{file.label}:{number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"not a JSON object ({error}): {line[:80]!r}", where=where, fix="correct the line"
+            ) from error
+        if not isinstance(value, dict):
+            raise DataError(f"not a JSON object: {line[:80]!r}", where=where, fix="correct the line")
+        yield where, value

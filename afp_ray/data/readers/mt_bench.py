@@ -1,12 +1,10 @@
 """Reads MT-Bench and its translations (a folder a language, the same question ids in all) as instructions."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from afp_ray.data.readers.files import SourceFile, clean, find
+from afp_ray.data.readers.jsonl import read_whole
 from afp_ray.data.readers.report import ReadReport
-from afp_ray.data.readers.streams import read_lines
 from afp_ray.data.rows import ParallelInstruction
 from afp_ray.errors import DataError
 
@@ -64,22 +62,21 @@ def _turns(file: SourceFile) -> dict[int, str]:
 
 
 def _rows(file: SourceFile) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(read_lines(file), start=1):
+    for where, row in read_whole(file):
         try:
-            row: Any = json.loads(line)
             turn = (row["choices"][0] if "choices" in row else row)["turns"][0]
             identifier = int(row["question_id"])
-        except (json.JSONDecodeError, RecursionError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise _not_mt_bench(file, number, f"{type(error).__name__}: {error}") from error
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise _not_mt_bench(where, f"{type(error).__name__}: {error}") from error
         if not isinstance(turn, str):
-            raise _not_mt_bench(file, number, f"the first turn is {turn!r}")
+            raise _not_mt_bench(where, f"the first turn is {turn!r}")
         yield identifier, turn
 
 
-def _not_mt_bench(file: SourceFile, number: int, reason: str) -> DataError:
+def _not_mt_bench(where: str, reason: str) -> DataError:
     return DataError(
         f"the line is not in the form of MT-Bench ({reason})",
-        where=f"{file.label}:{number}",
+        where=where,
         allowed="{question_id, turns: [text, ...]}, or {question_id, choices: [{turns: [text, ...]}]}",
         fix="give the file as FastChat and its translations release it",
     )

@@ -37,7 +37,9 @@ def locate(path: str, pivot: str, language: str) -> tuple[SourceFile, ...] | Non
 
 
 def _shards(path: str, pair: str, split: str) -> tuple[SourceFile, ...]:
-    shards = sorted((expand_path(path) / pair).glob(f"{split}-*.parquet"))
+    folder = expand_path(path) / pair
+    # The hub's main branch, else the one that it converts by itself.
+    shards = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}/*.parquet"))
     require_shards(shards)
     return tuple(plain_file(shard) for shard in shards)
 

@@ -204,6 +204,22 @@ def read_lines(file: SourceFile) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
+def numbered_lines(file: SourceFile) -> Iterator[tuple[int, str]]:
+    """The lines of `read_lines`, from 1, where a line that is too long cannot be left out.
+
+    Raises: DataError as `read_lines`, and for a line that is longer than `MAX_LINE_BYTES`.
+    """
+    for number, line in enumerate(read_lines(file), start=1):
+        if len(line) > MAX_LINE_BYTES // 4 and len(line.encode()) > MAX_LINE_BYTES:
+            raise DataError(
+                f"the line is longer than {MAX_LINE_BYTES} bytes",
+                where=f"{file.label}:{number}",
+                allowed="a row a line",
+                fix="restore the line ends of the file",
+            )
+        yield number, line
+
+
 def read_texts(file: SourceFile, chunk_bytes: int) -> Iterator[tuple[str, int]]:
     """Parts of the text of `file`, none of them empty, without a byte order mark; beside each the bytes read so far.
 

@@ -59,7 +59,7 @@ def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, 
     """Rows of one file, by line; a line is a content."""
     is_ncls = config.summarization_corpus == "ncls"
     fields = ("article", "summary") if is_ncls else (f"{source}_dialogue", f"{target}_summary")
-    part = Path(files[0].label).stem
+    part = Path(files[0].name).stem
     rows: list[Row] = []
     objects = list(read_objects(files[0], fields))
     for number, row in enumerate(objects):

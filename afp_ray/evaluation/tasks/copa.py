@@ -12,6 +12,7 @@ from xml.parsers import expat
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
+from afp_ray.data.readers.streams import open_unpacked
 from afp_ray.errors import DataError
 from afp_ray.evaluation.files import locate
 
@@ -78,7 +79,8 @@ class _Items:
 
     def parse(self) -> dict[int, dict[str, Any]]:
         try:
-            self._parser.Parse(self._file.read(), True)
+            with open_unpacked(self._file) as stream:
+                self._parser.Parse(self._file.read_unpacked(stream), True)
         except expat.ExpatError as error:
             raise DataError(
                 f"not XML: {expat.errors.messages[error.code]}",

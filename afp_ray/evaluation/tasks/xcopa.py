@@ -11,7 +11,7 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.files import hub_names, hub_split, is_parquet, locate, read_objects, read_table
+from afp_ray.evaluation.files import hub_split, is_parquet, locate, locate_split, read_objects, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, without_stop
 from afp_ray.evaluation.tasks.copa import CopaItems, copa_items, read_items
 from afp_ray.evaluation.tasks.wording import XCOPA, wording
@@ -67,9 +67,8 @@ def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     folder = f"xcopa/data/{language}"
     found = found_files(
         validation=locate(data_dir, folder, f"val.{language}.jsonl")
-        or locate(data_dir, "xcopa", *hub_names(language, "validation")),
-        test=locate(data_dir, folder, f"test.{language}.jsonl")
-        or locate(data_dir, "xcopa", *hub_names(language, "test")),
+        or locate_split(data_dir, "xcopa", language, "validation"),
+        test=locate(data_dir, folder, f"test.{language}.jsonl") or locate_split(data_dir, "xcopa", language, "test"),
     )
     if not found and language == "en":
         found = found_files(

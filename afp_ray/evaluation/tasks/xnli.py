@@ -12,7 +12,7 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.files import hub_names, hub_split, is_parquet, locate, read_columns, read_table
+from afp_ray.evaluation.files import hub_split, is_parquet, locate_split, read_columns, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, without_stop
 from afp_ray.evaluation.tasks.wording import XNLI, wording
 from afp_ray.languages import Language
@@ -53,8 +53,8 @@ def render_harness(row: Row, language: Language, words: Language) -> Question:
 def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """Files of `language`."""
     return found_files(
-        validation=locate(data_dir, "xnli", f"dev-{language}.tsv", *hub_names(language, "validation")),
-        test=locate(data_dir, "xnli", f"test-{language}.tsv", *hub_names(language, "test")),
+        validation=locate_split(data_dir, "xnli", language, "validation", f"dev-{language}.tsv"),
+        test=locate_split(data_dir, "xnli", language, "test", f"test-{language}.tsv"),
     )
 
 

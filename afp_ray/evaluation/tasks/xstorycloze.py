@@ -12,7 +12,7 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.files import hub_names, is_parquet, locate, read_columns, read_table
+from afp_ray.evaluation.files import is_parquet, locate_split, read_columns, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index
 from afp_ray.languages import Language
 
@@ -60,8 +60,8 @@ def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """Files of `language`."""
     stem = f"spring2016.val.{language}.tsv.split_20_80"
     return found_files(
-        validation=locate(data_dir, "xstorycloze", f"{stem}_train.tsv", *hub_names(language, "train")),
-        test=locate(data_dir, "xstorycloze", f"{stem}_eval.tsv", *hub_names(language, "eval")),
+        validation=locate_split(data_dir, "xstorycloze", language, "train", f"{stem}_train.tsv"),
+        test=locate_split(data_dir, "xstorycloze", language, "eval", f"{stem}_eval.tsv"),
     )
 
 
@@ -85,4 +85,5 @@ TASK = Task(
     parse=parse,
     layout="xstorycloze/spring2016.val.<language>.tsv.split_20_80_train.tsv and ..._eval.tsv; from the hub's "
     "tables xstorycloze/<language>/train/0000.parquet and eval/0000.parquet",
+    label="AnswerRightEnding",
 )

@@ -17,7 +17,7 @@ from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
-from afp_ray.evaluation.files import hub_names, is_parquet, locate, read_columns, read_objects, read_table
+from afp_ray.evaluation.files import is_parquet, locate, locate_split, read_columns, read_objects, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, place
 from afp_ray.languages import Language
 
@@ -71,7 +71,9 @@ def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """The one file that holds rows of `language`, as its test part."""
     code = _FILE_CODES.get(language, language)
     lines = (f"test/{language}.jsonl", f"test/{code}.jsonl")
-    file = locate(data_dir, "xwinograd", *lines, *hub_names(language, "test"), *hub_names(code, "test"))
+    file = locate_split(data_dir, "xwinograd", language, "test", *lines) or locate_split(
+        data_dir, "xwinograd", code, "test"
+    )
     if file is None:
         table = locate(data_dir, "xwinograd", "dataset.tsv")
         file = table if table and any(line.startswith(f"{code}\t") for line in read_lines(table)) else None
@@ -82,7 +84,7 @@ def parse(file: SourceFile, language: str) -> ParsedRows:
     """Rows of `language` in one file."""
     if is_parquet(file):
         lines = list(read_table(file, _FIELDS))
-    elif file.label.endswith(".jsonl"):
+    elif file.ending == ".jsonl":
         lines = list(read_objects(file, _FIELDS))
     else:
         code = _FILE_CODES.get(language, language)
@@ -152,4 +154,5 @@ TASK = Task(
     parse=parse,
     layout="xwinograd/dataset.tsv, xwinograd/test/<language>.jsonl; from the hub's tables "
     "xwinograd/<language>/test/0000.parquet",
+    label="answer",
 )

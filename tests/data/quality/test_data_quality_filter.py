@@ -210,7 +210,7 @@ def test_equal_scores_are_kept_by_their_id_in_the_order_of_the_rows() -> None:
         ('{"id": "a", "score": 1}\n{"id": "a", "score": 2}', "scores.jsonl:2.*'a' is given twice"),
         ('{"id": "a"}', "no `id` and `score`"),
         ("5 a", "not a JSON object"),
-        ("\n", "holds no scores"),
+        ("\n", "the file is empty"),
     ],
 )
 def test_wrong_scores_name_their_line(tmp_path: Path, lines: str, message: str) -> None:
@@ -224,7 +224,7 @@ def test_wrong_scores_name_their_line(tmp_path: Path, lines: str, message: str) 
 def test_a_row_without_a_score_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no score for instruction 'test:x'"):
         keep_best([instruction("x", PROMPT, ANSWER)], {"y": 1.0}, 1)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         read_scores(str(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="inf is no finite number"):
         keep_best([instruction("x", PROMPT, ANSWER)], [float("inf")], 1)
