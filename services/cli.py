@@ -280,10 +280,10 @@ def serve(
     storage: Storage = None,
 ) -> None:
     """Serve the same answers over HTTP under /v1, on this machine alone."""
-    from services.api import serve as serve_api
+    from services.listening import serve as listen
     from services.studies import storage_folder
 
-    serve_api(storage_folder(storage), host=host, port=port)
+    listen(storage_folder(storage), host=host, port=port)
 
 
 @app.command()

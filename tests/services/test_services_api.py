@@ -17,8 +17,9 @@ from afp_ray.ledger import replay
 from afp_ray.store import StudyPaths
 from services import answers
 from services.answers import best_answer, comparison_answer
-from services.api import LOOPBACK_NAMES, check_host, create_app
+from services.api import LOOPBACK_NAMES, create_app
 from services.client import ApiError, Client
+from services.listening import check_host
 from services.schemas import Problem
 
 
