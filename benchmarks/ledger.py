@@ -1,22 +1,30 @@
-"""The ledger of a study of 10,000 trials: committing an event, `afp status`, and `afp best` over 100 scores a trial.
+"""The ledger of a study of 10,000 trials: an event, `afp status`, `afp best`, and forty at once who ask `afp serve`.
 
-Each figure is in seconds and stands against a promise, which is its `peer`; `ratio` is the promise over ours. The study
-is generated: 10,000 searched trials, and four arms confirmed with three seeds, each with 100 scores (five tasks in
-twenty languages) and the answers behind them. `ledger.plain_write_s` is what the disk alone takes for a commit, and
-`ledger.best_first_s` the question that nobody has asked before, whose intervals are drawn from the answers.
+Each figure is in seconds or megabytes and stands against a promise, which is its `peer`; `ratio` is the promise over
+ours. The study is generated: 10,000 searched trials, and four arms confirmed with three seeds, each with 100 scores
+(five tasks in twenty languages) and the answers behind them. `ledger.plain_write_s` is what the disk alone takes for a
+commit, and `ledger.best_first_s` the question that nobody has asked before, whose intervals are drawn from the answers.
+`service.*_40_s` are forty first requests for one answer at the same time, by the clock, so on an idle machine, and
+`service.peak_mb` is the most memory that the service has had after all of them.
 """
 
 import json
 import os
 import random
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from afp_ray.config import CHOICE_TASKS, StudyConfig, TrialConfig, nest
 from afp_ray.evaluation.predictions import Prediction, write_predictions
@@ -26,9 +34,10 @@ from afp_ray.methods import METHODS
 from afp_ray.records import LedgerEvent, Score, TrainingSummary, TrialResult
 from afp_ray.store import StudyPaths, write_json
 from benchmarks.figures import Figure, Scale, run
-from services.answers import best_answer, status_of
+from services.answers import best_answer, comparison_answer, status_of
 
 COMMIT_S, STATUS_S, BEST_S = 0.005, 0.2, 0.1
+ASKERS, SERVICE_S, SERVICE_MB = 40, 10.0, 500.0
 ARMS = ("base", "mcl", "cit", "afp")
 SEEDS = (0, 1, 2)
 NUM_LANGUAGES = 20
@@ -49,7 +58,8 @@ def measure(scale: Scale) -> list[Figure]:
         paths = generate(Path(folder) / "runs", num_trials, num_languages)
         commits = measure_commits(paths, 50 if scale.is_tiny else 500)
         settle(paths)
-        return [*commits, *measure_status(paths, scale.rounds), *measure_best(paths, scale.rounds)]
+        alone = [*measure_status(paths, scale.rounds), *measure_best(paths, scale.rounds)]
+        return [*commits, *alone, *measure_service(paths)]
 
 
 def measure_commits(paths: StudyPaths, count: int) -> list[Figure]:
@@ -117,6 +127,59 @@ def measure_best(paths: StudyPaths, rounds: int) -> list[Figure]:
         _promise("ledger.best_s", again, BEST_S, equal=is_equal),
         Figure("ledger.best_first_s", median_of(ask_first, rounds), None, None),
     ]
+
+
+def measure_service(paths: StudyPaths) -> list[Figure]:
+    """Forty at once who ask a service for the table, the report and trials, and what its process takes."""
+    expected = json.loads(comparison_answer(paths.storage, [paths.name]).model_dump_json())
+    figures = []
+    with serving(paths.storage) as (url, process):
+        for name, address in (("comparison", "comparison"), ("report", "report"), ("trials", "trials?limit=1000")):
+            started = time.perf_counter()
+            with ThreadPoolExecutor(ASKERS) as askers:
+                bodies = list(askers.map(body_of, [f"{url}/v1/studies/{paths.name}/{address}"] * ASKERS))
+            seconds = time.perf_counter() - started
+            is_equal = len(set(bodies)) == 1 and (name != "comparison" or json.loads(bodies[0]) == expected)
+            figures.append(_promise(f"service.{name}_{ASKERS}_s", seconds, SERVICE_S, equal=is_equal))
+        peak_mb = peak_bytes(process.pid) / 1e6
+    return [*figures, Figure("service.peak_mb", peak_mb, SERVICE_MB, SERVICE_MB / peak_mb, floor=1.0)]
+
+
+@contextmanager
+def serving(storage: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`afp serve` at an address of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "services.cli", "serve", "--port", str(port), "--storage", str(storage)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                body_of(f"http://127.0.0.1:{port}/v1/health")
+                break
+            except URLError:
+                if process.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def body_of(url: str) -> bytes:
+    """What a service answers with; each time on a connection of its own."""
+    with urlopen(url, timeout=120) as answer:  # noqa: S310
+        body: bytes = answer.read()
+    return body
+
+
+def peak_bytes(pid: int) -> float:
+    """The most memory that a process has had so far."""
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _promise(name: str, ours: float, promise: float, *, equal: bool) -> Figure:

@@ -1,7 +1,8 @@
 """The HTTP API under /v1: the answers of the command line, read-only, on this machine alone."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,19 +10,22 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afp_ray import __version__
-from afp_ray.errors import AfpError, ConfigError, UnavailableError, UserError
+from afp_ray.comparison.choice import LIMITS
+from afp_ray.errors import AfpError, UnavailableError, UserError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.store import StudyPaths, list_studies
-from afp_ray.tracking.redaction import redacted
+from afp_ray.tracking.redaction import redact_json, redacted
 from services import answers
-from services.kept import kept
+from services.computations import DEADLINE_S, Computations
+from services.kept import kept, mark_of
 from services.reports.incomplete import incomplete_grids
 from services.reports.page import render_report
 from services.running import answers_of
@@ -40,11 +44,20 @@ _HEADERS = {
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PROBLEMS: dict[int | str, dict[str, object]] = {code: {"model": Problem} for code in (400, 404, 409, 422, 500, 503)}
+_ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
+_SEE = "see /v1/openapi.json for what can be asked"
+_RETRY_S = 5
+_PROBLEM = "application/problem+json"
+_PROBLEMS: dict[int | str, dict[str, object]] = {
+    code: {"content": {_PROBLEM: {"schema": Problem.model_json_schema()}}} for code in (400, 404, 409, 422, 500, 503)
+}
+_PROBLEMS[503]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
 
 Name = Annotated[str, InPath(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 TrialId = Annotated[str, InPath(max_length=64, pattern=r"^[0-9a-f]+$")]
 Word = Annotated[str | None, Query(max_length=200)]
+_LIMIT = rf"^({'|'.join(LIMITS)})=[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{{1,4}})?$"
+Limit = Annotated[str, StringConstraints(max_length=100, pattern=_LIMIT)]
 Sort = Literal["planned_at", "objective", "gpu_hours", "arm", "seed", "status"]
 
 
@@ -52,13 +65,15 @@ class NotFoundError(AfpError):
     """The address names a study or trial that does not exist."""
 
 
-def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES) -> FastAPI:
+def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES, deadline_s: float = DEADLINE_S) -> FastAPI:
     """The application over the studies under `storage`.
 
     Args:
         storage: folder of the studies.
         hosts: names that it answers to; any other in a request's Host is refused.
+        deadline_s: seconds that an answer may take before its asker is told to come again.
     """
+    desk = Desk(storage, deadline_s)
     app = FastAPI(
         title="afp_ray",
         version=__version__,
@@ -66,13 +81,14 @@ def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES) -> FastA
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         responses=_PROBLEMS,
+        lifespan=desk.open,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.middleware("http")(_with_headers)
     app.add_middleware(HeadAsGet)
     _add_problems(app)
-    _add_studies(app, storage)
-    _add_answers(app, storage)
+    _add_studies(app, storage, desk)
+    _add_answers(app, storage, desk)
     return app
 
 
@@ -103,27 +119,82 @@ async def _with_headers(request: Request, call_next: Callable[[Request], Awaitab
     return response
 
 
-def _add_studies(app: FastAPI, storage: Path) -> None:
-    @app.get("/v1/health")
-    def health() -> Health:
+class Desk:
+    """Has answers computed apart from the loop that listens, and wraps them.
+
+    Args:
+        storage: folder of the studies.
+        deadline_s: seconds that an asker waits at most.
+    """
+
+    def __init__(self, storage: Path, deadline_s: float) -> None:
+        self._storage = storage
+        self._quick = Computations(at_once=4, deadline_s=deadline_s)
+        self._long = Computations(at_once=2, deadline_s=deadline_s)
+
+    async def quick(self, request: Request, compute: Callable[[], object], *, name: str | None = None) -> Response:
+        """An answer of milliseconds, as JSON."""
+        return Response(await self._body(self._quick, request, name, compute), media_type="application/json")
+
+    async def long(self, request: Request, compute: Callable[[], object], *, name: str) -> Response:
+        """An answer of seconds, as JSON."""
+        return Response(await self._body(self._long, request, name, compute), media_type="application/json")
+
+    async def page(self, request: Request, compute: Callable[[], "Page"], *, name: str) -> Response:
+        """An answer of seconds, as a page."""
+        body = await self._long.answer(self._question(request, name), lambda: compute().html.encode())
+        return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+    @asynccontextmanager
+    async def open(self, _: FastAPI) -> AsyncIterator[None]:
+        """Drop what waits for an answer when the service ends."""
+        yield
+        self._quick.close()
+        self._long.close()
+
+    async def _body(
+        self, computations: Computations, request: Request, name: str | None, compute: Callable[[], object]
+    ) -> bytes:
+        return await computations.answer(self._question(request, name), lambda: _json(compute()))
+
+    def _question(self, request: Request, name: str | None) -> Hashable:
+        """Equal for requests that must get equal answers: a ledger that has grown makes another question."""
+        grown = mark_of(StudyPaths(self._storage, name).ledger) if name else None
+        return request.url.path, request.url.query, tuple(grown or ())
+
+
+def _json(value: object) -> bytes:
+    return redact_json(to_json(value, inf_nan_mode="null").decode()).encode()
+
+
+def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
+    @app.get("/v1/health", response_model=Health)
+    async def health(request: Request) -> Response:
         """Whether the service answers."""
-        return Health(version=__version__, storage=str(storage), studies=len(list_studies(storage)))
 
-    @app.get("/v1/studies")
-    def studies() -> list[StudyStatus]:
+        def compute() -> Health:
+            return Health(version=__version__, storage=str(storage), studies=len(list_studies(storage)))
+
+        return await desk.quick(request, compute)
+
+    @app.get("/v1/studies", response_model=list[StudyStatus])
+    async def studies(request: Request) -> Response:
         """How far every study is."""
-        found = answers.all_statuses(storage)
-        return [StudyStatus.model_validate(redacted(status.model_dump(mode="json"))) for status in found]
+        return await desk.quick(request, lambda: answers.all_statuses(storage))
 
-    @app.get("/v1/studies/{name}")
-    def study(name: Name) -> StudyDetail:
+    @app.get("/v1/studies/{name}", response_model=StudyDetail)
+    async def study(request: Request, name: Name) -> Response:
         """How far a study is, and what it asks."""
-        _known(storage, name)
-        found = StudyDetail(status=answers.status_answer(storage, name), config=kept_study(paths_of(storage, name)))
-        return StudyDetail.model_validate(redacted(found.model_dump(mode="json")))
 
-    @app.get("/v1/studies/{name}/trials")
-    def trials(
+        def compute() -> StudyDetail:
+            paths = _known(storage, name)
+            return StudyDetail(status=answers.status_of(paths), config=kept_study(paths))
+
+        return await desk.quick(request, compute, name=name)
+
+    @app.get("/v1/studies/{name}/trials", response_model=TrialPage)
+    async def trials(
+        request: Request,
         name: Name,
         arm: Word = None,
         status: TrialStatus | None = None,
@@ -131,44 +202,67 @@ def _add_studies(app: FastAPI, storage: Path) -> None:
         descending: bool = False,
         offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> TrialPage:
+    ) -> Response:
         """Trials of a study; those without the sorted value come last."""
-        _known(storage, name)
-        chosen = str(status) if status else None
-        return answers.trial_page(
-            storage, name, arm=arm, status=chosen, sort=sort, descending=descending, offset=offset, limit=limit
-        )
 
-    @app.get("/v1/studies/{name}/trials/{trial_id}")
-    def trial(name: Name, trial_id: TrialId) -> TrialDetail:
+        def compute() -> TrialPage:
+            _known(storage, name)
+            chosen = str(status) if status else None
+            return answers.trial_page(
+                storage, name, arm=arm, status=chosen, sort=sort, descending=descending, offset=offset, limit=limit
+            )
+
+        return await desk.quick(request, compute, name=name)
+
+    @app.get("/v1/studies/{name}/trials/{trial_id}", response_model=TrialDetail)
+    async def trial(request: Request, name: Name, trial_id: TrialId) -> Response:
         """One trial with its scores."""
-        if replay(_known(storage, name).ledger).trial(trial_id) is None:
-            raise NotFoundError(f"study {name} has no trial {trial_id}")
-        return answers.trial_answer(storage, name, trial_id)
+
+        def compute() -> TrialDetail:
+            if replay(_known(storage, name).ledger).trial(trial_id) is None:
+                raise NotFoundError(f"study {name} has no trial {trial_id}")
+            return answers.trial_answer(storage, name, trial_id)
+
+        return await desk.quick(request, compute, name=name)
 
 
-def _add_answers(app: FastAPI, storage: Path) -> None:
-    @app.get("/v1/studies/{name}/best")
-    def best(
-        name: Name, metric: Word = None, language: Word = None, under: Annotated[list[str] | None, Query()] = None
-    ) -> Best:
+def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
+    @app.get("/v1/studies/{name}/best", response_model=Best)
+    async def best(
+        request: Request,
+        name: Name,
+        metric: Word = None,
+        language: Word = None,
+        under: Annotated[list[Limit] | None, Query(max_length=20)] = None,
+    ) -> Response:
         """The best configuration; `under=gpu_hours=2` limits what a trial may cost."""
-        _known(storage, name)
-        limits = dict(parse_limit(text) for text in under or [])
-        return answers.best_answer(storage, name, metric=metric, language=language, under=limits)
+        limits = {limit: float(value) for limit, value in (text.split("=") for text in under or [])}
 
-    @app.get("/v1/studies/{name}/comparison")
-    def comparison(name: Name) -> Comparison:
+        def compute() -> Best:
+            _known(storage, name)
+            return answers.best_answer(storage, name, metric=metric, language=language, under=limits)
+
+        return await desk.long(request, compute, name=name)
+
+    @app.get("/v1/studies/{name}/comparison", response_model=Comparison)
+    async def comparison(request: Request, name: Name) -> Response:
         """The ablation table."""
-        paths = _known(storage, name)
-        return kept(paths, {"kind": "comparison"}, lambda: answers.comparison_answer(storage, [name]), Comparison)
+
+        def compute() -> Comparison:
+            paths = _known(storage, name)
+            return kept(paths, {"kind": "comparison"}, lambda: answers.comparison_answer(storage, [name]), Comparison)
+
+        return await desk.long(request, compute, name=name)
 
     @app.get("/v1/studies/{name}/report", response_class=HTMLResponse)
-    def report(name: Name) -> HTMLResponse:
+    async def report(request: Request, name: Name) -> Response:
         """The HTML report, made from what is there now."""
-        paths = _known(storage, name)
-        page = kept(paths, {"kind": "report"}, lambda: _report(paths), Page)
-        return HTMLResponse(page.html, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+        def compute() -> Page:
+            paths = _known(storage, name)
+            return kept(paths, {"kind": "report"}, lambda: _report(paths), Page)
+
+        return await desk.page(request, compute, name=name)
 
 
 class Page(BaseModel):
@@ -191,24 +285,12 @@ def _known(storage: Path, name: str) -> StudyPaths:
         raise NotFoundError(error.problem) from error
 
 
-def parse_limit(text: str) -> tuple[str, float]:
-    """`gpu_hours=2` as a name and a number.
-
-    Raises: ConfigError for anything else.
-    """
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no limit", fix="write under=gpu_hours=2") from error
-
-
 def _add_problems(app: FastAPI) -> None:
     """Every failure as one JSON form; what was not foreseen is logged, and its details stay here."""
 
     def answer(problem: Problem) -> JSONResponse:
         problem = Problem.model_validate(redacted(problem.model_dump(mode="json")))
-        return JSONResponse(problem.model_dump(), status_code=problem.status, media_type="application/problem+json")
+        return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=_PROBLEM)
 
     @app.exception_handler(NotFoundError)
     def not_found(_: Request, error: NotFoundError) -> JSONResponse:
@@ -216,27 +298,31 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def refused(_: Request, error: UserError) -> JSONResponse:
-        code = 422 if isinstance(error, ConfigError) else 409
         detail = f"{error.where}: {error.problem}" if error.where else error.problem
-        title = "cannot be answered" if code == 409 else "bad request"
-        return answer(Problem(status=code, title=title, detail=detail, allowed=error.allowed, fix=error.fix))
+        told = {"title": "cannot be answered", "detail": detail, "allowed": error.allowed, "fix": error.fix}
+        return answer(Problem(status=409, **told))
 
     @app.exception_handler(UnavailableError)
     def away(_: Request, error: UnavailableError) -> JSONResponse:
-        return answer(Problem(status=503, title="away for now", detail=str(error), fix="try again later"))
+        problem = answer(Problem(status=503, title="away for now", detail=str(error), fix="try again later"))
+        problem.headers["Retry-After"] = str(_RETRY_S)
+        return problem
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return answer(Problem(status=422, title="bad request", detail=f"{place}: {first['msg']}"))
+        detail = f"{place}: {first['msg']}"
+        return answer(Problem(status=422, title="bad request", detail=detail, fix=_SEE))
 
     @app.exception_handler(HTTPException)
-    def http(_: Request, error: HTTPException) -> JSONResponse:
+    def http(request: Request, error: HTTPException) -> Response:
+        headers = {**(error.headers or {}), **(_ALLOW if error.status_code == 405 else {})}
+        if error.status_code == 405 and request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
         told = str(error.detail)
-        fix = "see /v1/openapi.json for what can be asked"
-        problem = answer(Problem(status=error.status_code, title=told.lower(), detail=told, fix=fix))
-        problem.headers.update(error.headers or {})
+        problem = answer(Problem(status=error.status_code, title=told.lower(), detail=told, fix=_SEE))
+        problem.headers.update(headers)
         return problem
 
     @app.exception_handler(Exception)

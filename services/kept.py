@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer", bound=BaseModel)
 Mark = list[int] | None
 """Size and time of a file; null where there is none."""
-_locks: dict[Path, threading.Lock] = {}
+_locks: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
+"""Of the questions that are being answered; a lock that nobody holds is gone."""
 _locks_lock = threading.Lock()
 
 
@@ -51,7 +53,8 @@ def kept(paths: StudyPaths, question: Mapping[str, Any], compute: Callable[[], A
     """
     asked = json.dumps({"folder": str(paths.folder), **question}, sort_keys=True)
     file = cache_folder("answers") / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
-    with _lock_of(file):  # however many ask at once, one computes
+    lock = _lock_of(file)
+    with lock:  # however many ask at once, one computes
         return _answer(paths, file, compute, model)
 
 
@@ -92,10 +95,11 @@ def _files_of(paths: StudyPaths) -> Iterable[Path]:
 
 
 def _marks(files: Iterable[Path]) -> dict[str, Mark]:
-    return {str(file): _mark(file) for file in files}
+    return {str(file): mark_of(file) for file in files}
 
 
-def _mark(file: Path) -> Mark:
+def mark_of(file: Path) -> Mark:
+    """Size and time of a file, which change with its content unless both changes fall into one tick of the clock."""
     try:
         found = os.stat(file)
     except OSError:

@@ -1,13 +1,93 @@
-"""Listens for the API on an address of this machine alone."""
+"""Listens for the API on an address of this machine alone; drops clients that neither finish asking nor read."""
 
+import asyncio
 import ipaddress
 import socket
 from pathlib import Path
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from afp_ray.errors import ConfigError, UnavailableError
 from services.api import create_app
+
+REQUEST_S = 10.0
+"""In which a client has to send a request, from its first byte (or the opening of a connection) to its last."""
+READ_S = 30.0
+"""In which a client has to read something of an answer that fills its buffers."""
+STOP_S = 5
+"""For answers under way when the service is told to end."""
+MAX_CONNECTIONS = 512
+"""Further ones get 503; a process may have 1,024 files open on most systems."""
+
+
+class TimedProtocol(H11Protocol):
+    """Ends a connection whose request does not come in time, or whose answer is not read.
+
+    The server itself limits idle connections and the size of a request's head, but not how long either may take.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._request: asyncio.TimerHandle | None = None
+        self._read: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Time the first request."""
+        super().connection_made(transport)
+        self._time_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Time a request until it is whole."""
+        super().data_received(data)
+        self._time_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop both clocks."""
+        self._stop_request()
+        self._stop_read()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Time a client that does not read."""
+        super().pause_writing()
+        self._stop_read()
+        self._read = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        self._stop_read()
+        super().resume_writing()
+
+    def _time_request(self) -> None:
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop_request()
+        elif self._request is None:
+            self._request = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+    def _stop_request(self) -> None:
+        if self._request is not None:
+            self._request.cancel()
+            self._request = None
+
+    def _stop_read(self) -> None:
+        if self._read is not None:
+            self._read.cancel()
+            self._read = None
+
+
+OPTIONS: dict[str, Any] = {
+    "http": TimedProtocol,
+    "ws": "none",
+    "limit_concurrency": MAX_CONNECTIONS,
+    "timeout_graceful_shutdown": STOP_S,
+    "log_level": "warning",
+    "server_header": False,
+    "access_log": False,
+}
+"""Of the server, beside its address."""
 
 
 def check_host(host: str) -> None:
@@ -36,7 +116,7 @@ def serve(storage: Path, *, host: str, port: int) -> None:
     """
     check_host(host)
     _check_port(host, port)
-    uvicorn.run(create_app(storage), host=host, port=port, log_level="warning", server_header=False, access_log=False)
+    uvicorn.run(create_app(storage), host=host, port=port, **OPTIONS)
 
 
 def _check_port(host: str, port: int) -> None:

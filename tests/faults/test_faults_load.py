@@ -13,6 +13,7 @@ import pytest
 from conformance.executor_suite import make_study
 from fault_driver import Nursery
 from faults.oracle import Oracle, run_here
+from served import serving
 
 from services.api import create_app
 
@@ -25,23 +26,9 @@ SIXTY = {"budget": {"trials": 58}, "seeds": [3, 4]}
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """A server over `tmp_path`, on the loopback."""
-    import uvicorn
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(tmp_path), host="127.0.0.1", port=free, log_level="error", lifespan="off")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started and time.monotonic() < until:
-        threading.Event().wait(0.02)
-    yield free
-    server.should_exit = True
-    thread.join(20)
+    """A service over `tmp_path`."""
+    with serving(create_app(tmp_path)) as port:
+        yield port
 
 
 def read(port: int, path: str) -> tuple[float, int, bytes]:

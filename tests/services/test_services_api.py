@@ -1,8 +1,6 @@
 """The API: the answers of the command line over HTTP, problems as JSON, on this machine alone."""
 
 import os
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricate import fabricate
+from fabricate import fabricate, leave_running
+from served import serving
 
-from afp_ray.errors import ConfigError, UnavailableError
+from afp_ray.errors import ConfigError, DataError, UnavailableError
 from afp_ray.ledger import replay
 from afp_ray.store import StudyPaths
-from services import answers
+from services import answers, computations, kept
 from services.answers import best_answer, comparison_answer
 from services.api import LOOPBACK_NAMES, create_app
 from services.client import ApiError, Client
@@ -23,11 +22,11 @@ from services.listening import check_host
 from services.schemas import Problem
 
 
-def client_of(storage: Path, *hosts: str) -> Any:
+def client_of(storage: Path, *hosts: str, deadline_s: float = 60) -> Any:
     """A client of the application itself, without a server."""
     from fastapi.testclient import TestClient
 
-    return TestClient(create_app(storage, hosts=hosts), raise_server_exceptions=False)
+    return TestClient(create_app(storage, hosts=hosts, deadline_s=deadline_s), raise_server_exceptions=False)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -41,22 +40,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyPaths:
 @pytest.fixture(scope="module")
 def client(finished: StudyPaths) -> Iterator[Client]:
     """A client of a real server on a free port of this machine."""
-    import uvicorn
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(finished.storage), host="127.0.0.1", port=port, log_level="error")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started and time.monotonic() < until:
-        threading.Event().wait(0.02)
-    yield Client(f"http://127.0.0.1:{port}")
-    server.should_exit = True
-    thread.join(10)
+    with serving(create_app(finished.storage)) as port:
+        yield Client(f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +102,10 @@ def test_the_clients_errors_say_what_the_service_said(client: Client) -> None:
         ("/v1/studies/demo/trials?limit=1001", 422),
         ("/v1/studies/demo/trials?status=HAPPY", 422),
         ("/v1/studies/demo/trials?sort=__class__", 422),
-        ("/v1/studies/demo/best?metric=nonsense", 422),
+        ("/v1/studies/demo/best?metric=nonsense", 409),
+        ("/v1/studies/demo/best?under=seconds=inf", 422),
+        ("/v1/studies/demo/best?under=seconds=1e999", 409),
+        ("/v1/studies/demo/best?under=other=1", 422),
         ("/v1/studies/demo/best?under=gpu_hours", 422),
         ("/v1/studies/demo/best?under=gpu_hours=0", 409),
         ("/docs", 404),
@@ -206,24 +194,110 @@ def test_a_wrong_address_says_where_to_look(http: Any) -> None:
     assert problem["fix"]
 
 
+@pytest.mark.parametrize("age_s", [100, 0])
 def test_forty_that_ask_at_once_are_answered_by_one_computation(
+    age_s: int, finished: StudyPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether the study was left alone or a driver writes to it."""
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path))
+    leave_alone(finished, age_s)
+    calls = count_calls(monkeypatch)
+    client = client_of(finished.storage, "testserver")
+    with ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda _: client.get("/v1/studies/demo/comparison"), range(40)))
+    assert {answer.status_code for answer in found} == {200}
+    assert len({answer.content for answer in found}) == 1
+    assert len(calls) == 1
+    assert len(kept._locks) == 0
+
+
+def test_a_ledger_that_grows_meanwhile_is_another_question(
     finished: StudyPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AFP_CACHE", str(tmp_path))
-    past = time.time() - 100
-    for file in finished.folder.rglob("*"):
-        os.utime(file, (past, past))
-    calls: list[int] = []
+    paths = fabricate(tmp_path / "runs")
+    leave_alone(paths, 100)
+    calls = count_calls(monkeypatch)
+    client = client_of(paths.storage, "testserver")
+    with ThreadPoolExecutor(2) as pool:
+        before = pool.submit(client.get, "/v1/studies/demo/comparison")
+        until = time.monotonic() + 20
+        while not calls and time.monotonic() < until:
+            time.sleep(0.01)
+        leave_running(paths)
+        after = pool.submit(client.get, "/v1/studies/demo/comparison")
+        assert (before.result().status_code, after.result().status_code) == (200, 200)
+    assert len(calls) == 2
+
+
+def leave_alone(paths: StudyPaths, age_s: float) -> None:
+    """Let the study look as if it had been written so long ago."""
+    then = time.time() - age_s
+    for file in paths.folder.rglob("*"):
+        os.utime(file, (then, then))
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, *, takes_s: float = 0.3) -> list[float]:
+    """When each comparison begins to be computed; they take longer than they do."""
+    calls: list[float] = []
     compute = answers.comparison_answer
 
     def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        time.sleep(0.3)
+        calls.append(time.monotonic())
+        time.sleep(takes_s)
         return compute(*arguments)
 
     monkeypatch.setattr(answers, "comparison_answer", counted)
-    client = client_of(finished.storage, "testserver")
-    with ThreadPoolExecutor(40) as pool:
-        codes = list(pool.map(lambda _: client.get("/v1/studies/demo/comparison").status_code, range(40)))
-    assert codes == [200] * 40
-    assert len(calls) == 1
+    return calls
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again(
+    finished: StudyPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path))
+    leave_alone(finished, 100)
+    calls = count_calls(monkeypatch, takes_s=2)
+    client = client_of(finished.storage, "testserver", deadline_s=0.5)
+    started = time.monotonic()
+    answer = client.get("/v1/studies/demo/comparison")
+    assert time.monotonic() - started < 1.9
+    assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True)
+    assert Problem.model_validate_json(answer.content).detail == "the answer takes longer than 0.5 seconds"
+    assert client.get("/v1/health").status_code == 200
+    until = time.monotonic() + 20
+    while client.get("/v1/studies/demo/comparison").status_code == 503 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert client.get("/v1/studies/demo/comparison").status_code == 200
+    assert len(calls) == 1  # it was computed on, and kept
+
+
+def test_too_many_questions_are_refused_and_a_queue_does_not_outlive_its_askers(
+    finished: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+
+    def slow(*_: Any, **__: Any) -> Any:
+        calls.append(time.monotonic())
+        time.sleep(1)
+        raise DataError("there is nothing")
+
+    monkeypatch.setattr(computations, "MAX_QUESTIONS", 8)
+    monkeypatch.setattr(answers, "best_answer", slow)
+    client = client_of(finished.storage, "testserver", deadline_s=0.5)
+    addresses = [f"/v1/studies/demo/best?under=seconds={number}" for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(client.get, addresses))
+    assert {answer.status_code for answer in found} == {503}
+    details = [Problem.model_validate_json(answer.content).detail for answer in found]
+    assert details.count("8 other questions wait for their answers") == 12
+    time.sleep(2)
+    assert len(calls) == 2  # the six behind them had nobody waiting any more
+    assert client.get("/v1/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/studies/demo/comparison", "/v1/openapi.json"])
+def test_options_and_what_is_not_allowed_say_what_is(path: str, http: Any) -> None:
+    told = http.options(path)
+    assert (told.status_code, told.content, told.headers["allow"]) == (204, b"", "GET, HEAD, OPTIONS")
+    assert http.post(path).headers["allow"] == "GET, HEAD, OPTIONS"
+    assert http.options("/v1/nothing").status_code == 404

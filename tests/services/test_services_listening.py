@@ -1,0 +1,92 @@
+"""Clients that never finish asking, or never read, are dropped; whoever asks properly is answered meanwhile."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fabricate import fabricate
+from fastapi import FastAPI, Response
+from served import served, serving
+
+from services import listening
+from services.client import Client
+from services.listening import REQUEST_S
+
+SLACK_S = 10.0
+"""On two cores that other processes share."""
+
+
+def seconds_until_dropped(port: int, first: bytes, drip: bytes) -> float:
+    """How long the service bears a client that sends `first` and then `drip`, twice a second."""
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(first)
+        client.settimeout(0.5)
+        while time.monotonic() - started < 10 * REQUEST_S:
+            try:
+                if client.recv(65536) == b"":
+                    break
+                time.sleep(0.1)
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                break
+            try:
+                client.sendall(drip)
+            except ConnectionError:
+                break
+    return time.monotonic() - started
+
+
+HEAD = b"GET /v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+SLOW = {
+    "silent": (b"", b""),
+    "a byte at a time": (b"", b"G"),
+    "a header at a time": (HEAD, b"X-More: 1\r\n"),
+    "a header without end": (HEAD + b"X-Never: ", b"x"),
+    "a body at a byte a time": (HEAD + b"Content-Length: 100000\r\n\r\n", b"x"),
+    "a second request": (HEAD + b"\r\n" + HEAD, b"X-More: 1\r\n"),
+}
+
+
+@pytest.mark.slow
+def test_a_client_that_never_finishes_asking_is_dropped_by_the_command(tmp_path: Path) -> None:
+    fabricate(tmp_path)
+    with served(tmp_path) as port, ThreadPoolExecutor(len(SLOW)) as pool:
+        waiting = {name: pool.submit(seconds_until_dropped, port, *sent) for name, sent in SLOW.items()}
+        assert Client(f"http://127.0.0.1:{port}").health().studies == 1
+        taken = {name: future.result() for name, future in waiting.items()}
+        assert {name: taken[name] for name in SLOW if not 0.9 * REQUEST_S < taken[name] < REQUEST_S + SLACK_S} == {}
+        with socket.create_connection(("127.0.0.1", port)) as client:  # one that asks in two parts is no such client
+            client.sendall(HEAD)
+            time.sleep(1)
+            client.sendall(b"\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "READ_S", 0.5)
+    app, size = FastAPI(), 50_000_000
+
+    @app.get("/")
+    def large() -> Response:
+        return Response(b"x" * size)
+
+    with (
+        serving(app) as port,
+        socket.create_connection(("127.0.0.1", port)) as idle,
+        socket.create_connection(("127.0.0.1", port)) as reader,
+    ):
+        for client in (idle, reader):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert received(reader) > size  # whoever reads gets all of it
+        time.sleep(2)
+        assert received(idle) < size
+
+
+def received(client: socket.socket) -> int:
+    """Bytes until the other side closes."""
+    client.settimeout(60)
+    return sum(len(part) for part in iter(lambda: client.recv(1 << 20), b""))
