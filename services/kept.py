@@ -22,6 +22,7 @@ from pydantic_core import from_json
 import afp_ray
 from afp_ray.config import canonical_json
 from afp_ray.errors import UnavailableError
+from afp_ray.eviction import evict
 from afp_ray.ledger import replay
 from afp_ray.ledger.replaying import SETTLED_S
 from afp_ray.records import TrialStatus
@@ -29,6 +30,8 @@ from afp_ray.store import StudyPaths, cache_folder, write_atomic
 
 logger = logging.getLogger(__name__)
 
+MAX_BYTES = 100e6
+"""Of all answers that are kept; limits may be asked in any number of ways."""
 Answer = TypeVar("Answer", bound=BaseModel)
 Mark = list[int] | None
 """Size and time of a file; null where there is none."""
@@ -71,6 +74,7 @@ def _answer(paths: StudyPaths, file: Path, compute: Callable[[], Answer], model:
         content = {"code": _code(), "files": marks, "answer": answer.model_dump(mode="json")}
         try:
             write_atomic(file, json.dumps(content, ensure_ascii=False))
+            evict(file, MAX_BYTES)
         except UnavailableError as error:
             logger.debug("an answer was not kept: %s", error)
     return answer

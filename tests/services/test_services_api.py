@@ -256,11 +256,11 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(
 ) -> None:
     monkeypatch.setenv("AFP_CACHE", str(tmp_path))
     leave_alone(finished, 100)
-    calls = count_calls(monkeypatch, takes_s=2)
+    calls = count_calls(monkeypatch, takes_s=4)
     client = client_of(finished.storage, "testserver", deadline_s=0.5)
     started = time.monotonic()
     answer = client.get("/v1/studies/demo/comparison")
-    assert time.monotonic() - started < 1.9
+    assert time.monotonic() - started < 3.5
     assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True)
     assert Problem.model_validate_json(answer.content).detail == "the answer takes longer than 0.5 seconds"
     assert client.get("/v1/health").status_code == 200
@@ -278,7 +278,7 @@ def test_too_many_questions_are_refused_and_a_queue_does_not_outlive_its_askers(
 
     def slow(*_: Any, **__: Any) -> Any:
         calls.append(time.monotonic())
-        time.sleep(1)
+        time.sleep(2)
         raise DataError("there is nothing")
 
     monkeypatch.setattr(computations, "MAX_QUESTIONS", 8)
@@ -290,9 +290,24 @@ def test_too_many_questions_are_refused_and_a_queue_does_not_outlive_its_askers(
     assert {answer.status_code for answer in found} == {503}
     details = [Problem.model_validate_json(answer.content).detail for answer in found]
     assert details.count("8 other questions wait for their answers") == 12
-    time.sleep(2)
+    time.sleep(3)
     assert len(calls) == 2  # the six behind them had nobody waiting any more
     assert client.get("/v1/health").status_code == 200
+
+
+def test_kept_answers_stay_within_their_size(
+    finished: StudyPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path))
+    leave_alone(finished, 100)
+    client = client_of(finished.storage, "testserver")
+    sizes = []
+    for number in range(12):
+        assert client.get(f"/v1/studies/demo/best?under=gpu_hours={number + 1}").status_code == 200
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / "answers").iterdir()))
+        monkeypatch.setattr(kept, "MAX_BYTES", 4 * sizes[0])
+    assert sizes[2] > 2.5 * sizes[0]
+    assert max(sizes) <= 4 * sizes[0]
 
 
 @pytest.mark.parametrize("path", ["/v1/health", "/v1/studies/demo/comparison", "/v1/openapi.json"])
