@@ -132,6 +132,16 @@ _WRITTEN = {
 _NOT_IN_NAMES = ("ee", "kr", "br", "zht")
 _OTHER_SCRIPTS = {"Kore": "Hang", "Hans": "Hani"}
 """What a script of the table is called too."""
+_TRADITIONAL = ("tw", "hk", "mo")
+"""Regions that write Chinese in Hant."""
+# Codes of languages that have no row, with the rows that they would have: of two norms, of before, of two scripts.
+_ROWLESS = {
+    **dict.fromkeys(("no", "nor"), ("Norwegian", "nb (Bokmål) or nn (Nynorsk)")),
+    **dict.fromkeys(("nb", "nob"), ("Norwegian Bokmål", "nb")),
+    **dict.fromkeys(("nn", "nno"), ("Norwegian Nynorsk", "nn")),
+    **dict.fromkeys(("ji", "yi", "yid"), ("Yiddish", "yi")),
+    **dict.fromkeys(("sr", "srp", "sh"), ("Serbian", "sr")),
+}
 
 
 def unknown_language(code: str) -> str:
@@ -143,20 +153,43 @@ def unknown_language(code: str) -> str:
     meant = known_language(code)
     if meant:
         return f"{code!r} is unknown; write {meant}"
+    first = _parts(code)[0]
+    if (row := LANGUAGES.get(_meant(first))) is not None:
+        return (
+            f"{code!r} is unknown; {row.code} is {row.name} in {row.script}, so convert the texts and write "
+            f"{row.code}, or add a row to afp_ray/languages.py"
+        )
+    if first in _ROWLESS:
+        name, rows = _ROWLESS[first]
+        return f"{code!r} is unknown; {name} has no row yet, so add one to afp_ray/languages.py: {rows}"
     return f"{code!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}"
 
 
 def known_language(code: str) -> str:
     """The code of `LANGUAGES` that another way of writing a language means; "" where it means none of them."""
-    plain = code.strip().lower().replace("-", "_")
-    first, _, rest = plain.partition("_")
+    whole = _meant(code.strip().lower())
+    if whole:
+        return "" if code.strip().lower() == "zht" else whole
+    first, *rest = _parts(code)
+    row = LANGUAGES.get(_meant(first))
+    if row is None:
+        return ""
+    script = next((part.title() for part in rest if len(part) == 4 and part.isalpha()), "")
+    if not script and row.code == "zh" and any(part in _TRADITIONAL for part in rest):
+        script = "Hant"
+    return row.code if script in ("", row.script, _OTHER_SCRIPTS.get(row.script)) else ""
+
+
+def _parts(code: str) -> list[str]:
+    """Language, and what else of script and region."""
+    return code.strip().lower().replace("-", "_").split("_")
+
+
+def _meant(word: str) -> str:
+    """The code that a single word means; "" for none."""
     by_code3 = {row.code3: row.code for row in LANGUAGES.values()}
     by_name = {row.name.lower(): row.code for row in LANGUAGES.values()}
-    for written in (plain, first) if rest else (plain,):
-        meant = _WRITTEN.get(written) or by_code3.get(written) or by_name.get(written)
-        if meant or written in LANGUAGES:
-            return meant or written
-    return ""
+    return _WRITTEN.get(word) or by_code3.get(word) or by_name.get(word) or (word if word in LANGUAGES else "")
 
 
 @cache

@@ -129,7 +129,10 @@ def test_ctrl_c_ends_the_command_in_one_line_from_its_start(delay_s: float) -> N
         (["plan", "demo", "--set", "objective.metric=xnli/iw"], "write he"),
         (["eval", "embedded", "--tasks", "xcopa", "--languages", "iw"], "'iw' is unknown; write he"),
         (["eval", "embedded", "--tasks", "xcopa", "--languages", "zho_Hans"], "'zho_Hans' is unknown; write zh"),
-        (["eval", "embedded", "--tasks", "xcopa", "--languages", "no"], "'no' is unknown; allowed: "),
+        (
+            ["eval", "embedded", "--tasks", "xcopa", "--languages", "no"],
+            "'no' is unknown; Norwegian has no row yet, so ",
+        ),
         (["eval", "embedded", "--tasks", "xcopa", "--languages", "zh", "--pivot", "en-US"], "write en"),
     ],
 )
@@ -206,10 +209,34 @@ def test_runs_lie_in_a_storage_of_any_name(name: str, tmp_path: Path) -> None:
     [
         *(("iw", "he"), ("zh-Hans", "zh"), ("zho_Hans", "zh"), ("zh_CN", "zh"), ("jp", "ja"), ("eng", "en")),
         *(("ZH", "zh"), ("en-US", "en"), ("Thai", "th"), ("swa", "sw"), ("no", ""), ("xx", ""), ("", "")),
+        *(("cn", "zh"), ("kr", "ko"), ("gr", "el"), ("cz", "cs"), ("ua", "uk"), ("in", "id"), ("pt-BR", "pt")),
+        *(("zh-Hans-CN", "zh"), ("zh-SG", "zh"), ("ko-Hang", "ko"), ("zho_Hani", "zh"), ("ru-Cyrl-RU", "ru")),
+        *(("zh-Hant", ""), ("zh-TW", ""), ("zht", ""), ("zho_Hant", ""), ("hi-Latn", ""), ("sr-Latn", ""), ("ji", "")),
     ],
 )
 def test_what_people_write_for_a_language(written: str, code: str) -> None:
     assert known_language(written) == code
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("no", "Norwegian has no row yet, so add one to afp_ray/languages.py: nb (Bokmål) or nn (Nynorsk)"),
+        ("nb", "Norwegian Bokmål has no row yet, so add one to afp_ray/languages.py: nb"),
+        ("ji", "Yiddish has no row yet, so add one to afp_ray/languages.py: yi"),
+        ("sr-Latn", "Serbian has no row yet, so add one to afp_ray/languages.py: sr"),
+        ("zh-Hant", "zh is Chinese in Hans, so convert the texts and write zh, or add a row to afp_ray/languages.py"),
+        ("zh-TW", "zh is Chinese in Hans, so convert the texts and write zh, or add a row to afp_ray/languages.py"),
+        ("zht", "zh is Chinese in Hans, so convert the texts and write zh, or add a row to afp_ray/languages.py"),
+        ("pt-BR", "write pt"),
+        ("in", "write id"),
+    ],
+)
+def test_every_language_without_a_code_here_gets_one_line(
+    written: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["eval", "embedded", "--tasks", "xcopa", "--languages", written]) == 2
+    assert capsys.readouterr().err == f"error  --languages  {written!r} is unknown; {said}\n"
 
 
 def small_study(tmp_path: Path, lines: str) -> str:
