@@ -111,15 +111,30 @@ class RungCorrelation(StrictModel):
     verdict: str
 
 
+class DeviceHours(StrictModel):
+    """Hours of the devices of one trial: its GPUs, or its workers where there is no GPU."""
+
+    training: float
+    """Of the steps, over all attempts; 0 where nothing was trained."""
+    evaluation: float
+    """Of scoring."""
+    startup: float | None = None
+    """Of all else, as loading the model and saving it; null where results do not tell it from `evaluation`, which has
+    it then."""
+
+
 class ParetoPoint(StrictModel):
     """Quality and cost of one arm."""
 
     arm: str
     score: float
     gpu_hours: float
-    """Of one trial, mean over seeds."""
-    is_on_front: bool
-    """Whether no other arm is as good and as cheap, and better in one of the two."""
+    """Device-hours of the training of one trial, mean over seeds; 0 where nothing was trained."""
+    hours: DeviceHours | None = None
+    """The same, with evaluation and start-up apart."""
+    is_on_front: bool | None
+    """Whether no other arm is as good and as cheap, and better in one of the two; null where the trainings were too
+    short to tell what they cost."""
 
 
 class FrontPoint(StrictModel):
@@ -156,6 +171,7 @@ class Cheapest(StrictModel):
 
     arm: str
     gpu_hours: float
+    """As of a `ParetoPoint`."""
     behind: Difference | None = None
     """Best minus this arm on the reported split; null where it is the best arm itself."""
     verdict: str
@@ -233,13 +249,17 @@ class Best(StrictModel):
     """Share of resamples in which this arm stays ahead of every other."""
     runner_up: RunnerUp | None = None
     cheapest: Cheapest | None = None
-    """Null where arms are not compared example by example."""
+    """Null where arms are not compared example by example, or `cost_note` says why none is."""
     pareto: tuple[ParetoPoint, ...] = ()
     """Every arm, cheapest first."""
+    cost_note: str = ""
+    """Why costs are not compared; empty where they are."""
     fronts: tuple[SearchFront, ...] = ()
     """The search of each arm; empty where the study has one objective and no constraint."""
     gpu_hours: float
-    """Of one trial of this configuration, mean over seeds."""
+    """Device-hours of the training of one trial of this configuration, mean over seeds; 0 where nothing was trained."""
+    hours: DeviceHours | None = None
+    """The same, with evaluation and start-up apart."""
     checkpoint: str | None = None
     """Folder of the saved model of the first seed."""
     mlflow_run_id: str | None = None
@@ -282,6 +302,8 @@ class ArmRow(StrictModel):
     """Over every task, shots and non-pivot language; null where there are none."""
     pivot_mean: TableCell | None
     gpu_hours: float
+    """As of a `ParetoPoint`."""
+    hours: DeviceHours | None = None
     verdict: str
     """The difference to base in words."""
     config: dict[str, Any]
@@ -330,6 +352,8 @@ class Comparison(StrictModel):
     """Rungs against later ones, by arm; empty where no trial was stopped early."""
     pareto: tuple[ParetoPoint, ...] = ()
     """Mean score and cost of every arm, cheapest first."""
+    cost_note: str = ""
+    """Why costs are not compared; empty where they are."""
     published: tuple[PaperTable, ...] = ()
     """The published tables that the studies name, beside the same cells of ours."""
     verdicts: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from afp_ray.findings import (
     Comparison,
     ComponentEffect,
     ConstraintCheck,
+    DeviceHours,
     Difference,
     FieldImportance,
     FrontPoint,
@@ -195,6 +196,12 @@ class TrainingSummary(StrictModel):
     seconds: float = 0.0
     gpu_hours: float = 0.0
     """Hours of GPUs held (of workers where there is no GPU), evaluation included."""
+    training_hours: float | None = None
+    """Of them those of the steps, over all attempts; null in results of before they were told apart, as both below."""
+    evaluation_hours: float | None = None
+    """Of them those of scoring."""
+    workers: int | None = None
+    """Of the last attempt."""
     peak_memory_bytes: int = 0
     """Highest GPU memory allocated, or resident memory on CPU."""
     contrastive_loss: float | None = None
@@ -255,6 +262,22 @@ class TrialResult(StrictModel):
     seconds: float = 0.0
     """Wall time of the trial, all stages."""
     warnings: tuple[str, ...] = ()
+
+    def hours(self, workers: int) -> DeviceHours:
+        """What the trial cost.
+
+        Args:
+            workers: that it had, for a result that does not say so.
+        """
+        ran, trained = self.training, 0.0
+        if self.config["training"]["max_steps"] > 0:
+            of_steps = ran.seconds * (ran.workers or workers) / 3600
+            trained = of_steps if ran.training_hours is None else ran.training_hours
+        rest = max(0.0, ran.gpu_hours - trained)
+        if ran.evaluation_hours is None:
+            return DeviceHours(training=trained, evaluation=rest)
+        scored = min(ran.evaluation_hours, rest)
+        return DeviceHours(training=trained, evaluation=scored, startup=rest - scored)
 
 
 class Job(StrictModel):

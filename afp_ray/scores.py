@@ -3,6 +3,7 @@
 Predictions and states are written beside the trial; scores and layers are handed back.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ class TrialScores:
     layers: tuple[LayerMetrics, ...]
     predictions: Mapping[str, str]
     warnings: tuple[str, ...]
+    seconds: float
+    """That scoring took now."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -61,6 +64,7 @@ def score_splits(
     Raises: IncompleteError when a task cannot be scored in a language, on all workers, once all other scores are made;
         UserError for bad input, ElsewhereFailedError when another worker failed, whatever torch raises.
     """
+    started = time.perf_counter()
     missing = [split for split in splits if stored is None or split not in stored.splits]
     cache = ScoreCache(loaded.model, loaded.tokenizer) if keep_scores else None
     with workers.together():
@@ -102,7 +106,8 @@ def score_splits(
         predictions[split] = str(file.relative_to(paths.folder))
         layers += _measure(config, loaded, split, layers, paths=paths, reporter=reporter)
     scores += _headline_scores(layers)
-    return TrialScores(tuple(scores), tuple(layers), predictions, tuple(dict.fromkeys(warnings)))
+    seconds = time.perf_counter() - started
+    return TrialScores(tuple(scores), tuple(layers), predictions, tuple(dict.fromkeys(warnings)), seconds)
 
 
 def _measure(

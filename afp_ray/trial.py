@@ -27,6 +27,7 @@ from afp_ray.records import TrainingSummary, TrialResult, Until
 from afp_ray.reporter import Reporter
 from afp_ray.scores import score_splits
 from afp_ray.store import TrialPaths, write_json
+from afp_ray.training.costs import with_costs
 from afp_ray.training.together import check_together
 
 if TYPE_CHECKING:  # torch comes with these; checking a study must not wait for it
@@ -220,7 +221,6 @@ def run_trial(
         return None
     before = _last_rung(paths) if stored is None else None
     seconds = time.perf_counter() - started
-    held_hours = seconds * world_size / 3600 + (_hours_outside_training(before, world_size) if before else 0.0)
     result = TrialResult(
         trial_id=trial_id,
         status="PAUSED" if is_paused else "DONE",
@@ -229,7 +229,7 @@ def run_trial(
         splits=scored.splits,
         scores=scored.scores,
         layers=scored.layers,
-        training=summary.model_copy(update={"gpu_hours": summary.gpu_hours + held_hours}),
+        training=with_costs(summary, stored, before, seconds=seconds, scoring_s=scored.seconds, workers=world_size),
         checkpoint=paths.checkpoint.name if paths.checkpoint.is_dir() else None,
         predictions={} if is_paused else dict(scored.predictions),
         fingerprints=fingerprints(config),
@@ -261,11 +261,6 @@ def _last_rung(paths: TrialPaths) -> TrialResult | None:
     while paths.rung(number).is_file():
         number += 1
     return TrialResult.model_validate_json(paths.rung(number - 1).read_bytes()) if number else None
-
-
-def _hours_outside_training(paused: TrialResult, world_size: int) -> float:
-    """What a paused trial had cost beside its steps, whose hours the resumed training counts itself."""
-    return max(0.0, paused.training.gpu_hours - paused.training.seconds * world_size / 3600)
 
 
 def read_result(paths: TrialPaths) -> TrialResult | None:
@@ -322,8 +317,7 @@ def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel"
         if run.rank == 0:
             run.fence()
             save_checkpoint(loaded.model, loaded.tokenizer, paths.checkpoint)
-            held_hours = summary.seconds * run.world_size / 3600
-            finished = summary.model_copy(update={"gpu_hours": held_hours})
+            finished = summary.model_copy(update={"gpu_hours": summary.training_hours})
             write_json(paths.trained, finished.model_dump(mode="json"))
     return loaded, summary
 
@@ -348,7 +342,7 @@ def _loaded_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel",
     if trained is not None:
         return load_model(kept, device=run.device, cache=None), trained
     loaded = load_model(config.model, device=run.device)
-    return loaded, TrainingSummary(steps=0) if config.training.max_steps == 0 else None
+    return loaded, TrainingSummary(steps=0, training_hours=0.0) if config.training.max_steps == 0 else None
 
 
 def _is_rung(config: TrialConfig, until: Until) -> Callable[[int, int], bool]:

@@ -235,7 +235,7 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
         language: Word = None,
         under: Annotated[list[Limit] | None, Query(max_length=20)] = None,
     ) -> Response:
-        """The best configuration; `under=gpu_hours=2` limits what a trial may cost."""
+        """The best configuration; `under=gpu_hours=2` limits what the training of a trial may cost."""
         limits = {limit: float(value) for limit, value in (text.split("=") for text in under or [])}
 
         def compute() -> Best:

@@ -187,11 +187,11 @@ def best(
     study: StudyName,
     metric: Annotated[str | None, typer.Option(help="mean, pivot_mean, a task, TASK/LANGUAGE, retrieval@1 ...")] = None,
     language: Annotated[str | None, typer.Option(help="Choose by this language alone.")] = None,
-    under: Annotated[list[str] | None, typer.Option(help="A limit: gpu_hours=2 or seconds=600, of one trial.")] = None,
+    under: Annotated[list[str] | None, typer.Option(help="A limit of one training: gpu_hours=2, seconds=600.")] = None,
     max_forgetting: Annotated[
         float | None, typer.Option(min=0, help="Leave out arms that lose more points than this in the pivot language.")
     ] = None,
-    pareto: Annotated[bool, typer.Option("--pareto", help="Show every arm by score and GPU-hours too.")] = False,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Show every arm by score and cost too.")] = False,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:

@@ -70,8 +70,7 @@ def _cpus(study: StudyConfig | None, address: str | None) -> DoctorCheck:
     offered, needed = num_cpus(), 0.0
     found = f"{offered} that this process may use"
     if study is not None:
-        number = 1 if study.runtime.executor == "local" else study.runtime.workers_per_trial
-        needed = study.runtime.cpus_per_worker * number
+        needed = study.runtime.cpus_per_worker * study.runtime.num_workers
         found += f"; a trial of {study.name} needs {needed:,g}"
     if study is not None and (cluster := cluster_of(study.runtime, address)):
         return DoctorCheck(name="cpu", verdict="OK", found=f"{found}, looked for on the cluster {cluster}")
@@ -96,8 +95,7 @@ def _study(study: StudyConfig | None) -> Iterator[DoctorCheck]:
 def _gpus(study: StudyConfig | None, address: str | None) -> DoctorCheck:
     import torch
 
-    number = 0 if study is None else 1 if study.runtime.executor == "local" else study.runtime.workers_per_trial
-    needed = study.runtime.gpus_per_worker * number if study else 0.0
+    needed = study.runtime.gpus_per_worker * study.runtime.num_workers if study else 0.0
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     found = ", ".join(names) or f"none; torch {torch.__version__} on CPU"
     fix = "install the torch build of the GPU's driver: make setup TORCH=..., or run on a cluster that has GPUs"

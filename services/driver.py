@@ -64,7 +64,7 @@ def check_study(study: StudyConfig) -> Checked:
     limited = [limit.metric for limit in study.constraints]
     places = {metric: "constraints" if metric in limited else "objective.also" for metric in asked_metrics(study)}
     places[study.objective.metric] = "objective.metric"
-    num_workers = 1 if study.runtime.executor == "local" else study.runtime.workers_per_trial
+    num_workers = study.runtime.num_workers
     seen: dict[str, ModelError | None] = {}
     unloadable: dict[str, ModelError] = {}
     for arm in arms:

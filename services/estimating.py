@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
+from afp_ray.errors import DataError
 from afp_ray.ledger import replay
 from afp_ray.records import TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, TrialPaths, list_studies
+from services.studies import kept_study
 
 if TYPE_CHECKING:  # the command line must not wait for Optuna
     from afp_ray.search.plan import ArmPlan
@@ -68,14 +70,25 @@ def measured_trials(storage: Path, *, on_gpu: bool) -> list[Measured]:
     """
     found: list[Measured] = []
     for paths in sorted(list_studies(storage), key=lambda paths: -paths.ledger.stat().st_mtime):
+        workers = _num_workers(paths)
         for record in replay(paths.ledger).trials:
             if len(found) >= MAX_MEASURED:
                 return found
             if record.status in (TrialStatus.DONE, TrialStatus.PAUSED, TrialStatus.PRUNED):
                 result = _result(paths.trial(record.trial_id), record)
-                if result is not None and result.environment.get("device", "").startswith("cuda") == on_gpu:
-                    found.append(_measured(result, record))
+                if result is None or result.environment.get("device", "").startswith("cuda") != on_gpu:
+                    continue
+                if (number := result.training.workers or workers) is not None:
+                    found.append(_measured(result, record, workers=number))
     return found
+
+
+def _num_workers(paths: StudyPaths) -> int | None:
+    """Workers of a trial of a study; None where its file cannot be read."""
+    try:
+        return kept_study(paths).runtime.num_workers
+    except DataError:
+        return None
 
 
 def _result(paths: TrialPaths, record: TrialRecord) -> TrialResult | None:
@@ -87,13 +100,14 @@ def _result(paths: TrialPaths, record: TrialRecord) -> TrialResult | None:
         return None
 
 
-def _measured(result: TrialResult, record: TrialRecord) -> Measured:
-    workers = max(1, round(result.training.gpu_hours * 3600 / result.seconds)) if result.seconds else 1
-    steps, seconds = result.training.steps, result.training.seconds
+def _measured(result: TrialResult, record: TrialRecord, *, workers: int) -> Measured:
+    """What a trial of so many workers cost, all its attempts together."""
+    steps, hours = result.training.steps, result.hours(workers)
+    rest_hours = hours.evaluation + (hours.startup or 0.0)
     return Measured(
         config=TrialConfig.model_validate(result.config),
-        step_s=workers * seconds / steps if steps else None,
-        rest_s=max(0.0, result.seconds - seconds),
+        step_s=3600 * hours.training / steps if steps else None,
+        rest_s=3600 * rest_hours / workers,
         num_scorings=max(1, len(record.rungs) + (len(result.splits) if record.status is TrialStatus.DONE else 0)),
     )
 

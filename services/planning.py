@@ -44,7 +44,7 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
     plan = search.plan()
     loadable = [arm for arm in plan.arms if arm.arm.name not in unloadable]
     measured = _measured(study, loadable, storage, probe=probe)
-    costs = Costs(measured, num_workers=study.runtime.workers_per_trial)
+    costs = Costs(measured, num_workers=study.runtime.num_workers)
     records = state.trials if state is not None else ()
     arms = {arm.arm.name: arm_cost(study, arm, records, costs) for arm in loadable}
     arms |= dict.fromkeys(unloadable, ArmCost(0, NOTHING, None))
@@ -144,7 +144,7 @@ def plan_cost(
             return None
         seconds += arm.seconds
     hours = (seconds.low / 3600, seconds.mid / 3600, seconds.high / 3600)
-    device_hours = hours[1] * study.runtime.workers_per_trial
+    device_hours = hours[1] * study.runtime.num_workers
     at_once = _concurrency(study)
     wall_hours = hours[1] / min(at_once, max(1, sum(arm.num_left for arm in arms))) if at_once else None
     stops = {
@@ -178,7 +178,7 @@ def _concurrency(study: StudyConfig) -> int | None:
         return 1
     if runtime.concurrency is not None or runtime.gpus_per_worker > 0 or os.environ.get("RAY_ADDRESS"):
         return runtime.concurrency
-    return max(1, int((os.cpu_count() or 1) // (runtime.cpus_per_worker * runtime.workers_per_trial)))
+    return max(1, int((os.cpu_count() or 1) // (runtime.cpus_per_worker * runtime.num_workers)))
 
 
 def _cost_notes(study: StudyConfig, arms: Mapping[str, ArmCost], cost: PlanCost | None) -> Iterator[str]:

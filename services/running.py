@@ -32,6 +32,8 @@ from services.reports.tables import (
     FORMATS,
     MARKS,
     ablation_grid,
+    cost_legend,
+    cost_words,
     finding_grids,
     measured,
     pareto_grid,
@@ -274,6 +276,10 @@ def show_best(best: Best) -> None:
     say(f"         {_recipe(best.config)}")
     if best.runner_up is not None:
         say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
+    if best.hours is not None:
+        say(f"         device-hours of one trial: {cost_words(best.hours)}")
+    if best.cost_note:
+        say(f"         {best.cost_note}")
     if best.cheapest is not None:
         say(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
     for warning in best.warnings:
@@ -284,6 +290,7 @@ def show_best(best: Best) -> None:
 def show_pareto(best: Best) -> None:
     """Every arm by score and cost, and the search trials of each arm that no other dominates."""
     console().print(to_terminal(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost"))
+    say(cost_legend(best.cost_note))
     for title, grid in front_grids(best.fronts):
         console().print(to_terminal(grid, title))
     for front in best.fronts:

@@ -108,10 +108,12 @@ def test_an_unknown_question_is_refused(finished: StudyPaths, options: dict[str,
         best(finished, **options)  # type: ignore[arg-type]
 
 
-def test_a_limit_on_cost_is_kept_or_refused(finished: StudyPaths) -> None:
-    assert best(finished, under={"gpu_hours": 0.25}).constraints["gpu_hours"].ok
-    with pytest.raises(DataError, match="no arm keeps the limits"):
-        best(finished, under={"gpu_hours": 0.1})
+def test_a_limit_on_cost_is_kept_or_refused(finished: StudyPaths, tmp_path: Path) -> None:
+    assert best(finished, under={"gpu_hours": 0.2}).constraints["gpu_hours"].ok
+    assert best(finished, under={"gpu_hours": 0.1}).arm == "base"
+    trained = fabricate(tmp_path, methods=("mcl", "afp"))
+    with pytest.raises(DataError, match=r"limits; they are: mcl gpu_hours 0\.2, afp gpu_hours 0\.2"):
+        best(trained, under={"gpu_hours": 0.1})
 
 
 def test_without_a_base_differences_are_null_and_a_warning_says_so(tmp_path: Path) -> None:
@@ -185,15 +187,18 @@ def test_equal_arms_are_told_apart_by_what_they_train_on_and_not_by_what_was_mea
     arm = read_study(finished, split="test").arms[-1]
     config = arm.results[0].config
 
-    def twin(name: str, *, gpu_hours: float, max_steps: int) -> ConfirmedArm:
+    def twin(name: str, *, training_hours: float, max_steps: int) -> ConfirmedArm:
         trained = {**config, "training": {**config["training"], "max_steps": max_steps}}
-        measured = {"training": arm.results[0].training.model_copy(update={"gpu_hours": gpu_hours}), "config": trained}
+        measured = {
+            "training": arm.results[0].training.model_copy(update={"training_hours": training_hours}),
+            "config": trained,
+        }
         results = tuple(result.model_copy(update=measured) for result in arm.results)
         return replace(arm, name=name, results=results)
 
     twins = [
-        twin("b", gpu_hours=1.0, max_steps=9),
-        twin("a", gpu_hours=2.0, max_steps=9),
-        twin("c", gpu_hours=9.0, max_steps=1),
+        twin("b", training_hours=1.0, max_steps=9),
+        twin("a", training_hours=2.0, max_steps=9),
+        twin("c", training_hours=9.0, max_steps=1),
     ]
     assert [one.name for one in _ranked(parse_metric("mean", direction="maximize"), twins, {})] == ["c", "a", "b"]

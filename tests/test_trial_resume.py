@@ -99,6 +99,7 @@ def test_a_trial_killed_in_training_goes_on_from_its_last_state(
     assert not TrialPaths(tmp_path).result.exists()
     result = run(tmp_path)
     assert result.training.resumed_from_step == 3
+    assert result.hours(workers=1).training == pytest.approx(result.training.seconds / 3600), "of both attempts"
     assert result.scores == straight[0].scores
     assert weights(tmp_path) == straight[1]
     assert num_trainings(tmp_path) == 2
@@ -125,6 +126,10 @@ def test_a_trial_killed_while_it_is_scored_is_not_trained_again(
     assert weights(tmp_path) == straight[1]
     assert result.training.tokens == straight[0].training.tokens
     assert result.training.gpu_hours > result.training.seconds / 3600, "the hours of both attempts"
+    hours = result.hours(workers=1)
+    assert hours.training == pytest.approx(result.training.seconds / 3600)
+    assert hours.startup is not None and hours.evaluation > 0 and hours.startup > 0
+    assert hours.training + hours.evaluation + hours.startup == pytest.approx(result.training.gpu_hours)
     assert not paths.states.exists()
 
 

@@ -44,6 +44,9 @@ def test_promoted_twice_it_equals_a_training_in_one_go(straight: tuple[TrialResu
     assert first.seconds < second.seconds < last.seconds, "what earlier rungs cost is in it"
     assert first.training.gpu_hours < second.training.gpu_hours < last.training.gpu_hours
     assert last.training.gpu_hours == pytest.approx(last.seconds / 3600, rel=0.02)
+    costs = [one.hours(workers=1) for one in (first, second, last)]
+    assert [hours.training for hours in costs] == [one.training.seconds / 3600 for one in (first, second, last)]
+    assert costs[0].evaluation < costs[1].evaluation < costs[2].evaluation
 
 
 def test_a_rung_that_was_scored_is_not_done_again(tmp_path: Path) -> None:

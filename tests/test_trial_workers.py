@@ -96,7 +96,9 @@ def test_what_was_trained_is_whole_on_every_worker(found: Found, place: Path, na
     config = trial(**{"model.name": str(TrialPaths(place / name).checkpoint)})
     again = run(config, place / f"{name}-alone", keep_scores=False)
     assert again is not None
-    assert result.training.steps == 2
+    assert (result.training.steps, result.training.workers) == (2, 2)
+    assert result.training.training_hours == pytest.approx(2 * result.training.seconds / 3600)
+    assert 0 < result.training.evaluation_hours < result.training.gpu_hours - result.training.training_hours
     assert (result.scores, result.layers) == (again.scores, again.layers)
     assert result.layers != found[0]["cold"][0].layers, "training moved it"
     require_equal_predictions(place / name, place / f"{name}-alone", exactly=False)
@@ -107,6 +109,9 @@ def test_a_worker_that_fails_in_scoring_stops_the_trial_which_then_goes_on(found
     assert found[0]["scoring fails"] == ("ElsewhereFailedError", "worker 1 failed: UnavailableError: the disk is gone")
     assert found[0]["after it"].scores
     assert found[1]["after it"] is None
+    ran = found[0]["after it"].training
+    assert (ran.workers, ran.training_hours) == (2, pytest.approx(2 * ran.seconds / 3600)), "of the attempt before"
+    assert ran.gpu_hours > ran.training_hours + ran.evaluation_hours
     calls = TrialPaths(place / "failing").training_calls.read_text().splitlines()
     assert len(calls) == 1, "what was trained is not trained again"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
-from afp_ray.comparison.cost import cheapest_not_worse, pareto_points
+from afp_ray.comparison.cost import cheapest_not_worse, pareto_points, too_short
 from afp_ray.comparison.limits import keeping_limits
 from afp_ray.comparison.metric import (
     Metric,
@@ -44,7 +44,7 @@ def best(
         paths: the study.
         metric: what to choose by; null takes the study's objective.
         language: choose by this language alone.
-        under: upper limits by name, `gpu_hours` or `seconds` of one trial.
+        under: upper limits by name on the training of one trial: `gpu_hours` (device-hours) or `seconds`.
         max_forgetting: leaves out arms that lose more than this on validation in the pivot language, against base; a
             fraction, 0.01 is one point.
         split: split of the reported numbers.
@@ -80,7 +80,7 @@ def best(
     of_pivot = _pivot_difference(winner, base, split)
     warnings += forgetting_warnings([winner], [of_pivot])
     validation = study.arms if split == "validation" else read_study(paths, split="validation").arms
-    shares = shares_of_best(chosen_by, ranked)
+    shares, cost_note = shares_of_best(chosen_by, ranked), too_short(kept)
     checkpoint = winner.folder / winner.results[0].checkpoint if winner.results[0].checkpoint else None
     return Best(
         study=paths.name,
@@ -94,9 +94,11 @@ def best(
         constraints=_constraints(winner, of_pivot, under or {}, max_forgetting),
         p_best=shares[0] if shares else None,
         runner_up=runner_up,
-        cheapest=cheapest_not_worse(chosen_by, winner, ranked, validation, split=split),
+        cheapest=None if cost_note else cheapest_not_worse(chosen_by, winner, ranked, validation, split=split),
         pareto=pareto_points(chosen_by, kept, split),
-        gpu_hours=winner.gpu_hours,
+        cost_note=cost_note,
+        gpu_hours=winner.hours.training,
+        hours=winner.hours,
         checkpoint=str(checkpoint) if checkpoint and checkpoint.is_dir() else None,
         trials=tuple(record.trial_id for record in winner.records),
         reproduce=f"afp reproduce {winner.records[0].trial_id} --storage {shlex.quote(str(paths.storage))}",
@@ -112,7 +114,8 @@ def _checked_limits(under: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def _cost(arm: ConfirmedArm, name: str) -> float:
-    return arm.gpu_hours if name == "gpu_hours" else float(np.mean([result.seconds for result in arm.results]))
+    """Of the training of one trial: what it takes to score an arm says nothing against it."""
+    return arm.hours.training if name == "gpu_hours" else arm.training_s
 
 
 def _ranked(metric: Metric, arms: Sequence[ConfirmedArm], under: Mapping[str, float]) -> list[ConfirmedArm]:

@@ -4,7 +4,7 @@ Shapes: S seeds, N examples; the examples are the same, in the same order, for e
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from afp_ray.comparison.rungs import rung_correlations, rung_warnings
 from afp_ray.config import StudyConfig, canonical_json, flatten
 from afp_ray.errors import DataError, UserError
+from afp_ray.findings import DeviceHours
 from afp_ray.ledger import replay
 from afp_ray.methods import METHODS
 from afp_ray.records import RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
@@ -68,6 +69,7 @@ class ConfirmedArm:
         values: (S, N) of the main metric, mean over demonstration seeds; of choices, the share that is right.
         examples: what the N columns are.
         folder: folder of the first seed's trial.
+        workers: of one trial, for results that do not say how many they had.
         totals: (S, N, D) numbers whose sums give the metric where it is no mean of values (BLEU), summed over
             demonstration seeds; zeros in the rows of other metrics. Null where every metric is a mean.
     """
@@ -80,6 +82,7 @@ class ConfirmedArm:
     examples: Examples
     folder: Path
     totals: NDArray[np.float64] | None = None
+    workers: int = 1
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -102,9 +105,21 @@ class ConfirmedArm:
         return str(self.config["data"]["pivot"])
 
     @property
-    def gpu_hours(self) -> float:
-        """Of one trial, mean over seeds."""
-        return float(np.mean([result.training.gpu_hours for result in self.results]))
+    def hours(self) -> DeviceHours:
+        """What one trial cost, mean over seeds."""
+        found = [result.hours(self.workers) for result in self.results]
+        training = float(np.mean([hours.training for hours in found]))
+        known = [hours.startup for hours in found if hours.startup is not None]
+        if len(known) == len(found):
+            evaluation = float(np.mean([hours.evaluation for hours in found]))
+            return DeviceHours(training=training, evaluation=evaluation, startup=float(np.mean(known)))
+        rest = float(np.mean([hours.evaluation + (hours.startup or 0.0) for hours in found]))
+        return DeviceHours(training=training, evaluation=rest)
+
+    @property
+    def training_s(self) -> float:
+        """Seconds of the training of one trial, mean over seeds; 0 where nothing was trained."""
+        return float(np.mean([result.training.seconds for result in self.results])) if self.is_trained else 0.0
 
     @property
     def objective(self) -> float | None:
@@ -146,7 +161,8 @@ def read_study(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadSt
         expected = 1 if "seed" in METHODS.get(chosen[0].config["method"], {}) else len(study.config.seeds)
         if len(chosen) < expected:
             study.warnings.append(f"arm {name} is confirmed at {len(chosen)} of {expected} seeds")
-        study.arms.append(_read_arm(paths, chosen, split=split, name=f"{paths.name}/{name}" if prefix else name))
+        arm = _read_arm(paths, chosen, split=split, name=f"{paths.name}/{name}" if prefix else name)
+        study.arms.append(replace(arm, workers=study.config.runtime.num_workers))
     study.rungs = rung_correlations(study.state.trials, study.config.pruner, prefix=f"{paths.name}/" if prefix else "")
     study.warnings += rung_warnings(study.rungs)
     if failed := sum(record.status is TrialStatus.FAILED for record in study.state.trials):

@@ -1,4 +1,8 @@
-"""Quality against cost: the Pareto front of the arms, and the cheapest one that is not significantly worse."""
+"""Quality against cost: the Pareto front of the arms, and the cheapest one that is not significantly worse.
+
+The cost of an arm is the training of one trial, in device-hours: a model that was there before costs nothing, however
+long it takes to score.
+"""
 
 from collections.abc import Sequence
 
@@ -10,15 +14,35 @@ from afp_ray.comparison.words import ALPHA, p_text, points
 from afp_ray.findings import Cheapest, Difference, ParetoPoint
 from afp_ray.statistics import pareto_front
 
+SHORT_S = 60.0
+"""The machine's noise decides between trainings that are all shorter."""
+
+
+def too_short(arms: Sequence[ConfirmedArm]) -> str:
+    """Why costs are not compared, where no training took a minute; empty where one did or nothing was trained."""
+    longest = max((arm.training_s for arm in arms if arm.is_trained), default=SHORT_S)
+    if longest >= SHORT_S:
+        return ""
+    return (
+        f"no arm is called the cheapest or on the front: the longest training took {longest:.3g} s, and below "
+        f"{SHORT_S:.0f} s the noise of the machine decides"
+    )
+
 
 def pareto_points(metric: Metric, arms: Sequence[ConfirmedArm], split: str) -> tuple[ParetoPoint, ...]:
-    """Score and GPU-hours of every arm that was scored on the metric, cheapest first."""
+    """Score and cost of every arm that was scored on the metric, cheapest first; no front where costs say nothing."""
     scored = [(arm, float(np.mean(values))) for arm in arms if (values := values_by_seed(metric, arm, split))]
-    costs = [arm.gpu_hours for arm, _ in scored]
-    front = set(pareto_front([metric.sign * score for _, score in scored], costs))
+    costs, is_told = [arm.hours for arm, _ in scored], not too_short(arms)
+    front = pareto_front([metric.sign * score for _, score in scored], [hours.training for hours in costs])
     found = [
-        ParetoPoint(arm=arm.name, score=score, gpu_hours=arm.gpu_hours, is_on_front=index in front)
-        for index, (arm, score) in enumerate(scored)
+        ParetoPoint(
+            arm=arm.name,
+            score=score,
+            gpu_hours=hours.training,
+            hours=hours,
+            is_on_front=index in front if is_told else None,
+        )
+        for index, ((arm, score), hours) in enumerate(zip(scored, costs, strict=True))
     ]
     return tuple(sorted(found, key=lambda point: (point.gpu_hours, -metric.sign * point.score, point.arm)))
 
@@ -48,9 +72,10 @@ def cheapest_not_worse(
     by_name = {arm.name: arm for arm in chosen_on}
     if winner.name not in by_name:
         return None
+    costs = {arm.name: arm.hours.training for arm in (winner, *arms)}
     found, on_validation = winner, None
-    for arm in sorted(arms, key=lambda arm: (arm.gpu_hours, arm.name)):
-        if arm.gpu_hours >= winner.gpu_hours:
+    for arm in sorted(arms, key=lambda arm: (costs[arm.name], arm.name)):
+        if costs[arm.name] >= costs[winner.name]:
             break
         behind = (
             difference(metric, by_name[winner.name], by_name[arm.name], "validation") if arm.name in by_name else None
@@ -59,13 +84,13 @@ def cheapest_not_worse(
             found, on_validation = arm, behind
             break
     if on_validation is None:
-        is_any_cheaper = any(arm.gpu_hours < winner.gpu_hours for arm in arms)
+        is_any_cheaper = min(costs.values()) < costs[winner.name]
         words = "every cheaper arm is significantly worse on validation" if is_any_cheaper else "no arm is cheaper"
-        return Cheapest(arm=winner.name, gpu_hours=winner.gpu_hours, verdict=words)
+        return Cheapest(arm=winner.name, gpu_hours=costs[winner.name], verdict=words)
     behind = difference(metric, winner, found, split)
     return Cheapest(
         arm=found.name,
-        gpu_hours=found.gpu_hours,
+        gpu_hours=costs[found.name],
         behind=behind,
         verdict=_in_words(winner, found, on_validation, behind),
     )
@@ -73,9 +98,9 @@ def cheapest_not_worse(
 
 def _in_words(winner: ConfirmedArm, found: ConfirmedArm, on_validation: Difference, behind: Difference | None) -> str:
     assert on_validation.p is not None
-    share = found.gpu_hours / winner.gpu_hours if winner.gpu_hours else 1.0
+    share = found.hours.training / winner.hours.training  # what is cheaper than another has one that costs something
     reported = f"; {winner.name} minus it is {points(behind)} on this split" if behind else ""
     return (
         f"not distinguishable from {winner.name} on validation ({p_text(on_validation.p)}) "
-        f"at {100 * share:.0f} % of its GPU-hours{reported}"
+        f"at {100 * share:.0f} % of the device-hours of its training{reported}"
     )

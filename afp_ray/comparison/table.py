@@ -6,7 +6,7 @@ import numpy as np
 
 from afp_ray.comparison.components import component_effects, field_importances
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
-from afp_ray.comparison.cost import pareto_points
+from afp_ray.comparison.cost import pareto_points, too_short
 from afp_ray.comparison.majority import majority, majority_warnings
 from afp_ray.comparison.metric import (
     Metric,
@@ -77,6 +77,7 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         importances=tuple(searched),
         rungs=tuple(rungs),
         pareto=pareto_points(Metric("mean"), arms, split),
+        cost_note=too_short(arms),
         published=tuple(beside),
         verdicts=(
             *below,
@@ -141,6 +142,7 @@ def _row(
     split: Split,
     has_base: bool,
 ) -> ArmRow:
+    hours = arm.hours
     return ArmRow(
         arm=arm.name,
         method=arm.method,
@@ -151,7 +153,8 @@ def _row(
         cells=cells,
         mean=_mean_cell("mean", arm, delta, split),
         pivot_mean=_mean_cell("pivot_mean", arm, pivot_delta, split),
-        gpu_hours=arm.gpu_hours,
+        gpu_hours=hours.training,
+        hours=hours,
         verdict=in_words(delta, has_base=has_base, is_base=arm.method == "base"),
         config=dict(arm.config),
     )

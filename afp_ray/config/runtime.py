@@ -76,6 +76,11 @@ class RuntimeConfig(TrainingRuntime):
         return self
 
     @property
+    def num_workers(self) -> int:
+        """Workers that a trial has: the local executor trains in one, whatever their number."""
+        return 1 if self.executor == "local" else self.workers_per_trial
+
+    @property
     def of_training(self) -> TrainingRuntime:
         """The part that the worker of a trial needs."""
         return TrainingRuntime.model_validate({name: getattr(self, name) for name in TrainingRuntime.model_fields})

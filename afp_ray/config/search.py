@@ -169,6 +169,7 @@ class BudgetConfig(StrictModel):
     trials: int = Field(default=8, ge=1, le=100_000)
     """Search trials per arm, the same for every arm so that the comparison is fair; confirming seeds come on top."""
     gpu_hours: Annotated[float, Field(gt=0, le=1e12)] | None = None
-    """Stop starting trials after so many GPU-hours (device-hours of CPU trials where there is no GPU)."""
+    """Stop starting trials after so many device-hours (of GPUs, or of workers where there is no GPU), of training,
+    evaluation and start-up alike."""
     wall_s: Annotated[float, Field(gt=0, le=1e12)] | None = None
     """Stop starting trials after so many seconds of wall time of one driver."""

@@ -23,11 +23,8 @@ def cluster_of(runtime: RuntimeConfig, address: str | None = None) -> str:
 
 
 def lacking_here(runtime: RuntimeConfig) -> str:
-    """What one trial needs that this machine does not have, in a sentence; "" where it has all.
-
-    The local executor runs a trial in one worker, whatever their number.
-    """
-    number = 1 if runtime.executor == "local" else runtime.workers_per_trial
+    """What one trial needs that this machine does not have, in a sentence; "" where it has all."""
+    number = runtime.num_workers
     asked = []
     for what, each, offered in (
         ("CPUs", runtime.cpus_per_worker, num_cpus()),

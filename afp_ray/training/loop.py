@@ -184,7 +184,7 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         if isinstance(self.optimizer, BackwardOptimizer):
             self.optimizer.close()  # its hooks would keep the moments as long as the weights
-        return self._summary(states).model_copy(update={"seconds": seconds})
+        return self._summary(states, seconds)
 
     def _take_step(
         self, batches: Batches, states: States | None, *, wishes: tuple[bool, bool]
@@ -270,9 +270,10 @@ class _Loop:
         self._notes = list(found.record["notes"])
         self.step = found.step
 
-    def _summary(self, states: States | None) -> TrainingSummary:
+    def _summary(self, states: States | None, seconds: float) -> TrainingSummary:
         notes = [*self._notes, *(states.notes if states is not None else [])]
         return self.record.summary(
+            seconds,
             steps=self.step,
             trainable_parameters=self._num_trainable,
             notes=tuple(notes),

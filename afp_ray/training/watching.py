@@ -49,7 +49,7 @@ class Record:
             name: [] for name in ("contrastive_loss", "instruction_loss", "gradient_cosine", "gradient_ratio")
         }
         self._tokens, self._peak = 0, 0
-        self._seconds_before = 0.0
+        self._seconds_before = self._hours_before = 0.0
         self._resumed_from: int | None = None
         self._started = self._last = time.perf_counter()
         if device.type == "cuda":
@@ -115,26 +115,35 @@ class Record:
 
     def state(self) -> dict[str, Any]:
         """The sums as JSON."""
+        seconds = self.seconds
         sums = {"sums": self._sums, "tokens": self._tokens, "peak": self._peak}
-        return {**sums, "seconds": self.seconds}
+        return {**sums, "seconds": seconds, "hours": self._hours(seconds)}
 
     def restore(self, step: int, state: Mapping[str, Any]) -> None:
         """Go on from sums that `state` gave after `step` steps."""
         self._sums = {name: list(values) for name, values in state["sums"].items()}
         self._tokens, self._peak = state["tokens"], state["peak"]
         self._seconds_before, self._resumed_from = state["seconds"], step
+        # States of before hours were kept are taken to be of as many workers as there are now.
+        self._hours_before = state.get("hours", state["seconds"] * world_size() / 3600)
 
-    def summary(self, **fields: Any) -> TrainingSummary:
+    def _hours(self, seconds: float) -> float:
+        """Device-hours of so many seconds of training: those of earlier attempts with the workers that they had."""
+        return self._hours_before + (seconds - self._seconds_before) * world_size() / 3600
+
+    def summary(self, seconds: float, **fields: Any) -> TrainingSummary:
         """The steps together.
 
         Args:
+            seconds: of training, as `seconds` was after the last step.
             fields: of the summary, that the steps do not tell.
         Returns: `gpu_hours` has what earlier attempts held for the steps that were not repeated.
         """
         return TrainingSummary(
             tokens=self._tokens,
-            seconds=self.seconds,
-            gpu_hours=self._seconds_before * world_size() / 3600,
+            seconds=seconds,
+            gpu_hours=self._hours_before,
+            training_hours=self._hours(seconds),
             peak_memory_bytes=self._peak,
             resumed_from_step=self._resumed_from,
             **{name: sum(values) / len(values) if values else None for name, values in self._sums.items()},

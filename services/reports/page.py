@@ -17,7 +17,7 @@ from services.reports.fronts import front_grids
 from services.reports.grid import FAMILY, RAW, Grid, interval, scored
 from services.reports.published import LEGEND, published_lines
 from services.reports.representation import NUM_COLOURS, figures
-from services.reports.tables import MARKS, ablation_grid, cell_grid, finding_grids, representation_grid
+from services.reports.tables import MARKS, ablation_grid, cell_grid, cost_words, finding_grids, representation_grid
 from services.schemas import StudyStatus
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -88,6 +88,7 @@ def render_report(
         best=best,
         headline=_headline(best) if best else "",
         check_words=check_words,
+        cost_words=cost_words,
         config=sorted(flatten(best.config).items()) if best else [],
         ablation=ablation_grid(comparison) if comparison else None,
         cells=cell_grid(comparison) if comparison else None,

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from afp_ray.findings import signed_points
+from afp_ray.findings import DeviceHours, signed_points
 from afp_ray.records import ArmRow, Comparison, Difference, MajorityRow, ParetoPoint, RepresentationRow, TableCell
 from services.reports.grid import (
     FAMILY,
@@ -28,6 +28,8 @@ __all__ = [
     "Grid",
     "ablation_grid",
     "cell_grid",
+    "cost_legend",
+    "cost_words",
     "escape_latex",
     "finding_grids",
     "pareto_grid",
@@ -39,7 +41,8 @@ MARKS = f"† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and s
 DEMONSTRATIONS = "± demonstrations"
 EFFECTS = "What each component adds: arms that differ in it, in points, Holm over this table"
 IMPORTANCES = "Which searched field told the best tenth of the trials from all (PED-ANOVA), Holm over this table"
-PARETO = "Mean score against cost; on the front nothing is as good and as cheap"
+COSTS = "training of one trial in device-hours, with all else apart (budget.gpu_hours counts both)"
+FRONT = "on the front nothing is as good and as cheap"
 
 
 def ablation_grid(comparison: Comparison) -> Grid:
@@ -125,13 +128,31 @@ def importance_grid(comparison: Comparison) -> Grid:
 
 
 def pareto_grid(points: Sequence[ParetoPoint]) -> Grid:
-    """Score and cost of every arm, cheapest first."""
-    header = ["arm", "score, %", "GPU-hours of a trial", "front"]
-    rows = [
-        [point.arm, percent(point.score), f"{point.gpu_hours:.4g}", "yes" if point.is_on_front else "no"]
-        for point in points
-    ]
+    """Score and device-hours of every arm, cheapest first; no front where costs are not compared."""
+    has_startup = any(point.hours is not None and point.hours.startup is not None for point in points)
+    has_front = all(point.is_on_front is not None for point in points)
+    apart = ["evaluation", "start-up"] if has_startup else ["evaluation and start-up"]
+    header = ["arm", "score, %", "training, device-hours", *apart, *(["front"] if has_front else [])]
+    rows = []
+    for point in points:
+        hours = point.hours or DeviceHours(training=point.gpu_hours, evaluation=0.0)
+        rows.append([point.arm, percent(point.score), f"{hours.training:.4g}", f"{hours.evaluation:.4g}"])
+        if has_startup:
+            rows[-1].append("in evaluation" if hours.startup is None else f"{hours.startup:.4g}")
+        if has_front:
+            rows[-1].append("yes" if point.is_on_front else "no")
     return plain_grid(header, rows)
+
+
+def cost_legend(cost_note: str) -> str:
+    """What costs are, and what the front is or why there is none."""
+    return f"{COSTS}; {cost_note or FRONT}"
+
+
+def cost_words(hours: DeviceHours) -> str:
+    """What one trial cost, its training first."""
+    apart = f"evaluation {hours.evaluation:.4g}, start-up {hours.startup:.4g}" if hours.startup is not None else None
+    return f"training {hours.training:.4g}; {apart or f'evaluation and start-up {hours.evaluation:.4g}'}"
 
 
 def finding_grids(comparison: Comparison) -> list[tuple[str, Grid]]:
@@ -142,7 +163,7 @@ def finding_grids(comparison: Comparison) -> list[tuple[str, Grid]]:
     if comparison.importances:
         found.append((IMPORTANCES, importance_grid(comparison)))
     if len(comparison.pareto) > 1:
-        found.append((PARETO, pareto_grid(comparison.pareto)))
+        found.append((f"Mean score against cost: {cost_legend(comparison.cost_note)}", pareto_grid(comparison.pareto)))
     return found
 
 

@@ -107,7 +107,7 @@ def test_the_clients_errors_say_what_the_service_said(client: Client) -> None:
         ("/v1/studies/demo/best?under=seconds=1e999", 409),
         ("/v1/studies/demo/best?under=other=1", 422),
         ("/v1/studies/demo/best?under=gpu_hours", 422),
-        ("/v1/studies/demo/best?under=gpu_hours=0", 409),
+        ("/v1/studies/demo/best?under=gpu_hours=-1", 409),
         ("/docs", 404),
     ],
 )

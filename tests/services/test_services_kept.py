@@ -53,7 +53,7 @@ def test_what_an_answer_is_made_from_makes_it_anew(tmp_path: Path, calls: list[i
     settle(paths)
     first = best_answer(tmp_path, "demo")
     result = paths.trial(first.trials[0]).result
-    result.write_text(result.read_text().replace('"gpu_hours": 0.25', '"gpu_hours": 9.25'))
+    result.write_text(result.read_text().replace('"seconds": 720.0', '"seconds": 7200.0'))
     settle(paths, 90)
     assert best_answer(tmp_path, "demo").gpu_hours > first.gpu_hours
     Ledger.open(paths).close("complete")

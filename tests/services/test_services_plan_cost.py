@@ -226,12 +226,50 @@ def test_the_budget_that_will_end_the_study_is_named(
 
 def test_workers_share_steps_and_all_of_them_are_paid(tmp_path: Path) -> None:
     plant(tmp_path, make_study(), [("mit", "search"), ("mit", "search")])
-    study = make_study("other", methods=("mit",), runtime={"executor": "local", "workers_per_trial": 2})
+    study = make_study("other", methods=("mit",), runtime={"executor": "ray", "workers_per_trial": 2})
     answer = plan_answer(study, tmp_path)
     training, whole = price(resolve(make_arms(study)[0], {}, 0), 1)
     assert answer.arms[0].trial_s == pytest.approx(whole - training / 2)
     assert answer.cost is not None
     assert answer.cost.device_hours == pytest.approx(2 * answer.cost.trial_hours[1])
+
+
+def test_the_local_executor_trains_in_one_worker_whatever_their_number(tmp_path: Path) -> None:
+    plant(tmp_path, make_study(), [("mit", "search"), ("mit", "search")])
+    study = make_study("other", methods=("mit",), runtime={"executor": "local", "workers_per_trial": 2})
+    answer = plan_answer(study, tmp_path)
+    assert answer.arms[0].trial_s == pytest.approx(price(resolve(make_arms(study)[0], {}, 0), 1)[1])
+    assert answer.cost is not None
+    assert answer.cost.device_hours == pytest.approx(answer.cost.trial_hours[1])
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [{"executor": "local"}, {"executor": "ray", "workers_per_trial": 4}],
+    ids=["in this process", "in four workers"],
+)
+@pytest.mark.parametrize("says_so", [False, True], ids=["earlier result", "with its own numbers"])
+def test_trials_that_were_restarted_are_priced_by_all_their_attempts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: dict[str, Any], says_so: bool
+) -> None:
+    workers = runtime.get("workers_per_trial", 1)
+    measured = make_study(runtime={"executor": "local"} if says_so else runtime)  # adopted, perhaps: by its own numbers
+    paths = plant(tmp_path, measured, [("mit", "search"), ("mit", "search")])
+    for file in paths.trials.glob("*/result.json"):
+        result = json.loads(file.read_text())
+        training, rest = result["training"]["seconds"], result["seconds"] - result["training"]["seconds"]
+        # Nine tenths of the steps were done by an attempt that was killed: its time is not in that of the last one.
+        result["seconds"] = training / 10 / workers + rest
+        result["training"] |= {"seconds": training / workers, "gpu_hours": (training + workers * rest) / 3600}
+        if says_so:
+            result["training"] |= {"training_hours": training / 3600, "workers": workers}
+        file.write_text(json.dumps(result))
+    study = make_study("other", methods=("mit",), runtime={"executor": "local"})
+    file = tmp_path / "other.json"
+    file.write_text(study.model_dump_json())
+    assert cli.main(["plan", str(file), "--storage", str(tmp_path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["arms"][0]["trial_s"] == pytest.approx(price(resolve(make_arms(study)[0], {}, 0), 1)[1])
 
 
 def test_trials_at_the_same_time_shorten_the_wait_alone(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_ten_steps_and_ten_more_are_twenty(case: dict[str, Any], tmp_path: Path)
     assert whole is not None
     assert rest is not None
     assert (whole.resumed_from_step, rest.resumed_from_step) == (None, 10)
-    other = {"seconds", "gpu_hours", "peak_memory_bytes", "resumed_from_step"}
+    other = {"seconds", "gpu_hours", "training_hours", "peak_memory_bytes", "resumed_from_step"}
     assert whole.model_dump(exclude=other) == rest.model_dump(exclude=other)
     assert rest.seconds > rest.gpu_hours * 3600 > 0
 
@@ -346,7 +346,23 @@ def test_sums_come_back_as_they_were() -> None:
     other = Record(20, torch.device("cpu"), period=1)
     other.restore(4, json.loads(json.dumps(record.state())))
     assert other.state()["sums"] == record.state()["sums"]
-    assert other.summary(steps=4).resumed_from_step == 4
+    assert other.summary(1.0, steps=4).resumed_from_step == 4
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 4), (4, 2)])
+def test_hours_are_those_of_the_workers_of_each_attempt(
+    monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    monkeypatch.setattr("afp_ray.training.watching.world_size", lambda: before)
+    state = json.loads(json.dumps(Record(20, torch.device("cpu"), period=1).state()))
+    assert state["hours"] == pytest.approx(before * state["seconds"] / 3600)
+    state |= {"seconds": 1800.0, "hours": before * 0.5}
+    monkeypatch.setattr("afp_ray.training.watching.world_size", lambda: after)
+    record = Record(20, torch.device("cpu"), period=1)
+    record.restore(10, state)
+    summary = record.summary(5400.0, steps=20)
+    assert (summary.gpu_hours, summary.training_hours) == (before * 0.5, pytest.approx(before * 0.5 + after * 1.0))
+    assert summary.seconds == 5400.0
 
 
 def test_two_states_whose_folders_were_swapped_are_passed_over(straight: Run, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_wishes_come_back_and_tokens_are_summed() -> None:
     assert (metrics["contrastive_loss"], metrics["gradient_norm"]) == (1.0, 0.5)
     assert "instruction_loss" not in metrics
     record.add(1, losses, torch.tensor(0.5), 6)
-    assert record.summary(steps=2).tokens == 11
+    assert record.summary(1.0, steps=2).tokens == 11
 
 
 def test_what_is_left_follows_the_pace_of_the_stage() -> None:
