@@ -21,8 +21,8 @@ from afp_ray.comparison.choice import LIMITS
 from afp_ray.errors import AfpError, UnavailableError, UserError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus
+from afp_ray.redaction import redact_json, redacted
 from afp_ray.store import StudyPaths, list_studies
-from afp_ray.tracking.redaction import redact_json, redacted
 from services import answers
 from services.computations import DEADLINE_S, Computations
 from services.kept import kept, mark_of

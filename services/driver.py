@@ -361,9 +361,9 @@ def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
 
     Raises: UnavailableError when MLflow cannot be reached; the outbox then says why.
     """
+    from afp_ray.redaction import redact
     from afp_ray.tracking.outbox import note_failure
     from afp_ray.tracking.projector import MlflowProjector
-    from afp_ray.tracking.redaction import redact
 
     uri = tracking_uri(study.runtime.tracking_uri, paths.storage)
     projector = MlflowProjector(study, paths, uri, verify=True)

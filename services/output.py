@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
 from afp_ray.records import StudyState, TrialStatus
-from afp_ray.tracking.redaction import redact, redact_json
+from afp_ray.redaction import redact, redact_json
 
 if TYPE_CHECKING:
     from rich.console import Console

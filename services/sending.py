@@ -21,7 +21,7 @@ def refuse_secrets(study: StudyConfig, storage: str | None) -> None:
 
     Raises: ConfigError naming the field; the value is not repeated.
     """
-    from afp_ray.tracking.redaction import redact
+    from afp_ray.redaction import redact
 
     for field, value in {**flatten(study.model_dump(mode="json")), "--storage": storage}.items():
         for _, text in _texts(field, value):

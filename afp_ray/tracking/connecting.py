@@ -10,9 +10,9 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from afp_ray.errors import UnavailableError
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.location import ARTIFACTS, read_runs, sqlite_file, sqlite_uri
-from afp_ray.tracking.redaction import redact
 from afp_ray.tracking.schema import schema_verdict
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 from afp_ray.config import canonical_json, flatten
 from afp_ray.records import IncompleteScores, MissingScore, Score, TrialRecord, TrialResult, TrialStatus, Until
-from afp_ray.tracking.redaction import redact
+from afp_ray.redaction import redact
 
 MAX_METRICS = 100
 MAX_PARAM = 500

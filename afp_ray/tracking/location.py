@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from afp_ray.errors import ConfigError
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, write_atomic
-from afp_ray.tracking.redaction import redact
 
 _WRITABLE = re.compile(r"https?://.|sqlite:///.|(?:postgresql|postgres|mysql|mssql)(?:\+\w+)?://.|databricks(?:://|$)")
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"

@@ -19,9 +19,9 @@ from afp_ray.ledger import Replayer
 from afp_ray.ledger.replaying import read
 from afp_ray.ledger.snapshot import Sections
 from afp_ray.records import StudyState, TrialRecord, TrialStatus
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, write_json
 from afp_ray.tracking.content import PROJECTION_VERSION
-from afp_ray.tracking.redaction import redact
 
 _AT_WORK = frozenset({TrialStatus.PLANNED, TrialStatus.RUNNING, TrialStatus.PAUSED})
 

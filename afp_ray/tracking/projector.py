@@ -31,11 +31,11 @@ from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
 from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus, Until  # noqa: E402
+from afp_ray.redaction import redact  # noqa: E402
 from afp_ray.store import StudyPaths, read_incomplete  # noqa: E402
 from afp_ray.tracking.connecting import connect  # noqa: E402
 from afp_ray.tracking.content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
 from afp_ray.tracking.outbox import Outbox  # noqa: E402
-from afp_ray.tracking.redaction import redact  # noqa: E402
 from afp_ray.tracking.runs import CHILD_OF, DIGEST, KIND, PARENT, RunBook, Written, renamed  # noqa: E402
 
 logger = logging.getLogger(__name__)

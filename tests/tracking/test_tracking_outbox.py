@@ -11,9 +11,9 @@ from fabricate import event, fabricate, leave_running, make_config, make_study
 
 from afp_ray.ledger import Ledger, Replayer, replay
 from afp_ray.records import TrialStatus
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.outbox import Outbox, lag, note_failure
-from afp_ray.tracking.redaction import redact
 
 URI = "http://127.0.0.1:5000"
 

@@ -14,10 +14,10 @@ from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError
 from afp_ray.ledger import Ledger, replay
 from afp_ray.records import Failure, FailureClass, TrialResult, Until
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, write_atomic, write_json
 from afp_ray.tracking.content import MAX_METRICS, params_of, run_content
 from afp_ray.tracking.location import default_uri, find_run, tracking_uri
-from afp_ray.tracking.redaction import redact
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fabricate import fabricate, make_study
 
+from afp_ray.redaction import redact, redact_json
 from afp_ray.store import write_json
-from afp_ray.tracking.redaction import redact, redact_json
 from services import cli
 from services.api import LOOPBACK_NAMES, create_app
 from services.output import say_json_text
