@@ -1,13 +1,15 @@
 """Takes secrets out of text that leaves: to the terminal, a page, the API, a log, the ledger, a tracking server.
 
 A secret shows by its form (the user of a URL, a parameter of a query, a header, a token of a known make), or it is one
-that this process knows from its environment.
+that this process knows: from its environment, or from a URI that a study or a command line names.
 """
 
 import html
+import io
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
@@ -28,7 +30,10 @@ _VARIABLES: Final = (
 _URI_VARIABLES: Final = ("MLFLOW_TRACKING_URI", "AFP_STORAGE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _MIN_LENGTH: Final = 5
 """A shorter value is also a word or a number of ordinary text."""
+_MAX_KNOWN: Final = 1_000
+"""Secrets that are remembered, the latest ones: a service may read any number of studies."""
 
+_ANY_URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30})://([^\s\"'<>]+)")
 _URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30})://([^\s\"'<>]*@)")
 _WEB = frozenset({"http", "https", "ws", "wss", "ray"})
 _HOST = re.compile(r"localhost|\[[0-9a-fA-F:.]*\]|[\w-]+(?:\.[\w-]+)+")
@@ -72,6 +77,25 @@ _FORMS: Final = (
 )
 
 
+_known: tuple[str, ...] = ()
+_lock = threading.Lock()
+
+
+def remember(*texts: str) -> None:
+    """Know the secrets of URIs from now on, so that they are hidden also where a library quotes a part of one."""
+    global _known
+    found = dict.fromkeys(secret for text in texts if "://" in text for secret in _secrets_of(text))
+    if found.keys() - set(_known):
+        with _lock:
+            _known = tuple(dict.fromkeys((*_known, *found)))[-_MAX_KNOWN:]
+
+
+def forget() -> None:
+    """Know no secret any more but those of the environment."""
+    global _known
+    _known = ()
+
+
 def redact(text: str) -> str:
     """`text` with every secret as `***`; hosts, paths and hashes stay."""
     pattern = _literal(_values())
@@ -97,6 +121,19 @@ def redact_json(text: str, *, indent: int | None = None) -> str:
     if redact(text) == text:
         return text
     return json.dumps(redacted(json.loads(text)), indent=indent, ensure_ascii=False)
+
+
+class RedactedText(io.TextIOWrapper):
+    """A stream of text, such as a log, into which no secret is written."""
+
+    def write(self, text: str, /) -> int:
+        """Write `text` with every secret as `***`; returns the characters given."""
+        super().write(redact(text))
+        return len(text)
+
+    def write_as_is(self, text: str, /) -> int:
+        """Write what has no secret any more and must not be cut, as JSON."""
+        return super().write(text)
 
 
 def _hides(key: Any, value: Any) -> bool:
@@ -130,25 +167,43 @@ def _without_user(scheme: str, rest: str) -> str:
     return f"{HIDDEN}@"
 
 
-def _secrets_of(uri: str) -> Iterator[str]:
-    """Password, parameters and header of a URI, as they stand there and decoded."""
-    rest = uri.partition("://")[2]
-    found = []
-    scheme, until = uri.partition(":")[0].lower(), rest.rpartition("@")[0]
-    if until and _without_user(scheme, f"{until}@").startswith(HIDDEN):
-        found.append(until.partition(":")[2])
-    found += [match[0].removeprefix(match[1]) for form in (_QUERY, _BEARER, _BASIC) for match in form.finditer(uri)]
-    for secret in found:
-        yield from {secret, unquote(secret)}
+def _secrets_of(text: str) -> Iterator[str]:
+    """What the URIs in a text must not show beside themselves, in every form in which a library might quote it.
+
+    A library that splits a URI at the first `/` or `@` of a password shows what it took for a port, a host or a path.
+    """
+    for match in _ANY_URI.finditer(text):
+        scheme, rest = match[1].lower(), match[2]
+        until, _, after = rest.rpartition("@")
+        found = []
+        if until and _without_user(scheme, f"{until}@").startswith(HIDDEN):
+            user, _, password = until.partition(":")
+            host = re.split(r"[/?#]", after, maxsplit=1)[0].partition(":")[0]
+            ends = [password[cut.end() :] for cut in re.finditer(r"[/@?#:]", password)]
+            found += [password, *re.split(r"[/@?#:]", password), *(f"{end}@{host}" for end in ends if end and host)]
+            yield from _in_quotes(user)
+            for part in re.split(r"[/@?#:]", password):
+                yield from _in_quotes(part)
+        found += [hit[0].removeprefix(hit[1]) for form in (_QUERY, _BEARER, _BASIC) for hit in form.finditer(match[0])]
+        for secret in found:
+            if len(secret) >= _MIN_LENGTH:
+                yield from {secret, unquote(secret)}
+
+
+def _in_quotes(word: str) -> Iterator[str]:
+    """A word that is too short, or too common, to be hidden wherever it stands, as errors name it."""
+    if len(word) >= 2:
+        yield from (f"'{word}'", f'user "{word}"')
 
 
 def _values() -> tuple[str, ...]:
     """Every secret that this process knows, the longest first."""
-    known = {os.environ.get(name, "").strip() for name in _VARIABLES}
+    given = {os.environ.get(name, "").strip() for name in _VARIABLES}
+    known = {one for one in given if len(one) >= _MIN_LENGTH} | set(_known)
     for name in _URI_VARIABLES:
         if uri := os.environ.get(name):
             known |= set(_secrets_of(uri))
-    return tuple(sorted({one for one in known if len(one) >= _MIN_LENGTH}, key=lambda one: (-len(one), one)))
+    return tuple(sorted(known, key=lambda one: (-len(one), one)))
 
 
 @lru_cache(maxsize=8)
@@ -157,6 +212,17 @@ def _literal(values: tuple[str, ...]) -> re.Pattern[str] | None:
     forms = {
         form: None
         for value in values
-        for form in (value, json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value), quote(value, safe=""))
+        for form in (
+            value,
+            json.dumps(value, ensure_ascii=False)[1:-1],
+            html.escape(value),
+            quote(value, safe=""),
+            quote(value),
+        )
     }
-    return re.compile(rf"(?<![\w/])(?:{'|'.join(map(re.escape, forms))})(?!\w)") if forms else None
+    if not forms:
+        return None
+    # A folder of a secret's name is none, unless an `@` shows that a URI was cut there.
+    words, ends = ("|".join(re.escape(one) for one in forms if ("@" in one) == is_end) for is_end in (False, True))
+    parts = [rf"(?<![\w/])(?:{words})(?!\w)" if words else "", rf"(?<!\w)(?:{ends})(?!\w)" if ends else ""]
+    return re.compile("|".join(filter(None, parts[::-1])))

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from afp_ray.errors import ConfigError
+from afp_ray.redaction import remember
 from services.data_commands import data_app
 from services.edge import run_guarded
 from services.export_commands import export
@@ -375,6 +376,7 @@ def _limit(text: str) -> tuple[str, float]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Nothing but a bug leaves a traceback, and that in a file."""
     given = sys.argv[1:] if arguments is None else arguments
+    remember(*given)
     return run_guarded(lambda: app(args=given, prog_name="afp", standalone_mode=False), as_json="--json" in given)
 
 

@@ -1,5 +1,6 @@
 """Checks of the environment a study would meet, each with its fix: versions, GPUs, disk, tracking, Ray, caches."""
 
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -249,7 +250,7 @@ def _status(url: str) -> int | None:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (urllib.error.URLError, OSError, ValueError):
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError):
         return None
 
 

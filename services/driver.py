@@ -18,6 +18,7 @@ from afp_ray.config.trial import NO_MODEL
 from afp_ray.errors import ModelError, StorageError, StudyChangedError, UnavailableError, UserError
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Failure, FailureClass, OnEvent, StudyState, TrialResult, TrialStatus
+from afp_ray.redaction import redact
 from afp_ray.remote import ask_to_stop, keeping
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import require_tracking, tracking_uri
@@ -233,7 +234,7 @@ def _models_of(study: StudyConfig, names: Collection[str]) -> frozenset[ModelCon
 def _as_failure(error: ModelError) -> Failure:
     place = f" ({error.where})" if error.where else ""
     message = f"{error.problem}{place}; {error.fix}" if error.fix else f"{error.problem}{place}"
-    return Failure(failure_class=FailureClass.CONFIG, message=message[:MAX_MESSAGE], traceback=str(error))
+    return Failure(failure_class=FailureClass.CONFIG, message=redact(message)[:MAX_MESSAGE], traceback=str(error))
 
 
 def drive(
@@ -361,7 +362,6 @@ def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
 
     Raises: UnavailableError when MLflow cannot be reached; the outbox then says why.
     """
-    from afp_ray.redaction import redact
     from afp_ray.tracking.outbox import note_failure
     from afp_ray.tracking.projector import MlflowProjector
 

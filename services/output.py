@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
 from afp_ray.records import StudyState, TrialStatus
-from afp_ray.redaction import redact, redact_json
+from afp_ray.redaction import RedactedText, redact, redact_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,9 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def open_streams() -> None:
-    """Make standard output and error safe to write to: characters that they cannot show come escaped.
+    """Make standard output and error safe to write to: no secrets, and characters that they cannot show come escaped.
+
+    Whatever writes there goes through it: warnings, log records, libraries, the traceback of a thread.
 
     A stream that was closed (`>&-`) goes nowhere, so that no file that is opened later takes its number.
     """
@@ -53,7 +55,15 @@ def open_streams() -> None:
         if stream is None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            safe = RedactedText(
+                stream.detach(),
+                encoding=stream.encoding,
+                errors="backslashreplace",
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, safe)
+            setattr(sys, f"__{name}__", safe)  # what the interpreter itself falls back to
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -95,7 +105,8 @@ def say_json_text(text: str, *, indent: int | None = None, before: str = "") -> 
     text = redact_json(text, indent=indent)
     if not is_unicode:
         text = json.dumps(json.loads(text), indent=indent)
-    sys.stdout.write(before + _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+    line = before + _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+    sys.stdout.write_as_is(line) if isinstance(sys.stdout, RedactedText) else sys.stdout.write(line)
     sys.stdout.flush()
 
 
@@ -150,7 +161,7 @@ def of_the_machine(error: BaseException) -> AfpError | None:
         return ConfigError("a path holds a NUL character", where="paths", fix="write the path without it")
     if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
         return None
-    place = str(error.filename) if error.filename is not None else ""
+    place = redact(str(error.filename)) if error.filename is not None else ""
     shown = place if len(place) <= 200 else f"{place[:200]}... ({len(place)} characters)"
     said = f"{error.strerror or error}{f': {shown}' if shown else ''}"
     if error.errno in _FULL:
@@ -195,7 +206,7 @@ def show_bug(error: BaseException) -> int:
     text = "".join(traceback.format_exception(error))
     handle, name = tempfile.mkstemp(prefix=f"afp-error-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(f"{' '.join(sys.argv)}\n{text}")
+        file.write(redact(f"{' '.join(sys.argv)}\n{text}"))
     first = str(error).splitlines()[0] if str(error) else ""
     note(f"error  unexpected {type(error).__name__}: {first}")
     note(f"fix    this is a bug of afp_ray; the traceback is in {Path(name)}")

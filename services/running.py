@@ -14,6 +14,7 @@ from afp_ray.execution.forking import workers_ahead
 from afp_ray.execution.resources import cluster_of, require_here
 from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
+from afp_ray.redaction import redact, redact_json
 from afp_ray.remote.place import place_of
 from afp_ray.store import StudyPaths, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
@@ -191,7 +192,9 @@ def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: 
     written = [paths.report]
     if comparison is not None:
         for suffix, render in FORMATS.items():
-            write_atomic(paths.comparison(suffix), render(comparison))
+            text = render(comparison)
+            text = redact_json(text, indent=2) if suffix == "json" else redact(text)
+            write_atomic(paths.comparison(suffix), text)
             written.append(paths.comparison(suffix))
     elif error is not None and not quiet:
         note(f"note   the report has no table yet: {str(error).splitlines()[0]}")

@@ -33,6 +33,16 @@ def _uses_cluster(file: Path) -> bool:
     return "ray_cluster" in file.read_text("utf-8")
 
 
+@pytest.fixture(autouse=True)
+def no_secrets_of_others() -> Iterator[None]:
+    """What a test's studies hid is a word like any other in the next test."""
+    from afp_ray.redaction import forget
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Rows and tokens that tests keep are their own, for this run alone, and never the user's."""

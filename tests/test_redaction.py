@@ -1,17 +1,27 @@
 """Secrets leave by no door: their forms, what the process knows, and what stays readable."""
 
 import json
+import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fabricate import fabricate, make_study
 
-from afp_ray.redaction import redact, redact_json
-from afp_ray.store import write_json
+from afp_ray.config import RuntimeConfig
+from afp_ray.execution.worker import output_to
+from afp_ray.ledger import Ledger, replay
+from afp_ray.redaction import redact, redact_json, remember
+from afp_ray.store import StudyPaths, write_json
 from services import cli
 from services.api import LOOPBACK_NAMES, create_app
-from services.output import say_json_text
+from services.output import console, say_json_text
+from services.reports.grid import Grid, to_terminal
+
+TESTS = Path(__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -86,3 +96,100 @@ def test_a_secret_beside_a_quotation_mark_leaves_a_line_of_json_whole(capsys: py
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert json.loads(said.removeprefix("result   ")) == {"note": 'see https://h/?token=***"quoted', "text": "正确"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "said", "shown"),
+    [
+        ("mysql://me:pa/ss@127.0.0.1:1/db", "nonnumeric port: 'pa'", "nonnumeric port: ***"),
+        ("mysql://me:pa/ss@127.0.0.1:1/db", "denied for 'me'@'h' with pa/ss", "denied for ***@'h' with ***"),
+        ("postgresql://me:x@db.example/d", 'failed for user "me"', "failed for ***"),
+        ("mysql://a:hunter/2@x@db.example/d", "cannot connect to 'x@db.example'", "cannot connect to '***'"),
+        (
+            "http://a:12/34@host.example:5/",
+            "exceeded with url: /34@host.example:5/api",
+            "exceeded with url: /***:5/api",
+        ),
+        ("https://a:p%40CANARY@h/?token=QUERIED", "p@CANARY, p%40CANARY and QUERIED", "***, *** and ***"),
+    ],
+)
+def test_a_part_of_a_uri_that_a_study_names_is_hidden_as_libraries_quote_it(uri: str, said: str, shown: str) -> None:
+    assert redact(said) == said
+    RuntimeConfig(tracking_uri=uri)
+    assert redact(said) == shown
+    assert redact(shown) == shown
+
+
+def test_words_of_a_study_s_end_stay_whatever_the_password(tmp_path: Path) -> None:
+    remember("mysql://a:complete/adopted@127.0.0.1/db")
+    with Ledger.open(StudyPaths(tmp_path, "demo"), make_study()) as ledger:
+        ledger.close("complete: told by complete/adopted")
+    assert replay(StudyPaths(tmp_path, "demo").ledger).closed == "complete: told by ***"
+
+
+def test_a_line_is_hidden_before_a_narrow_terminal_wraps_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    text = "see mysql://somebody:CAN/ARY@127.0.0.1/db"
+    console().print(text)
+    console().print(to_terminal(Grid(["a"], [[text]], [[False]]), text))
+    said = "".join(capsys.readouterr().out.split())
+    assert "***@127.0.0.1" in said
+    assert "CAN" not in said
+
+
+def test_a_trial_s_log_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "ENVCANARY9")
+    told = "mysql://me:CANA/RY@127.0.0.1:1/db and ENVCANARY9"
+    with output_to(tmp_path / "log.txt"):
+        print(told)
+        print(told, file=sys.stderr)
+        logging.getLogger("some.library").warning("away: %s", told)
+        try:
+            raise OSError(told)
+        except OSError:
+            logging.getLogger("some.library").exception("lost")
+    text = (tmp_path / "log.txt").read_text("utf-8")
+    assert text.count("mysql://***@127.0.0.1:1/db and ***") == 4
+    assert "CANA" not in text
+
+
+@pytest.mark.parametrize(
+    ("uri", "secrets"),
+    [
+        ("http://researcher:CANA/RY@7secret@127.0.0.1:1/?token=TOKCANARY", ("CANA", "RY@7", "7secret", "TOKCANARY")),
+        ("mysql+pymysql://researcher:CANA/RY7secret@127.0.0.1:1/db", ("CANA", "RY7")),
+        ("https://127.0.0.1:1/?access_token=TOKCANARY&h=Bearer%20BEARERCANARY", ("TOKCANARY", "BEARERCANARY")),
+    ],
+)
+def test_a_study_that_runs_to_its_end_keeps_its_secrets_in_one_file(
+    uri: str, secrets: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The server refuses, one trial fails and everything that can speak says all it knows."""
+    storage, file, trials = tmp_path / "runs", tmp_path / "study.json", tmp_path / "trials.db"
+    runtime = {"executor": "local", "tracking_uri": uri}
+    file.write_text(json.dumps({"name": "told", "seeds": [0, 1], "compare": {"method": ["mcl"]}, "runtime": runtime}))
+    verbs = [["run", str(file)], ["status", "told"], ["status", "told", "--json"], ["status"], ["best", "told"]]
+    verbs += [["compare", "told", "--json"], ["report", "told"], ["sync", "told"], ["doctor", str(file)]]
+    verbs += [["export", "told", "--optuna", str(trials)], ["resume", "told", "--set", f"runtime.tracking_uri={uri}@"]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment |= {"MLFLOW_TRACKING_PASSWORD": "ENVCANARY9", "TOLD": f"{uri} ENVCANARY9", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "telling_trials.py")]
+        + [json.dumps([*verb, "--storage", str(storage)]) for verb in verbs],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout + done.stderr
+    assert [f"[{verb} {code}]" in said for verb, code in (("run", 3), ("sync", 75))] == [True, True], said
+    assert said.count("lost: ") == 1, said
+    for secret in (*secrets, "ENVCANARY9"):
+        assert secret not in said
+        holding = {at.name for at in tmp_path.rglob("*") if at.is_file() and secret.encode() in at.read_bytes()}
+        assert holding <= {"study.json"}, secret
+    (kept,) = storage.glob("told/study.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    (failure,) = storage.glob("told/trials/*/failure-1.txt")
+    assert "***" in failure.read_text("utf-8")

@@ -3,10 +3,11 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from afp_ray.config.base import StrictModel
 from afp_ray.config.training import MAX_BATCH_SIZE
+from afp_ray.redaction import remember
 
 MAX_SECONDS = 1_000_000_000
 """Thirty years; the system's clocks take no wait of any length."""
@@ -60,6 +61,13 @@ class RuntimeConfig(TrainingRuntime):
     """Which checkpoints stay on disk once an arm is decided."""
     tracking_uri: str | None = None
     """MLflow tracking URI; null is the environment's MLFLOW_TRACKING_URI, else `sqlite:///` beside the runs."""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _secrets_are_known(cls, value: str | None) -> str | None:
+        """Whoever reads a study knows from then on what must not leave this process."""
+        remember(value or "")
+        return value
 
     @model_validator(mode="after")
     def _gpus_can_be_given(self) -> Self:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from afp_ray.errors import AfpError
 from afp_ray.records import IncompleteScores, MissingScore, Score
+from afp_ray.redaction import redact
 
 _NAMED = 5
 """Missing cells that a message names."""
@@ -18,6 +19,7 @@ class IncompleteError(AfpError):
     """
 
     def __init__(self, scores: Sequence[Score], missing: Sequence[MissingScore]) -> None:
+        missing = [one.model_copy(update={"problem": redact(one.problem)}) for one in missing]  # goes into a file
         self.found = IncompleteScores(scores=tuple(scores), missing=tuple(missing))
         cells = {(score.task, score.language, score.split) for score in scores}
         named = [f"{one.task}/{one.language} on {one.split}: {one.problem}" for one in missing[:_NAMED]]

@@ -32,6 +32,7 @@ from afp_ray.records import (
     TrialResult,
     TrialStatus,
 )
+from afp_ray.redaction import redact
 from afp_ray.search import WAIT, Wait
 from afp_ray.store import RESULT, StudyPaths, find_damage, trial_digests, write_atomic
 
@@ -333,7 +334,7 @@ class Driver:
         trial = self._ledger.paths.trial(job.trial_id)
         is_refused = failure.failure_class is FailureClass.STORAGE
         with suppress(StorageError) if is_refused else nullcontext():  # the disk that refused may refuse this too
-            write_atomic(trial.failure(job.attempt), failure.traceback or failure.message + "\n")
+            write_atomic(trial.failure(job.attempt), redact(failure.traceback or failure.message + "\n"))
         short = failure.model_copy(update={"traceback": ""})
         self._append(TrialStatus.FAILED, job.trial_id, job.attempt, role=job.role, failure=short)
         failpoint("after_failed")

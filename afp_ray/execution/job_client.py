@@ -24,6 +24,7 @@ from ray.job_submission import JobSubmissionClient
 
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.trust import TOKEN_FILE, ask, token
+from afp_ray.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +274,7 @@ class RayJobs:
 
     def _not_understood(self, error: _RefusedError) -> ConfigError:
         first = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-        return ConfigError(f"the Ray cluster at {self.address} refuses: {first[:500]}", where="--address")
+        return ConfigError(f"the Ray cluster at {self.address} refuses: {redact(first)[:500]}", where="--address")
 
 
 def _status_of(error: Exception) -> int | None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from afp_ray.redaction import RedactedText
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -63,6 +65,9 @@ class _CappedFile(io.RawIOBase):
 
 
 def open_log(path: Path) -> io.TextIOWrapper:
-    """Open a log to append to, line by line; it never holds much more than `MAX_BYTES`, its beginning and its end."""
+    """Open a log to append to, line by line; it never holds much more than `MAX_BYTES`, its beginning and its end.
+
+    No secret is written that a text shows or that this process knows.
+    """
     raw = io.BufferedWriter(_CappedFile(path))
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return RedactedText(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -17,6 +17,7 @@ from afp_ray.errors import (
 )
 from afp_ray.evaluation.incomplete import IncompleteError
 from afp_ray.records import Failure, FailureClass, TrialResult
+from afp_ray.redaction import redact
 
 _OUT_OF_MEMORY: Final = frozenset({"OutOfMemoryError", "MemoryError"})
 _LOST: Final = frozenset(
@@ -60,12 +61,12 @@ def failure_of(error: BaseException) -> Failure:
     """
     if isinstance(error, WorkerFailedError):
         return Failure.model_validate_json(str(error))
-    message = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_MESSAGE]
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
     if not isinstance(error, AfpError):
-        message = f"{type(error).__name__}: {message}"[:_MAX_MESSAGE]
+        message = f"{type(error).__name__}: {message}"
     return Failure(
         failure_class=_class_of(error),
-        message=message,
+        message=redact(message)[:_MAX_MESSAGE],  # in this order: half a secret shows no form
         traceback="".join(traceback.format_exception(error)),
         step=error.step if isinstance(error, DivergedError) else None,
     )
@@ -98,7 +99,7 @@ def lost_worker(text: str) -> Failure:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "the worker died")
     return Failure(
         failure_class=FailureClass.OOM if is_memory else FailureClass.INFRA,
-        message=first[:_MAX_MESSAGE],
+        message=redact(first)[:_MAX_MESSAGE],
         traceback=text,
     )
 

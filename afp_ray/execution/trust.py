@@ -1,5 +1,6 @@
 """What a Ray cluster answers to a stranger, who could run any code on one that asks for no token; and our own token."""
 
+import http.client
 import ipaddress
 import json
 import logging
@@ -171,7 +172,7 @@ def _ask_dashboard(address: str, bearer: str | None) -> ClusterAnswer:
     except urllib.error.HTTPError as error:
         with error:
             return ClusterAnswer("token" if error.code in (401, 403) else "unknown", f"answers {error.code}")
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return ClusterAnswer("silent", "does not answer")
 
 

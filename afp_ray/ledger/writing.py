@@ -14,6 +14,7 @@ from afp_ray.ledger.agreement import adopt_study, package_versions, require_vers
 from afp_ray.ledger.lease import Lease
 from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, cut_torn_tail, parse_line, read, repair, sealed
 from afp_ray.records import LedgerEvent, StudyState, TrialRecord
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, sync_folder
 
 SNAPSHOT_EVENTS = 4_000
@@ -114,7 +115,7 @@ class Ledger:
             StudyLockedError: another driver took the study while this one was away; nothing was written.
             StorageError: the disk refuses; a torn line is then cut at the next opening.
         """
-        event = event.model_copy(update={"driver": self._lease.token})
+        event = _without_secrets(event).model_copy(update={"driver": self._lease.token})
         content = {"time": event.time, "trial_id": event.trial_id, **event.model_dump(mode="json", exclude_none=True)}
         if event.config is not None:
             content["config"] = self._sections.share(content["config"])
@@ -213,6 +214,16 @@ def mend(paths: StudyPaths) -> int:
             lease.release()
     except OSError as error:
         raise StorageError(f"cannot mend {paths.ledger}: {error}") from error
+
+
+def _without_secrets(event: LedgerEvent) -> LedgerEvent:
+    """An event whose words anybody may read; the first word of a closing note says how the study goes on, and stays."""
+    failure, (first, colon, rest) = event.failure, event.note.partition(":")
+    if failure is not None:
+        failure = failure.model_copy(update={"message": redact(failure.message)})
+    is_reason = event.state == CLOSED and first in set(map(str, CloseReason))
+    note = f"{first}{colon}{redact(rest)}" if is_reason else redact(event.note)
+    return event.model_copy(update={"note": note, "failure": failure})
 
 
 def _event(state: str, **fields: Any) -> LedgerEvent:

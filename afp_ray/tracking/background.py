@@ -12,6 +12,7 @@ from typing import Protocol
 
 from afp_ray.collection import without_collection
 from afp_ray.config import StudyConfig
+from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.outbox import Outbox, note_failure
 
@@ -131,7 +132,7 @@ class BackgroundProjector:
             self._projector.project(enough=enough)
             self._is_behind = self._projector.num_left > 0
         except Exception as error:  # a projection that fails must never end a study
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
             self._on_failure(reason)  # first, so that whoever sees `failure` also finds it noted
             self.failure = reason
             self._warn(reason)

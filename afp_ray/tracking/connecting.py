@@ -43,7 +43,7 @@ def _check_schema(file: Path, uri: str) -> None:
     """Make the tables of a database that is not there yet; refuse one that this MLflow cannot write."""
     verdict = schema_verdict(uri, wait_s=READ_S)
     if not verdict.is_usable:
-        raise UnavailableError(f"MLflow at {uri} cannot be written: {verdict.found}; fix: {verdict.fix}")
+        raise UnavailableError(f"MLflow at {redact(uri)} cannot be written: {verdict.found}; fix: {verdict.fix}")
     if file.exists():
         return
     # Under another name first: a kill in between must not leave half of the tables.

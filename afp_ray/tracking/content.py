@@ -11,7 +11,7 @@ from typing import Any
 
 from afp_ray.config import canonical_json, flatten
 from afp_ray.records import IncompleteScores, MissingScore, Score, TrialRecord, TrialResult, TrialStatus, Until
-from afp_ray.redaction import redact
+from afp_ray.redaction import redact, redact_json
 
 MAX_METRICS = 100
 MAX_PARAM = 500
@@ -99,9 +99,9 @@ def run_content(
     }
     if trial.failure is not None:
         tags["afp.failure_class"] = str(trial.failure.failure_class)
-        tags["afp.failure"] = trial.failure.message[:500]
+        tags["afp.failure"] = redact(trial.failure.message)[:500]
     if trial.note:
-        tags["afp.note"] = trial.note[:500]
+        tags["afp.note"] = redact(trial.note)[:500]
     if trial.rungs:
         tags["afp.rungs"] = str(len(trial.rungs))
     files = {"config.json": _json(trial.config), **failures}
@@ -132,7 +132,7 @@ def run_content(
         tags={safe_name(name): redact(value)[:MAX_TAG] for name, value in tags.items()},
         params=params_of(trial.config),
         metrics=dict(list(finite.items())[:MAX_METRICS]),
-        files={name: redact(text) for name, text in files.items()},
+        files={name: redact_json(text) if name.endswith(".json") else redact(text) for name, text in files.items()},
         datasets=dict(result.fingerprints) if result else {},
         step=_last_step(series, result, rungs),
         series=series,

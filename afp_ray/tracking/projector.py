@@ -31,7 +31,7 @@ from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
 from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus, Until  # noqa: E402
-from afp_ray.redaction import redact  # noqa: E402
+from afp_ray.redaction import redact, redact_json  # noqa: E402
 from afp_ray.store import StudyPaths, read_incomplete  # noqa: E402
 from afp_ray.tracking.connecting import connect  # noqa: E402
 from afp_ray.tracking.content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
@@ -151,10 +151,11 @@ class MlflowProjector:
         reason = (state.closed or "").partition(":")[0]
         finished = {"complete": "FINISHED", "budget": "FINISHED", "error": "FAILED"}.get(reason, "KILLED")
         study = self.study.model_dump(mode="json")
-        files = {"study.json": redact(json.dumps(study, indent=1, ensure_ascii=False))}
+        files = {"study.json": redact_json(json.dumps(study, indent=1, ensure_ascii=False), indent=1)}
         for file in (self.paths.report, *(self.paths.comparison(suffix) for suffix in ("md", "tex", "csv", "json"))):
             if file.is_file():
-                files[file.name] = redact(file.read_text("utf-8", errors="replace"))
+                text = file.read_text("utf-8", errors="replace")
+                files[file.name] = redact_json(text) if file.suffix == ".json" else redact(text)
         return RunContent(
             status="RUNNING" if is_driven else finished,
             tags={

@@ -1,0 +1,62 @@
+"""Trials that tell every secret of their study wherever a trial can: prints, records of a log, warnings, an error.
+
+As a script: several command lines, one after another in this process, with such trials in the place of real ones.
+"""
+
+import functools
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from afp_ray.config import TrialConfig
+from afp_ray.records import TrialResult
+
+
+def run(config: TrialConfig, *, trial_id: str, folder: Path, **rest: Any) -> TrialResult | None:
+    """Tell, and fail at seed 1; else as a fake trial."""
+    import fake_trials
+
+    uri = json.loads((folder.parents[1] / "study.json").read_text("utf-8"))["runtime"]["tracking_uri"]
+    user, _, password = uri.partition("://")[2].rpartition("@")[0].partition(":")
+    told = f"{uri} | {user!r} port: {password!r} | {os.environ['MLFLOW_TRACKING_PASSWORD']}"
+    print(told)
+    print(told, file=sys.stderr)
+    logging.getLogger("some.library").warning("cannot connect: %s", told)
+    warnings.warn(told, stacklevel=1)
+    if config.seed == 1:
+        raise RuntimeError(f"{'x' * 450} {told}")  # what is kept of a message ends in the midst of it
+    return fake_trials.run(config, trial_id=trial_id, folder=folder, **rest)
+
+
+def main(*lines: str) -> None:
+    """Run the command lines, JSON each; then the log record, the warning and the error of a thread of this process."""
+    import threading
+
+    import afp_ray.execution
+    from afp_ray.execution import run_study
+    from afp_ray.tracking import background
+    from services import cli, driver, output, running
+
+    output.open_streams()
+    afp_ray.execution.run_study = functools.partial(run_study, run_trial="telling_trials:run")  # type: ignore[assignment]
+    driver.cached_fingerprints = lambda *_: lambda config: {}  # type: ignore[assignment]
+    running.check_study = lambda study: driver.Checked()
+    background.START_S = 0.0
+    for line in lines:
+        code = cli.main(json.loads(line))
+        print(f"[{json.loads(line)[0]} {code}]", flush=True)
+    told = os.environ["TOLD"]
+    logging.getLogger("afp_ray.any").warning("lost: %s", told)
+    warnings.warn(told, stacklevel=1)
+    thread = threading.Thread(target=os.stat, args=(told,))
+    thread.start()
+    thread.join()
+    raise RuntimeError(told)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
