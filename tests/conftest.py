@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,49 @@ from typing import Any
 import pytest
 
 TESTS = str(Path(__file__).parent)
+CLUSTER = "ray"
+"""Stands for all files of the shared cluster."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests, and all files of the shared cluster, in one process where several run them.
 
-    Fixtures of a module are made once then, and there is one cluster in all.
+    Fixtures of a module are made once then, and there is one cluster in all. The files of the cluster are dealt out
+    first, then those with most slow tests, then those with most tests: a long file that came last would be waited for.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
+        is_in_order = False
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if not self.is_in_order:
+                self.is_in_order = True
+                for scope in longest_first(config.rootpath, {scope: len(ids) for scope, ids in self.workqueue.items()}):
+                    self.workqueue.move_to_end(scope)
+            super()._assign_work_unit(node)
+
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if _uses_cluster(config.rootpath / file) else file
+            return CLUSTER if "ray_cluster" in _text(config.rootpath / file) else file
 
     return ByFile(config, log)
 
 
+def longest_first(root: Path, numbers: Mapping[str, int]) -> list[str]:
+    """Files in the order in which they are dealt out, from their numbers of tests."""
+
+    def rank(scope: str) -> tuple[bool, int, int]:
+        num_slow = 0 if scope == CLUSTER else _text(root / scope).count("pytest.mark.slow")
+        return scope != CLUSTER, -num_slow, -numbers[scope]
+
+    return sorted(numbers, key=rank)
+
+
 @cache
-def _uses_cluster(file: Path) -> bool:
-    return "ray_cluster" in file.read_text("utf-8")
+def _text(file: Path) -> str:
+    return file.read_text("utf-8")
 
 
 @pytest.fixture(autouse=True)
