@@ -17,6 +17,7 @@ from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.preemption import cluster_watch
 from afp_ray.execution.resources import num_cpus as cpus_here
 from afp_ray.execution.scratch import scratch_folder
+from afp_ray.execution.trust import keep_token_private
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +205,7 @@ def start_local(folder: str, *, num_cpus: int | None = None, python: str | None 
     """
     import ray
 
+    keep_token_private(make=True)
     try:
         with _without_unused_processes():
             ray.init(

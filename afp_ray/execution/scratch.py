@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from afp_ray.errors import ConfigError
@@ -33,6 +34,7 @@ def scratch_folder() -> Iterator[Path]:
 
     Raises: ConfigError when no folder for temporary files has a path that is short enough.
     """
+    _warn_of_a_missing_folder()
     bases = _bases()
     if not bases:
         raise ConfigError(
@@ -78,6 +80,23 @@ def _is_dead(folder: Path, *, age_s: float) -> bool:
         return age_s > _UNOWNED_S
     except BlockingIOError:
         return False
+
+
+@cache
+def _warn_of_a_missing_folder() -> None:
+    """Say once that the folder which a variable names is not used: Python takes another without a word."""
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        if given := os.environ.get(name):
+            if not (os.path.isdir(given) and os.access(given, os.W_OK | os.X_OK)):
+                logger.warning(
+                    "%s is %s, which is no folder that can be written: temporary files go to %s; fix: mkdir -p it, or "
+                    "unset %s",
+                    name,
+                    given,
+                    tempfile.gettempdir(),
+                    name,
+                )
+            return
 
 
 def _bases() -> list[Path]:

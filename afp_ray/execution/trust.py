@@ -5,9 +5,12 @@ import ipaddress
 import json
 import logging
 import os
+import secrets
+import stat
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +23,10 @@ TOKEN_FILE = "~/.ray/auth_token"  # noqa: S105  # Ray's default place
 Openness = Literal["open", "token", "silent", "unknown"]
 """`open` serves anybody, `token` asks for one, `silent` does not answer, `unknown` answers something else."""
 FIX = "start every node with RAY_AUTH_MODE=token, and keep the dashboard on the loopback, behind an ssh tunnel"
+
+
+_ASKED = "pip install -c constraints.txt 'afp-ray[cluster]', which brings grpcio, and check the address"
+_SEEN_BY = {"silent": "check the address and start the cluster, or try again when it answers"}
 
 
 class ClusterAnswer(NamedTuple):
@@ -71,6 +78,26 @@ def token_file() -> Path:
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
 
 
+def keep_token_private(*, make: bool = False) -> None:
+    """Take the token file of this user from others; Ray itself would write it for everybody to read.
+
+    Args:
+        make: make the token first where Ray, which starts a cluster next, would make one.
+    """
+    file = Path(TOKEN_FILE).expanduser()
+    is_elsewhere = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    is_wanted = make and not is_elsewhere and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    with suppress(OSError):  # a home folder that cannot be written: Ray says what it needs
+        if is_wanted and not file.exists():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+                handle.write(secrets.token_hex(32))
+        found = file.stat()
+        if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
+            file.chmod(0o600)
+            logger.warning("%s could be read by others, and is yours alone now (mode 0600)", file)
+
+
 def ask(address: str, *, bearer: str | None = None) -> ClusterAnswer:
     """Ask a cluster for its version.
 
@@ -89,8 +116,9 @@ def require_token(address: str, *, allow_open: bool = False) -> None:
     Args:
         address: as for `ask`; a word such as `auto` is resolved first.
         allow_open: use it all the same.
-    Raises: ConfigError when it serves anybody, UnavailableError when `auto` finds no cluster.
+    Raises: ConfigError when it serves anybody or does not tell, UnavailableError when `auto` finds no cluster.
     """
+    keep_token_private()
     address = resolve(address)
     if allow_open or address == "local" or is_loopback(host_of(address)):
         return
@@ -101,13 +129,13 @@ def require_token(address: str, *, allow_open: bool = False) -> None:
             where="--address",
             fix=f"{FIX}; or give --allow-open-cluster where nobody else reaches the network",
         )
-    if answer.kind == "unknown":
+    if answer.kind != "token":
         raise ConfigError(
             f"whether the Ray cluster at {address} asks for a token could not be seen: {answer.words}",
             where="--address",
             allowed="a cluster that is known to ask for a token",
-            fix="pip install -c constraints.txt 'afp-ray[cluster]', which brings grpcio; or give --allow-open-cluster "
-            "where nobody else reaches the network",
+            fix=f"{_SEEN_BY.get(answer.kind, _ASKED)}; or give --allow-open-cluster where nobody else reaches the "
+            "network",
         )
 
 
@@ -173,7 +201,7 @@ def _ask_dashboard(address: str, bearer: str | None) -> ClusterAnswer:
         with error:
             return ClusterAnswer("token" if error.code in (401, 403) else "unknown", f"answers {error.code}")
     except (OSError, ValueError, http.client.HTTPException):
-        return ClusterAnswer("silent", "does not answer")
+        return ClusterAnswer("silent", f"does not answer within {TIMEOUT_S:g} s")
 
 
 def _version_in(body: bytes) -> str:
@@ -209,5 +237,5 @@ def _refusal(code: Any, codes: Any) -> ClusterAnswer:
     if code is codes.UNIMPLEMENTED:  # another service of Ray, which would have asked for a token first
         return ClusterAnswer("open", "answers")
     if code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED):
-        return ClusterAnswer("silent", "does not answer")
+        return ClusterAnswer("silent", f"does not answer within {TIMEOUT_S:g} s")
     return ClusterAnswer("unknown", f"answers {code.name}")

@@ -89,6 +89,63 @@ def test_a_cluster_elsewhere_that_does_not_ask_for_a_token_is_refused(
     assert "RAY_AUTH_MODE=token" in check.fix
 
 
+def test_a_cluster_that_does_not_answer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a head nor a dashboard that takes the question and says nothing is taken for a guarded one."""
+    monkeypatch.setattr(trust, "is_loopback", lambda host: False)
+    monkeypatch.setattr(trust, "TIMEOUT_S", 0.3)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        for one in (address, f"http://{address}"):
+            with pytest.raises(ConfigError, match=r"does not answer within 0\.3 s"):
+                trust.require_token(one)
+            trust.require_token(one, allow_open=True)
+        arguments = ["run", "demo", "--executor", "ray", "--address", address, "--storage", str(tmp_path)]
+        assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "could not be seen" in said
+    assert "--allow-open-cluster" in said
+
+
+@pytest.mark.parametrize("variable", [None, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"])
+def test_the_token_that_a_first_run_makes_is_nobody_else_s(
+    variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if variable:
+        monkeypatch.setenv(variable, "disabled")
+    file = tmp_path / ".ray" / "auth_token"
+    trust.keep_token_private()
+    assert not file.exists()
+    trust.keep_token_private(make=True)
+    assert file.exists() is (variable is None)
+    if variable is None:
+        made = file.read_text("utf-8")
+        assert len(made) == 64
+        assert file.stat().st_mode & 0o777 == 0o600
+        trust.keep_token_private(make=True)
+        assert file.read_text("utf-8") == made
+
+
+def test_a_token_that_others_can_read_is_taken_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".ray" / "auth_token"
+    file.parent.mkdir()
+    file.write_text("as Ray writes it")
+    file.chmod(0o644)
+    trust.require_token("127.0.0.1:6379")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "0600" in caplog.text
+    assert "as Ray writes it" not in caplog.text
+
+
 def test_a_cluster_that_asks_for_a_token_is_well_when_ours_opens_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
