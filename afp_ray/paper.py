@@ -33,6 +33,28 @@ class PaperRow(StrictModel):
     """Null where no arm of ours has a cell of it."""
     cells: tuple[PaperCell, ...]
     mean: PaperCell
+    num_pairs: int | None = None
+    num_instructions: int | None = None
+    """Translation pairs and instructions that the paper's row was trained on; null where the source does not say, and
+    for an untrained model."""
+    our_num_pairs: int | None = None
+    our_num_instructions: int | None = None
+    """The same of our arm; null where there is none, or it is not trained."""
+
+
+class PaperClaim(StrictModel):
+    """What a paper says of two methods in one sentence, and what our arms of these methods say."""
+
+    text: str
+    paper: float | None = None
+    """Difference of the first to the second, on our scale; null where the paper gives no number."""
+    arm: str | None = None
+    other: str | None = None
+    """Our arms, the nearest in amount of data; null where the study lacks one."""
+    ours: float | None = None
+    """Difference of `arm` to `other` over the cells of the table that both scored, or of the mean where it has none."""
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
 
 
 class PaperTable(StrictModel):
@@ -52,3 +74,5 @@ class PaperTable(StrictModel):
     is_known: bool = True
     """Whether anything tells which model the rows are of."""
     rows: tuple[PaperRow, ...]
+    """Empty where a paper gives sentences and no table."""
+    claims: tuple[PaperClaim, ...] = ()

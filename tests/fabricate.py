@@ -141,24 +141,33 @@ def fabricate(
     with_failure: bool = True,
     closed: str | None = "complete",
     study: StudyConfig | None = None,
+    num_instructions: Sequence[int] = (),
 ) -> StudyPaths:
-    """Write a study under `storage`; `closed=None` leaves it as a kill would."""
+    """Write a study under `storage`; `closed=None` leaves it as a kill would.
+
+    With `num_instructions` every trained method is an arm of each amount, whose accuracy is that of "method amount".
+    """
     study = study or make_study(name, methods=methods, seeds=seeds)
     paths = StudyPaths(storage, study.name)
     ledger = Ledger.open(paths, study)
     clock = 1_700_000_000.0
+    arms: dict[str, tuple[str, dict[str, Any]]] = {}
     for method in methods:
+        amounts = num_instructions if method != "base" else ()
+        arms |= {f"{method} {amount}": (method, {"data.num_instructions": amount}) for amount in amounts}
+        arms |= {} if amounts else {method: (method, {})}
+    for arm, (method, params) in arms.items():
         for seed in (0,) if method == "base" else seeds:
-            config = make_config(study, method, seed)
+            config = make_config(study, method, seed, params)
             identity = trial_id(config, FINGERPRINTS)
-            common = {"trial_id": identity, "arm": method, "seed": seed, "role": "confirm"}
+            common = {"trial_id": identity, "arm": arm, "seed": seed, "role": "confirm"}
             event(ledger, TrialStatus.PLANNED, clock, **common, config=config.model_dump(mode="json"))
             event(ledger, TrialStatus.RUNNING, clock + 1, **common)
             folder = paths.trial(identity).folder
-            make_result(config, identity, folder, accuracy=accuracy[method], splits=("validation", "test"))
+            make_result(config, identity, folder, accuracy=accuracy[arm], splits=("validation", "test"))
             event(
                 ledger, TrialStatus.DONE, clock + 5, **common,
-                objective=accuracy[method], splits=("validation", "test"), gpu_hours=0.25,
+                objective=accuracy[arm], splits=("validation", "test"), gpu_hours=0.25,
             )  # fmt: skip
             clock += 10
     if with_failure:

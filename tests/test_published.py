@@ -123,6 +123,15 @@ def test_a_table_that_does_not_add_up_is_refused(changes: dict[str, Any], words:
         ReferenceTable.model_validate(a_table(**changes))
 
 
+def test_a_claim_that_the_cells_do_not_give_is_refused() -> None:
+    rows = [{"methods": ["base"], "values": [[50.0], [40.0]]}, {"methods": ["afp"], "values": [[52.0], [41.0]]}]
+    claim = {"text": "c", "better": ["afp"], "than": ["base"], "delta": "1.5"}
+    models = [{"model": None, "label": "m", "confidence": "low", "reason": "r", "rows": rows}]
+    ReferenceTable.model_validate({**a_table(), "models": models, "claims": [claim]})
+    with pytest.raises(ValidationError, match=r"prints 1.6, the mean difference of the cells is 1.5"):
+        ReferenceTable.model_validate({**a_table(), "models": models, "claims": [{**claim, "delta": "1.6"}]})
+
+
 def test_an_unknown_table_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(ConfigError, match="no published table 'table_1'") as caught:
         check_published(["table_1"])

@@ -3,6 +3,7 @@
 Values are kept as printed (percent or points); beside ours they are fractions, as ours are.
 """
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
@@ -11,19 +12,21 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from afp_ray.comparison.confirmed import ConfirmedArm
-from afp_ray.comparison.metric import difference_under
+from afp_ray.comparison.metric import Metric, difference_under, mask
 from afp_ray.config import StrictModel
 from afp_ray.errors import ConfigError, DataError
-from afp_ray.paper import PaperCell, PaperRow, PaperTable
+from afp_ray.paper import PaperCell, PaperClaim, PaperRow, PaperTable
 from afp_ray.records import ArmRow, Difference, TableCell
 
 FOLDER = Path(__file__).parent / "published"
 BASELINES = "baselines_0shot"
 CellKey = tuple[str, str, int]
 """Task, language and number of shots."""
+_Key = tuple[str, str, int | None]
 
 
 class ReferenceRow(StrictModel):
@@ -39,6 +42,9 @@ class ReferenceRow(StrictModel):
     """Printed averages: over the whole row (`all`) or over the columns at one number of shots."""
     misprints: dict[int | Literal["all"], str] = {}
     """Printed averages that are not the mean of their cells, and what the cells give."""
+    num_pairs: int | None = None
+    num_instructions: int | None = None
+    """Translation pairs and instructions that it was trained on; null where the source does not say."""
 
     @property
     def label(self) -> str:
@@ -58,8 +64,22 @@ class ReferenceModel(StrictModel):
     rows: tuple[ReferenceRow, ...] = Field(min_length=1)
 
 
+class ReferenceClaim(StrictModel):
+    """A published sentence: methods of which one is better than the other."""
+
+    text: str
+    better: tuple[str, ...] = Field(min_length=1)
+    than: tuple[str, ...] = Field(min_length=1)
+    """Our methods that it speaks of, the nearest first."""
+    delta: Decimal | None = None
+    """Printed difference in points: the mean over all cells of all models of the table."""
+    num_pairs: int | None = None
+    num_instructions: int | None = None
+    """What the better one was trained on; null where the source does not say."""
+
+
 class ReferenceTable(StrictModel):
-    """One published table."""
+    """One published table, or sentences where no table was published."""
 
     title: str
     source: str
@@ -67,13 +87,16 @@ class ReferenceTable(StrictModel):
     languages: tuple[str, ...]
     metric: str
     note: str = ""
-    shots: tuple[int, ...] = Field(min_length=1)
-    columns: tuple[str, ...] = Field(min_length=1)
+    shots: tuple[int, ...] = ()
+    columns: tuple[str, ...] = ()
     """`task/language`; from English into the language, or `task_to_pivot/language` for the way back."""
-    models: tuple[ReferenceModel, ...] = Field(min_length=1)
+    models: tuple[ReferenceModel, ...] = ()
+    claims: tuple[ReferenceClaim, ...] = ()
 
     @model_validator(mode="after")
     def _rows_fill_the_table(self) -> Self:
+        if not (self.claims or self.models) or bool(self.models) != bool(self.columns and self.shots):
+            raise ValueError("a table has models, columns and shots, or claims alone")
         for model in self.models:
             for row in model.rows:
                 if len(row.values) != len(self.columns) or any(len(part) != len(self.shots) for part in row.values):
@@ -88,7 +111,19 @@ class ReferenceTable(StrictModel):
                             f"average {name} of {row.label} of {model.label} is printed as {printed}, the mean of its "
                             f"cells is {self.mean_of(row, name)}; list it under `misprints` if it is so printed"
                         )
+        for claim in self.claims:
+            if claim.delta is not None and not is_rounded(mean := self._mean_difference(claim), claim.delta):
+                raise ValueError(f"{claim.text!r} prints {claim.delta}, the mean difference of the cells is {mean}")
         return self
+
+    def _mean_difference(self, claim: ReferenceClaim) -> Decimal:
+        """Mean over the models of the difference that a claim speaks of, over all cells."""
+        sides = [
+            [self.mean_of(row, "all") for model in self.models for row in model.rows if set(row.methods) & set(methods)]
+            for methods in (claim.better, claim.than)
+        ]
+        differences = [better - than for better, than in zip(*sides, strict=True)]
+        return sum(differences, Decimal(0)) / len(differences)
 
     def mean_of(self, row: ReferenceRow, shots: int | Literal["all"]) -> Decimal:
         """Mean of the row's cells, of one number of shots or all, as exact as they are printed."""
@@ -96,14 +131,15 @@ class ReferenceTable(StrictModel):
         cells = [Decimal(str(part[place])) for part in row.values for place in places]
         return sum(cells, Decimal(0)) / len(cells)
 
+    @property
+    def keys(self) -> list[CellKey]:
+        """Task, language and number of shots of every cell."""
+        places = [column.partition("/") for column in self.columns]
+        return [(task, language, shots) for task, _, language in places for shots in self.shots]
+
     def cells(self, row: ReferenceRow) -> dict[CellKey, float]:
         """The row's values as printed, by task, language and number of shots."""
-        return {
-            (task, language, shots): value
-            for column, part in zip(self.columns, row.values, strict=True)
-            for task, _, language in [column.partition("/")]
-            for shots, value in zip(self.shots, part, strict=True)
-        }
+        return dict(zip(self.keys, (value for part in row.values for value in part), strict=True))
 
 
 def is_rounded(value: Decimal, printed: Decimal) -> bool:
@@ -180,7 +216,8 @@ def set_beside(
     Args:
         names: of the tables.
         arms, rows, bases: our arms, their rows of the ablation table, and the base of each; None for a base itself.
-        direction: of the objective: among arms of one method the best on validation is shown.
+        direction: of the objective: among arms of one method, trained on amounts as near to the paper's, the best on
+            validation is shown.
     Raises: ConfigError for a name that is no published table.
     """
     ours = sorted(
@@ -188,10 +225,13 @@ def set_beside(
         key=lambda item: (item[1].validation or 0.0) * (-1 if direction == "maximize" else 1),
     )
     tables = []
+    models = [str(arm.config["model"]["name"]) for arm in arms]
     for name in dict.fromkeys(names):
         table = load_published(name)
+        claims = tuple(_claim(table, claim, ours) for claim in table.claims)
+        if not table.models:
+            tables.append(_sentences(name, table, claims, our_model=models[0]))
         for group in table.models:
-            models = [str(arm.config["model"]["name"]) for arm in arms]
             same = next((model for model in models if is_same_model(group.model, model)), None)
             if same is None and all(set(row.methods) <= {"base"} for row in group.rows):
                 continue
@@ -209,12 +249,13 @@ def set_beside(
                     is_same_model=same is not None,
                     is_known=group.model is not None,
                     rows=_rows(table, group, ours),
+                    claims=claims,
                 )
             )
+            claims = ()  # they are of the whole table
     return tables
 
 
-_Key = tuple[str, str, int | None]
 _Ours = tuple[ConfirmedArm, ArmRow, ConfirmedArm | None]
 
 
@@ -248,17 +289,84 @@ def _row(
             )
         )
     name = arm_row.arm if arm_row and any(cell.ours is not None for cell in cells) else None
-    return PaperRow(name=row.label, arm=name, cells=tuple(cells), mean=_mean(cells, found, scored))
+    data = found[0].config["data"] if found and name and found[0].is_trained else {}
+    return PaperRow(
+        name=row.label,
+        arm=name,
+        cells=tuple(cells),
+        mean=_mean(cells, found, scored),
+        num_pairs=row.num_pairs,
+        num_instructions=row.num_instructions,
+        our_num_pairs=data.get("num_pairs"),
+        our_num_instructions=data.get("num_instructions"),
+    )
 
 
 def _arm_of(group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> _Ours | None:
-    """Our arm of the nearest method, of the same model where there is one, the best on validation."""
-    for method in row.methods:
-        arms = [item for item in ours if item[0].method == method]
-        same = [item for item in arms if is_same_model(group.model, str(item[0].config["model"]["name"]))]
-        if arms:
-            return (same or arms)[0]
+    """Our arm of the nearest method: of the same model where there is one, then of the nearest amount of data."""
+    return _nearest(row.methods, row, [item for item in ours if _is_of(group, item)]) or _nearest(
+        row.methods, row, ours
+    )
+
+
+def _nearest(
+    methods: Sequence[str], amounts: ReferenceRow | ReferenceClaim | None, ours: Sequence[_Ours]
+) -> _Ours | None:
+    """The arm of the first method that there is, trained on amounts nearest to these; the first of equally near."""
+    for method in methods:
+        if arms := [item for item in ours if item[0].method == method]:
+            return min(arms, key=lambda item: _distance(amounts, item[0].config["data"]))
     return None
+
+
+def _is_of(group: ReferenceModel, item: _Ours) -> bool:
+    return is_same_model(group.model, str(item[0].config["model"]["name"]))
+
+
+def _distance(amounts: ReferenceRow | ReferenceClaim | None, data: Mapping[str, Any]) -> float:
+    """By what factor ours are more or fewer, as a logarithm; none at all is as far from some as can be."""
+    distance = 0.0
+    for name in ("num_pairs", "num_instructions"):
+        theirs, own = getattr(amounts, name, None), int(data[name])
+        if theirs is not None and theirs != own:
+            distance += abs(math.log(own / theirs)) if own and theirs else math.inf
+    return distance
+
+
+def _claim(table: ReferenceTable, claim: ReferenceClaim, ours: Sequence[_Ours]) -> PaperClaim:
+    paper = float(claim.delta) / 100 if claim.delta is not None else None
+    better, than = _nearest(claim.better, claim, ours), _nearest(claim.than, None, ours)
+    if better is None or than is None or not better[0].examples.same_as(than[0].examples):
+        return PaperClaim(text=claim.text, paper=paper)
+    delta = difference_under(_under(better[0], table.keys), better[0], than[0])
+    return PaperClaim(
+        text=claim.text,
+        paper=paper,
+        arm=better[1].arm,
+        other=than[1].arm,
+        ours=delta.delta if delta else None,
+        ci95=delta.ci95 if delta else None,
+        p=delta.p if delta else None,
+    )
+
+
+def _sentences(name: str, table: ReferenceTable, claims: tuple[PaperClaim, ...], *, our_model: str) -> PaperTable:
+    """What a paper says without a table."""
+    return PaperTable(
+        table=name,
+        title=table.title,
+        source=table.source,
+        note=table.note,
+        metric=table.metric,
+        model="",
+        confidence="",
+        reason="",
+        our_model=our_model,
+        is_same_model=False,
+        is_known=False,
+        rows=(),
+        claims=claims,
+    )
 
 
 def _key(cell: TableCell) -> _Key:
@@ -286,11 +394,16 @@ def _mean_difference(cells: Sequence[PaperCell], found: _Ours | None) -> Differe
     arm, _, base = found or (None, None, None)
     if arm is None or base is None or not cells:
         return None
+    return difference_under(_under(arm, [(cell.task, cell.language, cell.shots) for cell in cells]), arm, base)
+
+
+def _under(arm: ConfirmedArm, keys: Sequence[_Key]) -> NDArray[np.bool_]:
+    """(N,) examples of these cells; those of the mean where there are no cells."""
     examples = arm.examples
-    where = np.zeros(len(examples), dtype=bool)
-    for cell in cells:
-        where |= (examples.task == cell.task) & (examples.language == cell.language) & (examples.shots == cell.shots)
-    return difference_under(where, arm, base)
+    where = np.zeros(len(examples), dtype=bool) if keys else mask(Metric("mean"), examples, arm.pivot)
+    for task, language, shots in keys:
+        where |= (examples.task == task) & (examples.language == language) & (examples.shots == shots)
+    return where
 
 
 def _difference(delta: Difference | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from afp_ray.findings import Comparison, signed_points
-from afp_ray.paper import PaperCell, PaperTable
+from afp_ray.paper import PaperCell, PaperRow, PaperTable
 from services.reports.grid import FAMILY, Grid, interval, mark_of, percent, plain_grid
 
 LEGEND = f"differences to the own base in brackets, means with 95 % intervals; {FAMILY}; - where there is no score"
@@ -18,13 +18,38 @@ def published_grid(table: PaperTable, *, shared_only: bool = False) -> Grid:
     shown = [row for row in cells if not shared_only or any(cell.ours is not None for cell in row)]
     lines = [[_place(row[0]), *_values(row)] for row in shown]
     means = [row.mean for row in table.rows]
-    return plain_grid(header, [*lines, [_mean_name(table), *_values(means)]])
+    return plain_grid(header, [*_amounts(table.rows), *lines, [_mean_name(table), *_values(means)]])
+
+
+def _amounts(rows: Sequence[PaperRow]) -> list[list[str]]:
+    """What each row was trained on, theirs and ours, where either is known."""
+    pairs = [("translation pairs", "num_pairs"), ("instructions", "num_instructions")]
+    lines = []
+    for words, name in pairs:
+        values = [(getattr(row, name), getattr(row, f"our_{name}")) for row in rows]
+        if any(value is not None for both in values for value in both):
+            lines.append([words, *("-" if value is None else f"{value:,}" for both in values for value in both)])
+    return lines
+
+
+def claims_grid(table: PaperTable) -> Grid:
+    """Each sentence of the paper, its number, and the difference of our two arms."""
+    rows = []
+    for claim in table.claims:
+        ours = "-"
+        if claim.ours is not None:
+            bracket = f" {interval(claim.ci95)}" if claim.ci95 else ""
+            ours = f"{signed_points(claim.ours)}{mark_of(claim.p)}{bracket} ({claim.arm} to {claim.other})"
+        rows.append([claim.text, "-" if claim.paper is None else signed_points(claim.paper), ours])
+    return plain_grid(["the paper says", "paper", "ours"], rows)
 
 
 def caption(table: PaperTable) -> str:
     """What is compared, and which model the paper's rows are most likely of."""
     likely = "is" if table.confidence == "high" else "is most likely"
-    if not table.is_known:
+    if not table.rows:
+        models = f"Ours is {table.our_model}."
+    elif not table.is_known:
         models = (
             f"Which model the paper's rows are of is not known ({table.reason}); ours is {table.our_model}: compare "
             "the differences, not the levels."
@@ -40,8 +65,15 @@ def caption(table: PaperTable) -> str:
 
 
 def published_lines(comparison: Comparison, *, shared_only: bool = False) -> list[tuple[str, Grid]]:
-    """Caption and table of everything published that the studies name."""
-    return [(caption(table), published_grid(table, shared_only=shared_only)) for table in comparison.published]
+    """Caption and table of everything published that the studies name; what a paper says in words comes last."""
+    lines = []
+    for table in comparison.published:
+        if table.rows:
+            lines.append((caption(table), published_grid(table, shared_only=shared_only)))
+        if table.claims:
+            words = f"{table.table}, in the paper's own words." if table.rows else caption(table)
+            lines.append((words, claims_grid(table)))
+    return lines
 
 
 def published_csv(comparison: Comparison) -> list[list[object]]:

@@ -35,7 +35,9 @@ def test_the_grid_has_both_values_and_both_differences(comparison: Comparison) -
         "accuracy, %", "base: paper", "ours", "mit_nfold: paper", "ours (mit)", "cit: paper", "ours",
     ]  # fmt: skip
     rows = {row[0]: row[1:] for row in grid.rows}
-    assert len(rows) == 11
+    assert len(rows) == 13
+    assert rows["instructions"] == ["-", "-", "335,085", "1,000", "67,017", "1,000"]
+    assert rows["translation pairs"] == ["-", "-", "-", "0", "-", "0"]
     assert rows["xnli/th/5"] == ["35.0", "-", "42.6 (+7.6)", "-", "42.8 (+7.8)", "-"]
     cell = next(cell for cell in comparison.published[0].rows[2].cells if (cell.language, cell.shots) == ("zh", 0))
     assert cell.ours is not None
@@ -47,7 +49,14 @@ def test_the_grid_has_both_values_and_both_differences(comparison: Comparison) -
 
 def test_the_terminal_shows_the_cells_of_both_alone(comparison: Comparison) -> None:
     shown = [row[0] for row in published_grid(comparison.published[0], shared_only=True).rows]
-    assert shown == ["xnli/en/0", "xnli/zh/0", "xnli/sw/0", "mean of 3 shared cells"]
+    assert shown == [
+        "translation pairs",
+        "instructions",
+        "xnli/en/0",
+        "xnli/zh/0",
+        "xnli/sw/0",
+        "mean of 3 shared cells",
+    ]
 
 
 def test_the_caption_says_which_model_the_paper_used_and_that_ours_is_another(comparison: Comparison) -> None:
@@ -90,3 +99,43 @@ def test_a_study_that_names_none_has_none(tmp_path: Path, capsys: pytest.Capture
     assert "Published" not in to_markdown(compare(paths))
     assert cli.main(["report", paths.name, "--storage", str(tmp_path)]) == 0
     assert "Published tables" not in paths.report.read_text("utf-8")
+
+
+def test_arms_beside_the_paper_are_those_of_the_nearest_amount_whatever_validation_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ("base", "mit", "cit")
+    study = make_study(methods=methods).model_copy(update={"published": ("mit_vs_cit_xnli",)})
+    amounts = (80, 60_000, 335_085)
+    accuracy = {
+        "base": 0.5,
+        **{f"{method} {amount}": 0.9 - 0.1 * n for method in methods for n, amount in enumerate(amounts)},
+    }
+    paths = fabricate(tmp_path, methods=methods, accuracy=accuracy, study=study, num_instructions=amounts)
+    assert cli.main(["compare", paths.name, "--storage", str(tmp_path), "--json"]) == 0
+    base, mit, cit = json.loads(capsys.readouterr().out)["published"][0]["rows"]
+    assert (mit["arm"], mit["num_instructions"], mit["our_num_instructions"]) == ("mit 335085", 335_085, 335_085)
+    assert (cit["arm"], cit["num_instructions"], cit["our_num_instructions"]) == ("cit 60000", 67_017, 60_000)
+    assert (base["num_instructions"], base["our_num_instructions"]) == (None, None)
+
+
+def test_what_the_paper_says_in_words_stands_beside_the_difference_of_our_arms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ("base", "afp", "bloomz_560m")
+    study = make_study(methods=methods).model_copy(update={"published": ("figure_4b", "translation_flores")})
+    accuracy = {"base": 0.5, "afp": 0.7, "bloomz_560m": 0.6}
+    paths = fabricate(tmp_path, methods=methods, accuracy=accuracy, study=study, with_failure=False)
+    comparison = compare(paths)
+    (figure,) = comparison.published[0].claims
+    assert (figure.arm, figure.other, figure.paper) == ("afp", "bloomz_560m", None)
+    means = {arm.arm: arm.mean.mean for arm in comparison.arms}
+    assert figure.ours == pytest.approx(means["afp"] - means["bloomz_560m"])
+    translation = [claim for table in comparison.published[1:] for claim in table.claims]
+    assert [claim.paper for claim in translation] == [pytest.approx(0.019)]
+    assert translation[0].ours is None, "the study has no cell of the table"
+    assert cli.main(["compare", paths.name, "--storage", str(tmp_path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "AFP with 167k parallel items surpasses BLOOMZ with 78M instructions" in out
+    assert "(afp to bloomz_560m)" in out
+    assert "AFP with 167k parallel items" in to_markdown(comparison)
