@@ -1,10 +1,10 @@
 """The HTTP API under /v1: the answers of the command line, read-only, on this machine alone."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, StringConstraints
 from pydantic_core import to_json
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,9 +49,12 @@ _ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
 _SEE = "see /v1/openapi.json for what can be asked"
 _RETRY_S = 5
 _PROBLEM = "application/problem+json"
-_PROBLEMS: dict[int | str, dict[str, object]] = {
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"content": {_PROBLEM: {"schema": Problem.model_json_schema()}}} for code in (400, 404, 409, 422, 500, 503)
 }
+_PLAIN = {"text/plain": {"schema": {"type": "string"}}}
+for _code in (400, 503):  # what the server and the check of names say before a request reaches the application
+    _PROBLEMS[_code]["content"] |= _PLAIN
 _PROBLEMS[503]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
 
 Name = Annotated[str, InPath(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -84,39 +88,36 @@ def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES, deadline
         lifespan=desk.open,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.middleware("http")(_with_headers)
-    app.add_middleware(HeadAsGet)
+    app.add_middleware(ReadOnly)
     _add_problems(app)
     _add_studies(app, storage, desk)
     _add_answers(app, storage, desk)
     return app
 
 
-class HeadAsGet:
-    """Answers HEAD as GET without the body."""
+class ReadOnly:
+    """Answers HEAD as GET without the body, and gives every answer the headers of a service that browsers may reach."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_head = scope["method"] == "HEAD"
 
-        async def without_body(message: Message) -> None:
-            if message["type"] == "http.response.body":
+        async def send_changed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            elif is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
-        await self._app({**scope, "method": "GET"}, receive, without_body)
-
-
-async def _with_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send_changed)
 
 
 class Desk:
@@ -293,30 +294,30 @@ def _add_problems(app: FastAPI) -> None:
         return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=_PROBLEM)
 
     @app.exception_handler(NotFoundError)
-    def not_found(_: Request, error: NotFoundError) -> JSONResponse:
+    async def not_found(_: Request, error: NotFoundError) -> JSONResponse:
         return answer(Problem(status=404, title="not found", detail=str(error)))
 
     @app.exception_handler(UserError)
-    def refused(_: Request, error: UserError) -> JSONResponse:
+    async def refused(_: Request, error: UserError) -> JSONResponse:
         detail = f"{error.where}: {error.problem}" if error.where else error.problem
         told = {"title": "cannot be answered", "detail": detail, "allowed": error.allowed, "fix": error.fix}
         return answer(Problem(status=409, **told))
 
     @app.exception_handler(UnavailableError)
-    def away(_: Request, error: UnavailableError) -> JSONResponse:
+    async def away(_: Request, error: UnavailableError) -> JSONResponse:
         problem = answer(Problem(status=503, title="away for now", detail=str(error), fix="try again later"))
         problem.headers["Retry-After"] = str(_RETRY_S)
         return problem
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         detail = f"{place}: {first['msg']}"
         return answer(Problem(status=422, title="bad request", detail=detail, fix=_SEE))
 
     @app.exception_handler(HTTPException)
-    def http(request: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         headers = {**(error.headers or {}), **(_ALLOW if error.status_code == 405 else {})}
         if error.status_code == 405 and request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
@@ -326,6 +327,6 @@ def _add_problems(app: FastAPI) -> None:
         return problem
 
     @app.exception_handler(Exception)
-    def unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return answer(Problem(status=500, title="unexpected error", detail="the service's log has the details"))

@@ -30,13 +30,16 @@ class Computations:
     async def answer(self, question: Hashable, compute: Callable[[], bytes]) -> bytes:
         """What `compute()` gives; who asks an equal question meanwhile gets the same.
 
-        Raises: UnavailableError when too many questions wait, or the answer takes longer than the deadline.
+        Raises: UnavailableError when too many questions wait, the answer takes longer than the deadline, or
+            the service ends.
         """
         future = asyncio.wrap_future(self._asked(question, compute))
         try:
             return await asyncio.wait_for(asyncio.shield(future), self._deadline_s)  # others may wait for it
         except TimeoutError as error:
             raise UnavailableError(f"the answer takes longer than {self._deadline_s:g} seconds") from error
+        except asyncio.CancelledError as error:  # by the server alone, which waits no longer
+            raise UnavailableError("the service is ending") from error
 
     def close(self) -> None:
         """Drop what waits, so that a process that ends need not compute it."""

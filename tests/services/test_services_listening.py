@@ -1,17 +1,20 @@
 """Clients that never finish asking, or never read, are dropped; whoever asks properly is answered meanwhile."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fabricate import fabricate
 from fastapi import FastAPI, Response
 from served import served, serving
 
-from services import listening
-from services.client import Client
+from services import answers, listening
+from services.api import create_app
+from services.client import ApiError, Client
 from services.listening import REQUEST_S
 
 SLACK_S = 10.0
@@ -84,6 +87,31 @@ def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch)
         assert received(reader) > size  # whoever reads gets all of it
         time.sleep(2)
         assert received(idle) < size
+
+
+def test_who_waits_when_the_service_ends_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fabricate(tmp_path)
+    begun = threading.Semaphore(0)
+
+    def slow(*_: Any, **__: Any) -> None:
+        begun.release()
+        time.sleep(4)
+
+    monkeypatch.setitem(listening.OPTIONS, "timeout_graceful_shutdown", 1)
+    monkeypatch.setattr(answers, "best_answer", slow)
+    with ThreadPoolExecutor(2) as pool:
+        with serving(create_app(tmp_path)) as port:
+            client = Client(f"http://127.0.0.1:{port}")
+            waiting = [pool.submit(client.best, "demo"), pool.submit(client.best, "demo", metric="other")]
+            assert begun.acquire(timeout=20)
+            assert begun.acquire(timeout=20)
+        for future in waiting:
+            with pytest.raises(ApiError, match="the service is ending") as caught:
+                future.result()
+            assert caught.value.problem.status == 503
+    assert "Traceback" not in caplog.text
 
 
 def received(client: socket.socket) -> int:
