@@ -76,6 +76,13 @@ def test_no_code_is_a_spelling_of_another_language() -> None:
                 assert bool(re.fullmatch(name_pattern(code), word)) == (code == row.code), (code, word)
 
 
+@pytest.mark.parametrize("place", ["OpenSubtitles.{source}-{target}", "./OpenSubtitles.{source}-{target}"])
+def test_files_in_the_working_folder_are_found_too(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, **MOSES)
+    monkeypatch.chdir(tmp_path)
+    assert pairs_of("aligned", place) == PAIRS
+
+
 @pytest.mark.parametrize("place", ["archive", "folder", "archive by languages"])
 def test_moses_files_are_found_where_they_lie(place: str, tmp_path: Path) -> None:
     path: Path = pack(tmp_path / "en-zh_CN.txt.zip", MOSES)

@@ -44,7 +44,8 @@ def spelled(template: str, *, pivot: str, language: str, side: str = "") -> Path
         pivot, language, side: what fills `{source}`, `{target}` and `{language}`.
     Raises: DataError when several spellings are there.
     """
-    parts = expand_path(template).parts
+    path = expand_path(template)
+    parts = path.parts if path.is_absolute() else (".", *path.parts)  # the first part may be the one that is spelled
     found = [Path(parts[0])]
     for number, part in enumerate(parts[1:], start=1):
         if not is_named_by(part) and not any(map(_is_archive, found)):
