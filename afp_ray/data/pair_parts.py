@@ -50,17 +50,19 @@ def read_language(source: SourceConfig, *, pivot: str, language: str, keep: bool
     Raises: DataError when no row is usable, or a file cannot be read.
     """
     if source.kind != "embedded":
-        rows = read_files(source, pivot=pivot, language=language, keep=keep)
+        rows = read_files(source, pivot=pivot, language=language, keep=keep, is_distinct=True)
         return rows.pairs, rows.report
     pairs = embedded.translation_pairs(pivot, language, "train")
     return PairPart(pairs, pivot, language), ReadReport("embedded", language, len(pairs), len(pairs))
 
 
-def read_files(source: SourceConfig, *, pivot: str, language: str, keep: bool) -> parallel.FilePairs:
-    """As `read_language`, for a source of files; with the lines of the pairs."""
+def read_files(
+    source: SourceConfig, *, pivot: str, language: str, keep: bool, is_distinct: bool = False
+) -> parallel.FilePairs:
+    """As `read_language`, for a source of files; with the lines of the pairs, repeated ones dropped where asked."""
     files = parallel.locate(source, pivot=pivot, language=language)
     assert files is not None, "callers have asked for the language's files before"
-    return parallel.read_pairs(source, files, pivot=pivot, language=language, keep=keep)
+    return parallel.read_pairs(source, files, pivot=pivot, language=language, keep=keep, is_distinct=is_distinct)
 
 
 def without_repeated_pairs(parts: Sequence[PairPart], keep: bool) -> Iterator[PairPart]:

@@ -175,7 +175,7 @@ def test_broken_tables_are_refused(name: str, tmp_path: Path) -> None:
     assert caught.value.where == str(cut)
 
 
-@pytest.mark.parametrize("reader", ["opus100._parquet_rows(file, 'en', 'fa')", "hub._parquet_rows(file)"])
+@pytest.mark.parametrize("reader", ["opus100._parquet_rows(file, 'en', 'fa')", "hub.parquet_rows(file)"])
 def test_a_row_group_of_any_size_is_read_in_parts(reader: str, tmp_path: Path) -> None:
     sides = [pa.array(secrets.token_hex(100) for _ in range(100_000)) for _ in range(2)]
     table = pa.table({"translation": pa.StructArray.from_arrays(sides, ["en", "fa"])})

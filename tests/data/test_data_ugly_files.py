@@ -273,3 +273,19 @@ def test_utf16_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="UTF-16") as caught:
             pairs_of("udhr", tmp_path)
         assert "iconv -f UTF-16" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+def test_rows_that_repeat_without_end_take_no_room(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFP_MAX_UNPACK_RATIO", "2000")
+    monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("afp_ray.data.pair_parts.MAX_MEMORY_BYTES", -1)
+    lines = LINES if kind == "tsv" else "".join(f"{json.dumps(row)}\n" for row in OBJECTS)
+    many = 200_000
+    path = tmp_path / f"rows.{kind}.gz"
+    path.write_bytes(gzip.compress((lines + many * (lines.split("\n")[0] + "\n")).encode()))
+    fields = {} if kind == "tsv" else {"columns": COLUMNS}
+    pairs, (report,) = sources.read_pairs(config(kind, path, **fields))
+    assert [(pair.source, pair.target) for pair in pairs] == ROWS
+    assert (report.num_read, report.num_kept, dict(report.refused)) == (12 + many, 12, {"repeated": many})
+    assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file()) < 1 << 16

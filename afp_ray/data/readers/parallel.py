@@ -31,6 +31,8 @@ __all__ = ["PAIR_KINDS", "FilePairs", "locate", "locate_split", "read_pairs"]
 
 NUMBERED = ("tico19", "flores", "ntrex")
 """Corpora whose line number, or id, names the same content in every language."""
+MAX_RECENT, MAX_RECENT_CHARS = 1 << 13, 1 << 10
+"""Rows that are remembered while a file is read, so that a repeated one is dropped at once; how long each may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class FilePairs:
         return self.pairs.rows.column(LINE) if isinstance(self.pairs.rows, RowFile) else self.places
 
 
-def read_pairs(source: SourceConfig, files: Files, *, pivot: str, language: str, keep: bool = False) -> FilePairs:
+def read_pairs(
+    source: SourceConfig, files: Files, *, pivot: str, language: str, keep: bool = False, is_distinct: bool = False
+) -> FilePairs:
     """Pairs in `files`, normalised, without rows that are ragged, empty, too long or equal on both sides.
 
     Args:
@@ -62,11 +66,13 @@ def read_pairs(source: SourceConfig, files: Files, *, pivot: str, language: str,
         files: where its rows lie.
         pivot, language: codes of the two sides.
         keep: whether the rows are kept on disk, in the cache of rows, rather than in memory.
+        is_distinct: whether a row that repeats one of the last ones is dropped at once; pairs that are held out are not
+            distinct before they are cut into halves.
     Raises: DataError when no row is usable, the sides have different numbers of lines, a file is not UTF-8, or the
         columns are swapped.
     """
     report = ReadReport(f"{source.kind} {' + '.join(file.label for file in files)}", language)
-    rows = _Rows(source, files, pivot=pivot, language=language, keep=keep, report=report)
+    rows = _Rows(source, files, pivot=pivot, language=language, keep=keep, report=report, is_distinct=is_distinct)
     if not keep:
         pairs, lines = [], []
         for line, pair in rows.usable():
@@ -92,6 +98,7 @@ class _Rows:
     language: str
     keep: bool
     report: ReadReport
+    is_distinct: bool
 
     def key(self) -> str:
         """What the rows depend on; OPUS says by the name of a file which column is which."""
@@ -103,10 +110,20 @@ class _Rows:
     def usable(self) -> Iterator[tuple[int, TranslationPair]]:
         """Line and pair of each row that is kept; the report counts along."""
         kind = self.source.kind
+        recent: dict[tuple[str, ...], str] = {}
         for line, row in enumerate(self._raw()):
             self.report.num_read += 1
+            raw = tuple(row.sides)
+            # Rows that repeat without end are gone here: they would fill the disk, and later the memory.
+            if raw in recent and not row.refusal:
+                self.report.refuse(recent[raw])
+                continue
             sides = [clean(side) for side in row.sides]
             reason = row.refusal or _refusal(sides)
+            if self.is_distinct and not row.refusal and sum(map(len, raw)) <= MAX_RECENT_CHARS:
+                if len(recent) == MAX_RECENT:
+                    recent.clear()
+                recent[raw] = reason or "repeated"
             if reason:
                 self.report.refuse(reason)
                 continue
