@@ -154,7 +154,9 @@ def fabricate(
     arms: dict[str, tuple[str, dict[str, Any]]] = {}
     for method in methods:
         amounts = num_instructions if method != "base" else ()
-        arms |= {f"{method} {amount}": (method, {"data.num_instructions": amount}) for amount in amounts}
+        for amount in amounts:
+            params = {"data.num_instructions": amount, **({} if amount else {"loss.instruction_weight": 0.0})}
+            arms[f"{method} {amount}"] = method, params
         arms |= {} if amounts else {method: (method, {})}
     for arm, (method, params) in arms.items():
         for seed in (0,) if method == "base" else seeds:

@@ -172,3 +172,18 @@ def test_the_paper_stands_beside_the_same_cells_of_ours(tmp_path: Path) -> None:
     assert all(cell.vs_base is None for cell in base.cells)
     assert mit.mean.ours is None
     assert mit.mean.paper == pytest.approx(0.422), "over the cells that the study scored, as the rows beside it"
+
+
+def test_an_arm_without_pairs_is_not_set_beside_one_that_has_them(tmp_path: Path) -> None:
+    study = make_study(methods=("base", "afp")).model_copy(update={"published": ("figure_4b",)})
+    study = study.model_copy(update={"compare": {"method": ("base", "afp", "bloomz_560m")}})
+    paths = fabricate(
+        tmp_path,
+        methods=("base", "afp", "bloomz_560m"),
+        accuracy={"base": 0.5, "afp 0": 0.8, "afp 50": 0.7, "bloomz_560m 0": 0.6, "bloomz_560m 50": 0.6},
+        with_failure=False,
+        study=study,
+        num_instructions=(0, 50),
+    )
+    (claim,) = compare(paths).published[0].claims
+    assert claim.arm == "afp 50"

@@ -312,10 +312,14 @@ def _arm_of(group: ReferenceModel, row: ReferenceRow, ours: Sequence[_Ours]) -> 
 def _nearest(
     methods: Sequence[str], amounts: ReferenceRow | ReferenceClaim | None, ours: Sequence[_Ours]
 ) -> _Ours | None:
-    """The arm of the first method that there is, trained on amounts nearest to these; the first of equally near."""
+    """The arm of the first method that there is, trained on amounts nearest to these; the first of equally near.
+
+    One that was trained on none of what the paper's was trained on is none of them.
+    """
     for method in methods:
-        if arms := [item for item in ours if item[0].method == method]:
-            return min(arms, key=lambda item: _distance(amounts, item[0].config["data"]))
+        arms = [(_distance(amounts, item[0].config["data"]), item) for item in ours if item[0].method == method]
+        if near := [arm for arm in arms if arm[0] < math.inf]:
+            return min(near, key=lambda arm: arm[0])[1]
     return None
 
 
