@@ -36,9 +36,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from afp_ray.config.base import canonical_json
-from afp_ray.errors import StorageError
-from afp_ray.records import IncompleteScores
+from afp_ray.config.study import StudyConfig
+from afp_ray.errors import DataError, StorageError
+from afp_ray.records import IncompleteScores, TrialResult
 
 DEFAULT_STORAGE = "runs"
 RESULT = "result.json"
@@ -82,6 +85,26 @@ class TrialPaths:
         return self.representation / f"{split}.safetensors"
 
 
+def read_result(file: Path) -> TrialResult:
+    """The result of a finished trial, or of one that was paused at a rung.
+
+    Raises: DataError when the file is missing or cannot be read.
+    """
+    try:
+        return TrialResult.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {_first_line(error)}"
+        raise DataError(f"the result of a trial {reason}", where=str(file)) from error
+
+
+def find_result(file: Path) -> TrialResult | None:
+    """The same; None where the file is missing or cannot be read."""
+    try:
+        return read_result(file)
+    except DataError:
+        return None
+
+
 def read_incomplete(paths: TrialPaths) -> IncompleteScores | None:
     """What a trial scored that could not score everything; None when it is not there, or not whole."""
     try:
@@ -115,6 +138,23 @@ class StudyPaths:
     def comparison(self, suffix: str) -> Path:
         """The comparison table as `md`, `tex`, `csv` or `json`."""
         return self.folder / f"comparison.{suffix}"
+
+
+def read_study(paths: StudyPaths) -> StudyConfig:
+    """The study as it was first run.
+
+    Raises: DataError when its file cannot be read.
+    """
+    try:
+        return StudyConfig.model_validate_json(paths.study.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"the kept study cannot be read: {_first_line(error)}", where=str(paths.study)) from error
+
+
+def _first_line(error: OSError | ValidationError) -> str:
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"]
+    return error.strerror or str(error)
 
 
 def list_studies(storage: Path | str) -> list[StudyPaths]:

@@ -26,7 +26,7 @@ from afp_ray.preparation import heldout_pairs, read_texts, retrieval_languages, 
 from afp_ray.records import TrainingSummary, TrialResult, Until
 from afp_ray.reporter import Reporter
 from afp_ray.scores import score_splits
-from afp_ray.store import TrialPaths, write_json
+from afp_ray.store import TrialPaths, read_result, write_json
 from afp_ray.training.costs import with_costs
 from afp_ray.training.together import check_together
 
@@ -201,7 +201,7 @@ def run_trial(
     paused = read_rung(paths, until)
     if paused is not None:
         return paused if rank == 0 else None
-    stored = read_result(run.paths)
+    stored = read_result(run.paths.result) if run.paths.result.is_file() else None
     if stored is not None and set(splits) <= set(stored.splits):
         return stored if rank == 0 else None
     check_together(config.loss, config.training, runtime, num_workers=world_size)
@@ -251,7 +251,7 @@ def read_rung(paths: TrialPaths, until: Until | None) -> TrialResult | None:
     """The stored result of a trial at a rung; None when there is none yet, or the trial has gone on to its end."""
     if until is None or paths.result.is_file() or not paths.rung(until.rung).is_file():
         return None
-    result = TrialResult.model_validate_json(paths.rung(until.rung).read_bytes())
+    result = read_result(paths.rung(until.rung))
     return result if result.until == until else None
 
 
@@ -260,14 +260,7 @@ def _last_rung(paths: TrialPaths) -> TrialResult | None:
     number = 0
     while paths.rung(number).is_file():
         number += 1
-    return TrialResult.model_validate_json(paths.rung(number - 1).read_bytes()) if number else None
-
-
-def read_result(paths: TrialPaths) -> TrialResult | None:
-    """The stored result of a trial, or None when there is none yet."""
-    if not paths.result.is_file():
-        return None
-    return TrialResult.model_validate_json(paths.result.read_bytes())
+    return read_result(paths.rung(number - 1)) if number else None
 
 
 def _worker() -> tuple[int, int]:

@@ -11,15 +11,15 @@ from pydantic import ValidationError
 
 from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.ledger import holder, replay
-from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, list_studies, read_incomplete
+from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialStatus
+from afp_ray.store import StudyPaths, find_result, list_studies, read_incomplete, read_study
 from afp_ray.tracking.location import find_run
 from afp_ray.tracking.outbox import lag
 from services.driver import cached_fingerprints
 from services.kept import kept
 from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrackingLag, TrialDetail, TrialPage
 from services.searching import fronts_answer, has_fronts, search_of
-from services.studies import kept_study, paths_of
+from services.studies import paths_of
 
 if TYPE_CHECKING:  # the command line must not wait for numpy
     from afp_ray.comparison.representation import Change
@@ -75,7 +75,7 @@ def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
     """Arms that have no row of the table, since each trial of theirs is one of another arm."""
     from afp_ray.search import make_arms
 
-    study, state = kept_study(paths), replay(paths.ledger)
+    study, state = read_study(paths), replay(paths.ledger)
     having = {trial.arm for trial in state.trials}
     lacking = [arm.name for arm in make_arms(study) if arm.name not in having]
     if not lacking or not (state.closed or "").startswith("complete"):
@@ -118,7 +118,7 @@ def all_statuses(storage: Path) -> list[StudyStatus]:
 
 def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus:
     """How far a study is, from its ledger; `state` spares the reading."""
-    study = kept_study(paths)
+    study = read_study(paths)
     state = state or replay(paths.ledger)
     driver = holder(paths)
     reason = (state.closed or "").partition(":")[0]
@@ -248,9 +248,8 @@ def trial_answer(storage: Path, name: str, trial_id: str) -> TrialDetail:
     if record is None:
         raise UserError(f"study {name} has no trial {trial_id[:80]!r}", fix=f"see afp status {name}")
     detail = TrialDetail(record=record, mlflow_run_id=find_run(paths, trial_id))
-    try:
-        result = TrialResult.model_validate_json(paths.trial(trial_id).result.read_bytes())
-    except (OSError, ValueError):
+    result = find_result(paths.trial(trial_id).result)
+    if result is None:
         found = read_incomplete(paths.trial(trial_id)) if record.status is TrialStatus.FAILED else None
         return detail.model_copy(update={"scores": found.scores, "missing": found.missing}) if found else detail
     names = ("scores", "layers", "training", "fingerprints", "environment", "warnings")

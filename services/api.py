@@ -23,7 +23,7 @@ from afp_ray.errors import AfpError, UnavailableError, UserError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.redaction import redact_json, redacted
-from afp_ray.store import StudyPaths, list_studies
+from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
 from services.computations import DEADLINE_S, Computations
 from services.kept import kept, mark_of
@@ -31,7 +31,7 @@ from services.reports.incomplete import incomplete_grids
 from services.reports.page import render_report
 from services.running import answers_of
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
-from services.studies import kept_study, paths_of
+from services.studies import paths_of
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
 
         def compute() -> StudyDetail:
             paths = _known(storage, name)
-            return StudyDetail(status=answers.status_of(paths), config=kept_study(paths))
+            return StudyDetail(status=answers.status_of(paths), config=read_study(paths))
 
         return await desk.quick(request, compute, name=name)
 
@@ -276,7 +276,7 @@ def _report(paths: StudyPaths) -> Page:
     table, found, _ = answers_of(paths)
     state = replay(paths.ledger)
     parts = incomplete_grids(paths, state.trials)
-    return Page(html=render_report(kept_study(paths), answers.status_of(paths), state, table, found, incomplete=parts))
+    return Page(html=render_report(read_study(paths), answers.status_of(paths), state, table, found, incomplete=parts))
 
 
 def _known(storage: Path, name: str) -> StudyPaths:

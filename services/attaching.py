@@ -2,14 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic_core import from_json
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import StudyLockedError
-from afp_ray.ledger import CLOSED, OPENED, Replayer, holder
+from afp_ray.ledger import CLOSED, OPENED, Replayer, holder, lines_after
 from afp_ray.ledger.agreement import require_same
 from afp_ray.records import LedgerEvent, OnEvent, StudyState
 from afp_ray.store import StudyPaths
@@ -78,7 +78,7 @@ def follow(
         is_held = holder(paths) is not None  # asked first, so that the last words of a driver are read
         if _size(paths.ledger) < replayer.offset:  # a torn tail was cut
             replayer, start = Replayer(paths.name), max(start, replayer.offset)
-        for line in _lines_after(paths.ledger, replayer.offset):
+        for line in lines_after(paths.ledger, replayer.offset):
             place, num_stale = replayer.offset, replayer.num_stale
             content = from_json(line)
             replayer.apply(content)
@@ -99,15 +99,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _lines_after(path: Path, offset: int) -> Iterator[bytes]:
-    """Whole lines from a byte on; what follows the last newline is still being written."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield line
-    except FileNotFoundError:
-        return

@@ -290,12 +290,13 @@ def serve(
 @app.command()
 def sync(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Write into MLflow what it missed; harmless to repeat."""
+    from afp_ray.store import read_study
     from afp_ray.tracking.location import open_command
     from services.driver import sync as sync_study
-    from services.studies import kept_study, paths_of, storage_folder
+    from services.studies import paths_of, storage_folder
 
     paths = paths_of(storage_folder(storage), study)
-    changed, uri = sync_study(kept_study(paths), paths)
+    changed, uri = sync_study(read_study(paths), paths)
     if as_json:
         say_json({"study": study, "tracking_uri": uri, "runs_changed": changed})
     else:

@@ -16,8 +16,7 @@ from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import DataError
 from afp_ray.ledger import replay
 from afp_ray.records import TrialRecord, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, TrialPaths, list_studies
-from services.studies import kept_study
+from afp_ray.store import StudyPaths, TrialPaths, find_result, list_studies, read_study
 
 if TYPE_CHECKING:  # the command line must not wait for Optuna
     from afp_ray.search.plan import ArmPlan
@@ -86,7 +85,7 @@ def measured_trials(storage: Path, *, on_gpu: bool) -> list[Measured]:
 def _num_workers(paths: StudyPaths) -> int | None:
     """Workers of a trial of a study; None where its file cannot be read."""
     try:
-        return kept_study(paths).runtime.num_workers
+        return read_study(paths).runtime.num_workers
     except DataError:
         return None
 
@@ -94,10 +93,7 @@ def _num_workers(paths: StudyPaths) -> int | None:
 def _result(paths: TrialPaths, record: TrialRecord) -> TrialResult | None:
     """What the trial gave, at its last rung where it went no further; None where it cannot be read."""
     file = paths.result if record.status is TrialStatus.DONE else paths.rung(max(0, len(record.rungs) - 1))
-    try:
-        return TrialResult.model_validate_json(file.read_bytes())
-    except (OSError, ValueError):
-        return None
+    return find_result(file)
 
 
 def _measured(result: TrialResult, record: TrialRecord, *, workers: int) -> Measured:

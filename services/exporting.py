@@ -5,9 +5,8 @@ from pathlib import Path
 
 from afp_ray.config import StrictModel
 from afp_ray.ledger import replay
-from afp_ray.store import StudyPaths
+from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import read_runs
-from services.studies import kept_study
 
 
 class OptunaExport(StrictModel):
@@ -34,7 +33,7 @@ def export_optuna(paths: StudyPaths, file: Path) -> OptunaExport:
     from afp_ray.search import make_arms
     from afp_ray.search.mirror import write_mirror
 
-    study = kept_study(paths)
+    study = read_study(paths)
     runs = read_runs(paths)
     shown = {
         trial_id: {"mlflow_run_id": str(run), "mlflow_tracking_uri": str(runs.get("tracking_uri", ""))}

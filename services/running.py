@@ -16,7 +16,7 @@ from afp_ray.ledger import holder, replay
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
 from afp_ray.redaction import redact, redact_json
 from afp_ray.remote.place import place_of
-from afp_ray.store import StudyPaths, write_atomic
+from afp_ray.store import StudyPaths, read_study, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.attaching import drive_or_follow, is_ray_job
@@ -42,7 +42,6 @@ from services.reports.tables import (
     to_terminal,
 )
 from services.schemas import RESULT_MARK, JobResult
-from services.studies import kept_study
 
 MAX_INCOMPLETE = 3
 """Failed trials whose scores are shown at the end of a run; all are in the report."""
@@ -187,7 +186,7 @@ def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: 
     comparison, best, error = answers_of(paths)
     found = changes_answer(paths, comparison) if comparison is not None else []
     parts = incomplete_grids(paths, state.trials)
-    page = render_report(kept_study(paths), status_of(paths, state), state, comparison, best, found, incomplete=parts)
+    page = render_report(read_study(paths), status_of(paths, state), state, comparison, best, found, incomplete=parts)
     write_atomic(paths.report, page)
     written = [paths.report]
     if comparison is not None:
@@ -220,7 +219,7 @@ def summarize(paths: StudyPaths, state: StudyState) -> None:
     for trial_id, grid in list(incomplete_grids(paths, failed).items())[:MAX_INCOMPLETE]:
         terminal.print(to_terminal(grid, f"{trial_id}: scores in %, incomplete"))
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
-    uri = tracking_uri(kept_study(paths).runtime.tracking_uri, paths.storage)
+    uri = tracking_uri(read_study(paths).runtime.tracking_uri, paths.storage)
     say()
     say(f"{done} of {len(state.trials)} trials done, {len(failed)} failed   {state.closed or ''}")
     say(f"report   {paths.report}")

@@ -8,8 +8,7 @@ from afp_ray.config import StudyConfig, TrialConfig
 from afp_ray.errors import ConfigError
 from afp_ray.ledger import replay
 from afp_ray.records import SearchFront, TrialRecord, TrialResult
-from afp_ray.store import StudyPaths, list_studies
-from services.studies import kept_study
+from afp_ray.store import StudyPaths, list_studies, read_study
 
 if TYPE_CHECKING:  # the command line must not wait for Optuna
     from afp_ray.search import PriorStudy, StudySearch
@@ -54,7 +53,7 @@ def prior_studies(study: StudyConfig, storage: Path) -> "tuple[PriorStudy, ...]"
                 allowed=", ".join(other for other in known if other != study.name) or "none yet",
                 fix="give one of these names, run that study first, or take it out",
             )
-    return tuple(PriorStudy(kept_study(known[name]), replay(known[name].ledger).trials) for name in study.warm_start)
+    return tuple(PriorStudy(read_study(known[name]), replay(known[name].ledger).trials) for name in study.warm_start)
 
 
 def measured(study: StudyConfig) -> Callable[[TrialResult], dict[str, float]]:
@@ -83,7 +82,7 @@ def fronts_answer(paths: StudyPaths, trials: tuple[TrialRecord, ...] | None = No
         paths: the study.
         trials: its trials; spares the reading.
     """
-    study = kept_study(paths)
+    study = read_study(paths)
     if not has_fronts(study):
         return ()
     from afp_ray.search import make_arms, search_fronts

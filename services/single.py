@@ -12,7 +12,7 @@ from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS
 from afp_ray.records import Score, TrialResult
 from afp_ray.reporter import Pace
-from afp_ray.store import StudyPaths, TrialPaths, write_json
+from afp_ray.store import StudyPaths, TrialPaths, read_result, write_json
 from services.eval_schemas import EvalAnswer
 from services.evaluating import eval_answer
 from services.output import note, say, say_json
@@ -127,7 +127,7 @@ def _stored_trial(identity: str, storage: Path) -> TrialResult:
             allowed="one trial id, or as many of its first digits as name one",
             fix="`afp status STUDY --json` and the report list the ids",
         )
-    return TrialResult.model_validate_json(files[0].read_bytes())
+    return read_result(files[0])
 
 
 def _differences(stored: TrialResult, again: TrialResult) -> dict[str, float]:

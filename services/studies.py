@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import ConfigError, DataError, UserError
+from afp_ray.errors import ConfigError, UserError
 from afp_ray.remote import Place, is_url, pull_for_reading, working_copy
 from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
 
@@ -113,15 +113,3 @@ def paths_of(storage: Path, name: str) -> StudyPaths:
             fix="give one of these names, or another --storage",
         )
     return found
-
-
-def kept_study(paths: StudyPaths) -> StudyConfig:
-    """The study as it was run.
-
-    Raises: DataError when its file cannot be read.
-    """
-    try:
-        return StudyConfig.model_validate_json(paths.study.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"the kept study cannot be read: {reason}", where=str(paths.study)) from error

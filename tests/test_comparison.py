@@ -9,7 +9,7 @@ from fabricate import FINGERPRINTS, fabricate, make_config, make_study
 
 from afp_ray.comparison import best, compare
 from afp_ray.comparison.choice import _ranked
-from afp_ray.comparison.confirmed import ConfirmedArm, read_study
+from afp_ray.comparison.confirmed import ConfirmedArm, read_confirmed
 from afp_ray.comparison.metric import parse_metric
 from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.records import Best, Comparison
@@ -184,7 +184,7 @@ def test_the_fabricated_configs_are_valid() -> None:
 
 
 def test_equal_arms_are_told_apart_by_what_they_train_on_and_not_by_what_was_measured(finished: StudyPaths) -> None:
-    arm = read_study(finished, split="test").arms[-1]
+    arm = read_confirmed(finished, split="test").arms[-1]
     config = arm.results[0].config
 
     def twin(name: str, *, training_hours: float, max_steps: int) -> ConfirmedArm:

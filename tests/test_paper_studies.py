@@ -17,9 +17,8 @@ from afp_ray.errors import UserError
 from afp_ray.ledger import replay
 from afp_ray.records import TrialStatus
 from afp_ray.search import make_arms
-from afp_ray.store import StudyPaths
+from afp_ray.store import StudyPaths, read_result
 from afp_ray.tracking import background
-from afp_ray.trial import read_result
 from services import cli
 from services.driver import check_study, drive
 
@@ -136,7 +135,7 @@ def test_published_checkpoints_are_scored_beside_trained_ones(
     rows = {row.arm: row for row in compare(paths).arms}
     assert len(rows) == 8
     scores = {
-        trial.config["model"]["name"]: [score.value for score in read_result(paths.trial(trial.trial_id)).scores]
+        trial.config["model"]["name"]: [score.value for score in read_result(paths.trial(trial.trial_id).result).scores]
         for trial in replay(paths.ledger).trials
         if trial.config["method"] in CHECKPOINTS
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
+from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
 from afp_ray.comparison.cost import cheapest_not_worse, pareto_points, too_short
 from afp_ray.comparison.limits import keeping_limits
 from afp_ray.comparison.metric import (
@@ -50,7 +50,7 @@ def best(
         split: split of the reported numbers.
     Raises: ConfigError for an unknown metric, language or limit; DataError when nothing is confirmed or in the limits.
     """
-    study = read_study(paths, split=split)
+    study = read_confirmed(paths, split=split)
     if not study.arms:
         raise nothing_confirmed([paths.name])
     check_same_examples(study.arms)
@@ -79,7 +79,7 @@ def best(
         warnings.append(f"the runner-up {runner_up.arm} is {runner_up.verdict}")
     of_pivot = _pivot_difference(winner, base, split)
     warnings += forgetting_warnings([winner], [of_pivot])
-    validation = study.arms if split == "validation" else read_study(paths, split="validation").arms
+    validation = study.arms if split == "validation" else read_confirmed(paths, split="validation").arms
     shares, cost_note = shares_of_best(chosen_by, ranked), too_short(kept)
     checkpoint = winner.folder / winner.results[0].checkpoint if winner.results[0].checkpoint else None
     return Best(

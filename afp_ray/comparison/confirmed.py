@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from afp_ray.comparison.rungs import rung_correlations, rung_warnings
 from afp_ray.config import StudyConfig, canonical_json, flatten
@@ -22,7 +21,7 @@ from afp_ray.findings import DeviceHours
 from afp_ray.ledger import replay
 from afp_ray.methods import METHODS
 from afp_ray.records import RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
-from afp_ray.store import StudyPaths, file_digest, list_studies
+from afp_ray.store import StudyPaths, file_digest, list_studies, read_result, read_study
 
 _KEYS = ("task", "language", "shots", "example_id", "content_id")
 _GENERATED = ("metric", "value", "totals", "gold")
@@ -140,7 +139,7 @@ class ReadStudy:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_study(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadStudy:
+def read_confirmed(paths: StudyPaths, *, split: str, prefix: bool = False) -> ReadStudy:
     """Read a study and the confirmed configuration of each of its arms.
 
     Args:
@@ -193,10 +192,7 @@ def read_config(paths: StudyPaths) -> StudyConfig:
             allowed=", ".join(known) or "none yet",
             fix="give one of these names, or another --storage",
         )
-    try:
-        return StudyConfig.model_validate_json(paths.study.read_bytes())
-    except ValidationError as error:
-        raise DataError(f"the kept study cannot be read: {error.errors()[0]['msg']}", where=str(paths.study)) from error
+    return read_study(paths)
 
 
 def arm_of_result(paths: StudyPaths, result: TrialResult, *, split: str, name: str) -> ConfirmedArm:
@@ -256,13 +252,11 @@ def _read_arm(paths: StudyPaths, records: Sequence[TrialRecord], *, split: str, 
 def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
     file = paths.trial(record.trial_id).result
     try:
-        content = file.read_bytes()
-        result = TrialResult.model_validate_json(content)
-        _require_unaltered(paths, record, file, content)
-        return result
-    except (OSError, ValidationError) as error:
-        reason = "is missing" if isinstance(error, OSError) else "cannot be read"
-        raise DataError(f"the result of a finished trial {reason}", where=str(file), fix=_again(paths)) from error
+        result = read_result(file)
+    except DataError as error:
+        raise DataError(error.problem, where=error.where, fix=_again(paths)) from error
+    _require_unaltered(paths, record, file, file.read_bytes())
+    return result
 
 
 def _read_answers(

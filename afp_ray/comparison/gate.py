@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
+from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
 from afp_ray.comparison.metric import Metric, measure
 from afp_ray.comparison.words import adjust, sentence
 from afp_ray.errors import ConfigError
@@ -25,7 +25,7 @@ def check_requirements(paths: Sequence[StudyPaths], texts: Sequence[str], *, spl
         split: whose scores are compared.
     Raises: ConfigError for a statement of another form or an arm that there is not.
     """
-    studies = [read_study(place, split=split, prefix=len(paths) > 1) for place in paths]
+    studies = [read_confirmed(place, split=split, prefix=len(paths) > 1) for place in paths]
     arms = {arm.name: arm for study in studies for arm in study.arms}
     check_same_examples(list(arms.values()))
     parsed = [_parse(text, arms) for text in texts]

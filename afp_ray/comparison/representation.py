@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from afp_ray.comparison.confirmed import ConfirmedArm
 from afp_ray.evaluation.projection import SentenceStates, read_states
 from afp_ray.findings import ArmRow, Comparison, RepresentationRow
-from afp_ray.records import LayerMetrics, TrialResult
-from afp_ray.store import StudyPaths
+from afp_ray.records import LayerMetrics
+from afp_ray.store import StudyPaths, find_result
 
 Points = Mapping[str, NDArray[np.floating[Any]]]
 """(N, 2) by language."""
@@ -164,11 +163,8 @@ def changes(paths: StudyPaths, comparison: Comparison, base_of: BaseOf) -> list[
 def _layers(paths: StudyPaths, trials: Sequence[str], split: str) -> list[LayerMetrics]:
     found: list[LayerMetrics] = []
     for trial in trials:
-        try:
-            result = TrialResult.model_validate_json(paths.trial(trial).result.read_bytes())
-        except (OSError, ValidationError):
-            continue
-        found += [row for row in result.layers if row.split == split]
+        result = find_result(paths.trial(trial).result)
+        found += [row for row in result.layers if row.split == split] if result else []
     return found
 
 

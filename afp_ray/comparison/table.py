@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afp_ray.comparison.components import component_effects, field_importances
-from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_study
+from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
 from afp_ray.comparison.cost import pareto_points, too_short
 from afp_ray.comparison.majority import majority, majority_warnings
 from afp_ray.comparison.metric import (
@@ -35,7 +35,7 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
     Returns: the table. Without a base arm, differences are null and a warning says so.
     Raises: UserError when a study does not exist or has nothing confirmed; DataError for mixed evaluation sets.
     """
-    studies = [read_study(place, split=split, prefix=len(paths) > 1) for place in paths]
+    studies = [read_confirmed(place, split=split, prefix=len(paths) > 1) for place in paths]
     arms = [arm for study in studies for arm in study.arms]
     if not arms:
         raise nothing_confirmed([place.name for place in paths])

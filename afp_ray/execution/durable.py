@@ -7,12 +7,10 @@ import shutil
 import time
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from afp_ray.errors import StorageError
+from afp_ray.errors import DataError, StorageError
 from afp_ray.records import Job, TrialResult
 from afp_ray.search import ADOPTED_FROM
-from afp_ray.store import StudyPaths, TrialPaths, list_studies, write_atomic, write_json
+from afp_ray.store import StudyPaths, TrialPaths, list_studies, read_result, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +65,12 @@ def _with_siblings(paths: StudyPaths, trial_id: str) -> list[StudyPaths]:
 
 
 def _read(path: Path, trial_id: str) -> TrialResult | None:
-    try:
-        result = TrialResult.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValidationError) as error:
-        logger.warning("passed over %s: %s", path, str(error).splitlines()[0])
+    try:
+        result = read_result(path)
+    except DataError as error:
+        logger.warning("passed over %s: %s", path, error.problem)
         return None
     return result if result.trial_id == trial_id else None
 

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pydantic import ValidationError
-
 from afp_ray.config import StudyConfig, canonical_json, flatten
-from afp_ray.errors import DataError, StudyChangedError
-from afp_ray.store import PRIVATE, StudyPaths, write_json
+from afp_ray.errors import StudyChangedError
+from afp_ray.store import PRIVATE, StudyPaths, read_study, write_json
 
 _PACKAGES = ("afp-ray", "torch", "transformers", "tokenizers", "peft")
 
@@ -35,7 +33,7 @@ def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> 
     if not paths.study.exists():
         write_json(paths.study, study.model_dump(mode="json"), mode=PRIVATE)
         return ""
-    kept = _kept(paths)
+    kept = read_study(paths)
     changes = _changes(kept, study)
     if not changes:
         if kept.budget != study.budget:
@@ -53,17 +51,10 @@ def require_same(paths: StudyPaths, study: StudyConfig) -> StudyConfig:
 
     Raises: StudyChangedError when it asks something else.
     """
-    kept = _kept(paths)
+    kept = read_study(paths)
     if changes := _changes(kept, study):
         raise _changed(paths, kept, changes)
     return kept
-
-
-def _kept(paths: StudyPaths) -> StudyConfig:
-    try:
-        return StudyConfig.model_validate_json(paths.study.read_bytes())
-    except ValidationError as error:
-        raise DataError(f"the kept study cannot be read: {error}", where=str(paths.study)) from error
 
 
 def _changes(kept: StudyConfig, study: StudyConfig) -> list[str]:

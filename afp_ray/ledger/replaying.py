@@ -10,6 +10,7 @@ import math
 import os
 import time
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ def replay(path: Path) -> StudyState:
     if abs(time.time() - found.st_mtime) < SETTLED_S:
         return read(path).state()
     return _settled(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+def lines_after(path: Path, offset: int) -> Iterator[bytes]:
+    """Whole lines of a ledger from a byte on, as they stand there now; for whoever follows its driver.
+
+    What comes after the last newline is still being written, and belongs to the next look. A missing file has no lines.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line
+    except FileNotFoundError:
+        return
 
 
 @lru_cache(maxsize=4)

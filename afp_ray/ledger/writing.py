@@ -12,7 +12,17 @@ from afp_ray.errors import StorageError
 from afp_ray.ledger import snapshot
 from afp_ray.ledger.agreement import adopt_study, package_versions, require_versions, study_hash
 from afp_ray.ledger.lease import Lease
-from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, cut_torn_tail, parse_line, read, repair, sealed
+from afp_ray.ledger.replaying import (
+    CLOSED,
+    OPENED,
+    Replayer,
+    cut_torn_tail,
+    lines_after,
+    parse_line,
+    read,
+    repair,
+    sealed,
+)
 from afp_ray.records import LedgerEvent, StudyState, TrialRecord
 from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, sync_folder
@@ -154,12 +164,11 @@ class Ledger:
             raise OSError("it was removed")
         if found.st_size == self._replayer.offset:
             return
-        with self.paths.ledger.open("rb") as file:
-            file.seek(self._replayer.offset)
-            lines = file.read().splitlines(keepends=True)
+        lines = list(lines_after(self.paths.ledger, self._replayer.offset))
+        is_whole = self._replayer.offset + sum(map(len, lines)) >= found.st_size
         try:
             events = [parse_line(line.rstrip(b"\n")) for line in lines]
-            if not lines or not lines[-1].endswith(b"\n") or any(event["state"] == OPENED for event in events):
+            if not lines or not is_whole or any(event["state"] == OPENED for event in events):
                 raise self._lease.lost()
             for event, line in zip(events, lines, strict=True):
                 self._replayer.apply(event)

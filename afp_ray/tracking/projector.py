@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 # Set before mlflow is imported: it reports its use by default, and waits minutes for a server that is away. A request
@@ -30,9 +29,9 @@ from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
-from afp_ray.records import StudyState, TrialRecord, TrialResult, TrialStatus, Until  # noqa: E402
+from afp_ray.records import StudyState, TrialRecord, TrialStatus, Until  # noqa: E402
 from afp_ray.redaction import redact, redact_json  # noqa: E402
-from afp_ray.store import StudyPaths, read_incomplete  # noqa: E402
+from afp_ray.store import StudyPaths, find_result, read_incomplete  # noqa: E402
 from afp_ray.tracking.connecting import connect  # noqa: E402
 from afp_ray.tracking.content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
 from afp_ray.tracking.outbox import Outbox  # noqa: E402
@@ -172,7 +171,7 @@ class MlflowProjector:
 
     def _trial_content(self, trial: TrialRecord, parent: str, *, is_driven: bool) -> RunContent:
         place = self.paths.trial(trial.trial_id)
-        result = _read_result(place.result) if trial.status is TrialStatus.DONE else None
+        result = find_result(place.result) if trial.status is TrialStatus.DONE else None
         files = [place.failure(attempt) for attempt in range(1, trial.attempt + 1)]
         content = run_content(
             self.study.name,
@@ -190,7 +189,7 @@ class MlflowProjector:
         """Where a trial was measured on the way, as its results of then say."""
         found: list[Until] = []
         for number in range(len(trial.rungs)):
-            result = _read_result(self.paths.trial(trial.trial_id).rung(number))
+            result = find_result(self.paths.trial(trial.trial_id).rung(number))
             until = result.until if result else None
             if until is None and trial.until is not None and trial.until.rung == number:
                 until = trial.until
@@ -281,13 +280,6 @@ def _dataset(name: str, digest: str) -> DatasetInput:
     source = json.dumps({"fingerprint": digest})
     dataset = Dataset(name=name, digest=digest[:36] or "none", source_type="afp", source=source)
     return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", name)])
-
-
-def _read_result(path: Path) -> TrialResult | None:
-    try:
-        return TrialResult.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
