@@ -3,8 +3,7 @@
 from typing import Literal
 
 from afp_ray.config import StrictModel
-from afp_ray.findings import Difference
-from afp_ray.records import TrialResult
+from afp_ray.records import Difference, TrialResult
 
 
 class EvalCell(StrictModel):

@@ -16,10 +16,9 @@ from afp_ray.comparison.words import adjust
 from afp_ray.config import TrialConfig, flatten, nest
 from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError
-from afp_ray.findings import Difference
 from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.methods import METHODS
-from afp_ray.records import Score, TrialResult
+from afp_ray.records import Difference, Score, TrialResult
 from afp_ray.store import StudyPaths
 from services.eval_schemas import EvalAnswer, EvalCell
 

@@ -4,12 +4,10 @@ from typing import Any, Literal
 
 from afp_ray.config import StrictModel, StudyConfig
 from afp_ray.evaluation.overlap_records import OverlapReport
-from afp_ray.records import Best, Comparison, LayerMetrics, MissingScore, Score, TrainingSummary, TrialRecord
+from afp_ray.records import Best, LayerMetrics, MissingScore, Score, TrainingSummary, TrialRecord
 from services.data_schemas import UnreadFiles
 
 __all__ = [
-    "Best",
-    "Comparison",
     "Health",
     "JobResult",
     "PlanAnswer",

@@ -16,8 +16,6 @@ LEVELS: list[set[str]] = [
     {"errors", "collection", "redaction", "reporter"},
     {"languages"},
     {"config"},
-    {"paper"},
-    {"findings"},
     {"records"},
     {"methods", "ledger", "store", "lfs", "eviction"},
     {"remote"},
@@ -147,6 +145,10 @@ def test_names_that_a_module_offers_exist() -> None:
     for module in map(importlib.import_module, names):
         assert len(module.__all__) == len(set(module.__all__)), f"{module.__name__} offers a name twice"
         assert not [name for name in module.__all__ if not hasattr(module, name)], module.__name__
+        room = module.__name__.split(".")[:2]
+        homes = {name: str(getattr(getattr(module, name), "__module__", "")) for name in module.__all__}
+        others = [name for name, home in homes.items() if home[:8] == "afp_ray." and home.split(".")[:2] != room]
+        assert not others, f"{module.__name__} offers names of other rooms"
 
 
 def test_no_module_bears_the_name_of_a_library_it_wraps() -> None:

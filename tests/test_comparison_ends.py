@@ -9,7 +9,7 @@ from fabricate import fabricate, make_study
 
 from afp_ray.comparison import best, compare
 from afp_ray.comparison.words import points, sentence
-from afp_ray.findings import Difference, signed_points
+from afp_ray.records import Difference, signed_points
 from afp_ray.store import StudyPaths
 from services import cli
 

@@ -11,7 +11,7 @@ from afp_ray.comparison import compare
 from afp_ray.comparison.representation import Change, changes
 from afp_ray.comparison.table import base_of
 from afp_ray.evaluation.projection import gather_states, read_states, write_states
-from afp_ray.findings import Comparison
+from afp_ray.records import Comparison
 from afp_ray.store import StudyPaths
 
 

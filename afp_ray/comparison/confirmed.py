@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from afp_ray.comparison.rungs import rung_correlations, rung_warnings
 from afp_ray.config import StudyConfig, canonical_json, flatten
 from afp_ray.errors import DataError, UserError
-from afp_ray.findings import DeviceHours
 from afp_ray.ledger import replay
 from afp_ray.methods import METHODS
-from afp_ray.records import RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
+from afp_ray.records import DeviceHours, RungCorrelation, StudyState, TrialRecord, TrialResult, TrialStatus
 from afp_ray.store import StudyPaths, file_digest, list_studies, read_result, read_study
 
 _KEYS = ("task", "language", "shots", "example_id", "content_id")

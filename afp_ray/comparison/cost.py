@@ -11,7 +11,7 @@ import numpy as np
 from afp_ray.comparison.confirmed import ConfirmedArm
 from afp_ray.comparison.metric import Metric, difference, values_by_seed
 from afp_ray.comparison.words import ALPHA, p_text, points
-from afp_ray.findings import Cheapest, Difference, ParetoPoint
+from afp_ray.records import Cheapest, Difference, ParetoPoint
 from afp_ray.statistics import pareto_front
 
 SHORT_S = 60.0

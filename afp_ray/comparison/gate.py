@@ -7,7 +7,7 @@ from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read
 from afp_ray.comparison.metric import Metric, measure
 from afp_ray.comparison.words import adjust, sentence
 from afp_ray.errors import ConfigError
-from afp_ray.findings import Difference, Requirement
+from afp_ray.records import Difference, Requirement
 from afp_ray.store import StudyPaths
 
 _STATEMENT = re.compile(r"\s*(.+?)\s*(>=|>)\s*([^>=].*?)\s*")

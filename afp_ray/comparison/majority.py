@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm
-from afp_ray.findings import ArmRow, MajorityRow, TableCell
+from afp_ray.records import ArmRow, MajorityRow, TableCell
 
 
 def majority(arms: Sequence[ConfirmedArm]) -> MajorityRow | None:

@@ -19,8 +19,7 @@ from afp_ray.comparison.confirmed import ConfirmedArm
 from afp_ray.comparison.metric import Metric, difference_under, mask
 from afp_ray.config import StrictModel
 from afp_ray.errors import ConfigError, DataError
-from afp_ray.paper import PaperCell, PaperClaim, PaperRow, PaperTable
-from afp_ray.records import ArmRow, Difference, TableCell
+from afp_ray.records import ArmRow, Difference, PaperCell, PaperClaim, PaperRow, PaperTable, TableCell
 
 FOLDER = Path(__file__).parent / "published"
 BASELINES = "baselines_0shot"

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from afp_ray.comparison.confirmed import ConfirmedArm
 from afp_ray.evaluation.projection import SentenceStates, read_states
-from afp_ray.findings import ArmRow, Comparison, RepresentationRow
-from afp_ray.records import LayerMetrics
+from afp_ray.records import ArmRow, Comparison, LayerMetrics, RepresentationRow
 from afp_ray.store import StudyPaths, find_result
 
 Points = Mapping[str, NDArray[np.floating[Any]]]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afp_ray.findings import Difference, signed_points
+from afp_ray.records import Difference, signed_points
 from afp_ray.statistics import PairedDifference, holm, holm_levels
 
 ALPHA = 0.05

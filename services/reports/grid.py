@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afp_ray.findings import Difference, signed_points
+from afp_ray.records import Difference, signed_points
 
 if TYPE_CHECKING:
     from rich.table import Table

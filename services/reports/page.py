@@ -10,8 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from afp_ray import __version__
 from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
-from afp_ray.findings import signed_points
-from afp_ray.records import Best, Comparison, ConstraintCheck, StudyState, TrialStatus
+from afp_ray.records import Best, Comparison, ConstraintCheck, StudyState, TrialStatus, signed_points
 from afp_ray.redaction import redact
 from services.reports.fronts import front_grids
 from services.reports.grid import FAMILY, RAW, Grid, interval, scored

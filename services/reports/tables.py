@@ -4,8 +4,17 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from afp_ray.findings import DeviceHours, signed_points
-from afp_ray.records import ArmRow, Comparison, Difference, MajorityRow, ParetoPoint, RepresentationRow, TableCell
+from afp_ray.records import (
+    ArmRow,
+    Comparison,
+    DeviceHours,
+    Difference,
+    MajorityRow,
+    ParetoPoint,
+    RepresentationRow,
+    TableCell,
+    signed_points,
+)
 from services.reports.grid import (
     FAMILY,
     Grid,

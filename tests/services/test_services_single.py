@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from afp_ray.findings import Difference
-from afp_ray.records import Score, TrainingSummary, TrialResult
+from afp_ray.records import Difference, Score, TrainingSummary, TrialResult
 from afp_ray.store import StudyPaths
 from services import cli
 from services.eval_schemas import EvalAnswer, EvalCell

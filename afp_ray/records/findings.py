@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 from afp_ray.config.base import StrictModel
-from afp_ray.paper import PaperTable
+from afp_ray.records.published import PaperTable
+from afp_ray.records.trials import DeviceHours
 
 Interval = tuple[float, float]
 
@@ -109,18 +110,6 @@ class RungCorrelation(StrictModel):
     """Estimated correlation of the scores of all trials that reached the rung, those that were stopped there included;
     null where it cannot be told."""
     verdict: str
-
-
-class DeviceHours(StrictModel):
-    """Hours of the devices of one trial: its GPUs, or its workers where there is no GPU."""
-
-    training: float
-    """Of the steps, over all attempts; 0 where nothing was trained."""
-    evaluation: float
-    """Of scoring."""
-    startup: float | None = None
-    """Of all else, as loading the model and saving it; null where results do not tell it from `evaluation`, which has
-    it then."""
 
 
 class ParetoPoint(StrictModel):
