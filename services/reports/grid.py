@@ -31,6 +31,10 @@ _LATEX = {
 FAMILY = "intervals at the level at which Holm tests each (95 % where there is one): 0 is inside just where p >= 0.05"
 
 
+MAX_NAME = 40
+"""Characters of a first column that is never folded in the terminal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """A table of text: the column names, the rows, and the marks of the best value of each column."""
@@ -51,8 +55,9 @@ def to_terminal(grid: Grid, title: str) -> "Table":
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", title_style="bold")
+    has_names = max((len(row[0]) for row in grid.rows), default=0) <= MAX_NAME  # sentences may be folded
     for index, name in enumerate(grid.header):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=index == 0)
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=index == 0 and has_names)
     for row, marks in zip(grid.rows, grid.is_best, strict=True):
         table.add_row(*(Text(cell, style="bold" if mark else "") for cell, mark in zip(row, marks, strict=True)))
     return table

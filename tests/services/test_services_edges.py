@@ -288,8 +288,8 @@ def test_values_are_compared_as_their_field_reads_them(
 
 def test_ctrl_c_is_said_while_a_verb_works() -> None:
     code = (
-        "import os, signal; from services import cli, studies\n"
-        "studies.storage_folder = lambda _: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import signal; from services import cli, studies\n"
+        "studies.storage_folder = lambda _: signal.raise_signal(signal.SIGINT)\n"
         "cli.command()"
     )
     done = subprocess.run([sys.executable, "-c", code, "status"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -300,7 +300,7 @@ def test_who_ignores_ctrl_c_goes_on_ignoring_it(finished: StudyPaths) -> None:
     code = (
         "import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from services import cli, studies\n"
         "folder = studies.storage_folder\n"
-        "studies.storage_folder = lambda name: os.kill(os.getpid(), signal.SIGINT) or folder(name)\n"
+        "studies.storage_folder = lambda name: signal.raise_signal(signal.SIGINT) or folder(name)\n"
         "from services.entry import command; command()"
     )
     command = [sys.executable, "-c", code, "status", "--storage", str(finished.storage)]
