@@ -99,7 +99,7 @@ def _memory(is_tiny: bool, size: int, chunk: int) -> list[Figure]:
 
 
 def _peak(is_tiny: bool, size: int, chunk: int | None, *, is_ours: bool = True) -> memory.Measured:
-    return memory.peak_above(functools.partial(_prepare, is_tiny, size, chunk, is_ours))
+    return memory.peak_above(functools.partial(_prepare, is_tiny, size, chunk, is_ours), is_tiny=is_tiny)
 
 
 def _prepare(is_tiny: bool, size: int, chunk: int | None, is_ours: bool) -> memory.Work:

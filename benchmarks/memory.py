@@ -5,6 +5,7 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Work:
     marks: Callable[[], list[float]]
 
 
-def peak_above(prepare: Callable[[], Work]) -> Measured:
+def peak_above(prepare: Callable[[], Work], *, is_tiny: bool = False) -> Measured:
     """Run what `prepare` returns in a fresh process.
 
     The process gives freed memory back at once, so that the mark is what tensors take and not what its heap keeps.
@@ -46,8 +47,12 @@ def peak_above(prepare: Callable[[], Work]) -> Measured:
     Args:
         prepare: importable function that builds everything, runs a small piece of the same kind, so that code is in
             memory already, and returns the work.
+        is_tiny: fork the process from one that has imported the libraries, whose free heap may hide some megabytes.
     """
-    context = multiprocessing.get_context("spawn")
+    context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+    if is_tiny:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "transformers", "afp_ray.models.load", "afp_ray.training.step"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(prepare, sender))
     process.start()

@@ -70,7 +70,8 @@ def measure(scale: Scale) -> list[Figure]:
 
 def _memory(vocabulary: str, floor: float, scale: Scale) -> Figure:
     own, other = (
-        memory.peak_above(functools.partial(_prepare, is_ours, vocabulary, scale.is_tiny)) for is_ours in (True, False)
+        memory.peak_above(functools.partial(_prepare, is_ours, vocabulary, scale.is_tiny), is_tiny=scale.is_tiny)
+        for is_ours in (True, False)
     )
     return Figure(
         f"step.peak_memory_above_weights_bytes_{vocabulary}",
