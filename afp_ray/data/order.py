@@ -1,4 +1,17 @@
-"""The order in which rows enter global batches: every epoch a new permutation, any step at once, no worker involved."""
+"""The order in which rows enter global batches: every epoch a new permutation, any step at once, no worker involved.
+
+Epochs run on without a gap, so that no row is dropped: a batch may hold the end of one epoch and the start of the
+next. With 10 rows and batches of 4:
+
+    epoch    0 0 0 0 | 0 0 0 0 | 0 0 1 1 | 1 1 1 1 | 1 1 1 1 | 2 2 2 2 | ...
+    batch    0         1         2         3         4         5
+                                 the tail of epoch 0, and the rows missing to a whole batch, of epoch 1
+
+Rows of a batch must not share a key. The tail of an epoch is therefore chosen first, from that epoch's permutation
+alone: the next epoch can compute it without arranging this one, which would need the one before, and so on to the
+first. So any step costs the arrangement of one or two epochs, a resumed run needs no stored state, and all workers
+agree without a message.
+"""
 
 import random
 from collections import Counter
@@ -6,7 +19,7 @@ from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 MAX_TRIES = 1000
-"""Rows looked at for a place in a batch. Without this bound and the next, a corpus of repeats would cost its square."""
+"""Rows tried before a clash is accepted. Without this bound and the next, a corpus of repeats would cost its square."""
 MAX_TRIES_PER_EPOCH = 200_000
 
 
@@ -26,7 +39,7 @@ class BatchOrder:
     def __init__(self, keys: Sequence[Sequence[Hashable]], *, batch_size: int, seed: int, name: str) -> None:
         self._keys = [frozenset(row) for row in keys]
         self._batch_size, self._seed, self._name = batch_size, seed, name
-        self._epoch = lru_cache(maxsize=3)(self._arrange)
+        self._epoch = lru_cache(maxsize=3)(self._arrange)  # a list of all rows each; a batch spans two, rarely more
 
     def rows(self, step: int) -> list[int]:
         """Indices of the rows in the batch of `step` (0-based), `batch_size` of them."""
@@ -36,14 +49,14 @@ class BatchOrder:
         return [self._epoch(place // num_rows)[place % num_rows] for place in places]
 
     def _arrange(self, epoch: int) -> list[int]:
-        """The order of one epoch.
+        """The order of one epoch: its first batch completes the tail of the epoch before, its own tail comes last.
 
-        The rows of its last, incomplete batch depend on the epoch's own permutation alone, so that the next epoch,
-        which completes that batch, need not know the epochs before.
+        Greedy first, then mended: batches are filled in the order of the permutation, which leaves the clashes to the
+        last of them; swaps with other batches then take those away.
         """
         queue = self._permutation(epoch)
         num_rows, size = len(queue), self._batch_size
-        if num_rows < size or not any(self._keys):
+        if num_rows < size or not any(self._keys):  # repeats cannot be avoided, or there are none
             return queue
         tail = self._tail(epoch)
         taken = set(tail)
@@ -84,7 +97,7 @@ class BatchOrder:
             else:
                 passed.append(row)
             place += 1
-        queue[:place] = passed
+        queue[:place] = passed  # first in line for the next batch; the list behind moves up, once a batch
         lacking = count - len(chosen)
         chosen += queue[:lacking]
         del queue[:lacking]
@@ -100,10 +113,11 @@ class BatchOrder:
         counts = [Counter(key for row in batch for key in self._keys[row]) for batch in batches]
         spots = [(number, place) for number, batch in enumerate(batches) for place in range(len(batch))][fixed:]
         tries_left = MAX_TRIES_PER_EPOCH
-        for number, place in spots:
+        for number, place in spots:  # the tail is not among them: the next epoch counts on it
             row = batches[number][place]
             if all(counts[number][key] == 1 for key in self._keys[row]):
                 continue
+            # From a spot of its own: if all rows tried the same `MAX_TRIES` spots, those would soon be used up.
             start = random.Random(f"{self._seed} {self._name} {row}").randrange(len(spots))  # noqa: S311
             for shift in range(min(len(spots), MAX_TRIES, tries_left)):
                 tries_left -= 1

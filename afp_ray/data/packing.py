@@ -1,7 +1,13 @@
 """Lays samples end to end in one row without padding, so that a forward pass computes tokens alone.
 
-Shapes: n samples, N tokens of all of them together. No token is dropped and none is added; what keeps the samples apart
-is `lengths` alone, so the model must not let a token look at another sample.
+Shapes: n samples, N tokens of all of them together.
+
+    samples     a a a | b b | c c c c        9 tokens; padded rows would take 12
+    positions   0 1 2   0 1   0 1 2 3
+    lengths     3       2     4
+
+No token is dropped and none is added. What keeps the samples apart is `lengths` alone, so the model must not let a
+token look at another sample.
 """
 
 from collections.abc import Sequence
@@ -23,7 +29,7 @@ class PackedBatch:
 
     Attributes:
         input_ids: (1, N) int64.
-        positions: (1, N) int64, place of each token in its sample, from 0.
+        positions: (1, N) int64, index of each token in its sample, from 0.
         lengths: (n,) int64 tokens of each sample, in order; they sum to N.
         labels: (1, N) int64, equal to `input_ids` where supervised, else -100; not shifted. The first token of a sample
             is never supervised, so that shifting the whole row by one predicts nothing across samples. None for pairs.
@@ -74,6 +80,9 @@ def unpack(values: Tensor, lengths: Tensor) -> list[Tensor]:
 
 def fill_greedily(lengths: Sequence[int], *, max_tokens: int, is_padded: bool) -> list[slice]:
     """Part samples, in their order, into micro-batches of at most `max_tokens` tokens.
+
+    One pass: a micro-batch is closed as soon as the next sample does not fit. Sorting by length could need fewer of
+    them, but rows keep one order in every layout.
 
     Args:
         lengths: tokens of each sample.

@@ -2,6 +2,17 @@
 
 A trunk is a long beginning of many requests (the demonstrations of a k-shot cell); a trunk may continue another. Behind
 it stand trees: requests that share their next tokens (the context of a question, of which the choices are branches).
+
+    requests, sorted    common    laid out; the last token of a request is never an input
+    s s s s q q no .              trunk s s s s
+    s s s s q q yes .   6           tree q q - no
+    s s s s r yes .     4                    - yes
+    t t no .            0           tree r yes
+                                  tree t t no
+
+Sorted, requests that share tokens stand beside each other, and what a run of them shares is the least of what its
+neighbours share. So one number for each pair of neighbours replaces a trie of all tokens, and planning costs the sort
+and some passes over those numbers.
 """
 
 from bisect import bisect_right
@@ -37,7 +48,7 @@ def plan(requests: Sequence[Request], *, width: int, largest: int) -> Stretch:
 
     Args:
         requests: distinct.
-        width: hidden size of the model; the wider it is, the less shared tokens make a tree worth its attention.
+        width: hidden size of the model; the wider it is, the fewer shared tokens make a tree worth its attention.
         largest: tokens beyond which no request joins a tree.
 
     Returns: the outermost stretch; every request stands in one tree of it or of a stretch inside.
@@ -62,9 +73,10 @@ def packs(trees: Sequence[Branches], budget: int) -> Iterator[list[Branches]]:
 
 
 def like_parts(ordered: Sequence[Request], number: int) -> list[int]:
-    """The part of each request, when requests are cut into `number` stretches of like work.
+    """The part of each request, when requests in their order are cut into `number` parts of like work.
 
-    What shares tokens stays together, and parts hold like numbers of tokens not shared with the request before.
+    The work of a request is its tokens that the request before does not share. Neighbours stay neighbours, so at most
+    `number` - 1 shared beginnings are computed twice.
 
     Args:
         ordered: requests in the order of their tokens.
@@ -104,6 +116,7 @@ class _Planner:
     def _trunks(self, first: int, last: int, depth: int, least: int) -> Iterator[tuple[int, int, int]]:
         """First and last request of each trunk of `least` tokens or more that is worth its call, and its tokens."""
         at = first
+        # Keys and values of a trunk are kept, its states are not: it ends before the first state that a request scores.
         while at < last:
             end, length = at + 1, self.ordered[at].start - 1
             while end < last and min(length, self._common(end)) >= least:
@@ -120,11 +133,17 @@ class _Planner:
         return min(self.shared[index - 1], self.ordered[index].start - 1)
 
     def _trees(self, indices: Sequence[int], depth: int) -> Iterator[Branches]:
-        """Trees of the requests at these places; a request joins while what it saves outweighs attending to all."""
+        """Trees of the requests at these indices; a request joins while what it saves outweighs attending to all.
+
+        A tree is masked, not skipped: its new tokens are multiplied with all that it holds already. A token costs a
+        block about width * width, a pair of tokens in its attention about width; divided by width, what is saved is
+        `saved` * width, and what is added the pairs.
+        """
         builder = TreeBuilder(depth)
         for place, index in enumerate(indices):
             request = self.ordered[index]
             if builder.num_tokens:
+                # Requests in a trunk may stand between the two; they share the least of all steps on the way.
                 saved = min([len(request.ids) - 1, *self.shared[indices[place - 1] : index]]) - depth
                 added = len(request.ids) - 1 - depth - saved
                 joint = builder.num_tokens + added

@@ -2,7 +2,18 @@
 
 The lock of the kernel is the truth between processes of one machine: it ends with its process, so that a dead driver's
 lease is free and a paused one's is not. A network disk may not carry the lock to another machine; there the lease
-counts as held while its file is renewed, which a watcher times with its own monotonic clock, never by comparing clocks.
+counts as held while its file is renewed, which the machine that wants it times with its own monotonic clock, never by
+comparing clocks. What `Lease.take` does:
+
+    the lock is held                                      refused
+    it is free, and the file is empty                     taken: it is new, or was given back
+    it is free, the file names this start of the machine  taken: its driver is dead
+    it is free, it names this host before a restart       taken: its driver is dead
+    it is free, it names another machine                  watched: refused once the file changes, else taken
+
+A lease of another machine can expire while its driver merely sleeps. So each taker writes a new token into the file,
+and a driver that finds another token there writes no more (fencing). A sleep between that check and the write is left;
+events carry the token of their driver, and replay drops those of a driver that was replaced.
 """
 
 import fcntl
@@ -38,7 +49,7 @@ class Lease:
         self._paths, self._handle = paths, handle
         self._content = canonical_json({**_ourselves(), "time": time.time(), "token": self.token}).encode() + b"\n"
         self._released = threading.Event()
-        os.ftruncate(handle, 0)
+        os.ftruncate(handle, 0)  # in place: a file renamed over it would be one that nobody has locked
         os.pwrite(handle, self._content, 0)
         os.fsync(handle)
 
@@ -117,7 +128,9 @@ class Lease:
 def holder(paths: StudyPaths) -> dict[str, Any] | None:
     """Who drives the study now: pid, host and time of its lease; None when nobody does.
 
-    On another machine's lease the lock may say nothing, so its last renewal is asked; clocks may differ by a minute.
+    On another machine's lease the lock may say nothing, so the time of its last renewal is compared with our clock.
+    Where the clocks of two machines differ by more than `EXPIRY_S`, a driver that lives looks gone to whoever shows,
+    follows or stops it from the other one. Who may write is decided by `Lease.take`, which compares no clocks.
     """
     try:
         handle = os.open(paths.lease, os.O_RDONLY | os.O_CLOEXEC)
@@ -150,7 +163,7 @@ def _is_elsewhere(content: dict[str, Any]) -> bool:
     """Whether a lease may be held by a machine whose locks are not seen here.
 
     The same boot id is the same kernel, so its lock is to be believed; the same name with another boot id is this
-    machine before a restart. A lease that was given back is empty.
+    machine before a restart, and two machines of one name are taken for one. A lease that was given back is empty.
     """
     if not content.get("boot"):
         return False

@@ -1,10 +1,18 @@
 """Hidden states of texts that share beginnings, each shared token computed once.
 
-A trunk is a beginning that many texts share: its keys and values are computed once and kept. What follows it are trees:
-texts whose common tokens stand once, in the order of a walk through the tree that goes deep first. Trees lie end to end
-in one row, without padding. Every token sees the trunk, which is one large product for the whole row, and what stands
-above it in its own tree; the two softmaxes are put together exactly by the logarithms of their denominators. This is
-one more row for the packed attention of `packing`, so it serves the same families.
+A trunk is a beginning that many texts share: its keys and values are computed once and kept. Behind it stand trees:
+texts whose common tokens stand once, in depth-first order. Trees lie end to end in one row, without padding.
+
+    texts    trunk A B C D,  trunk A B E F,  trunk G H
+    ids      A B C D E F | G H
+    depths   0 1 2 3 2 3 | 0 1      a position counts from the end of the trunk, along the token's own text
+    ends     6 6 4 4 6 6 | 2 2      what is below a token ends here, so q sees k where k <= q < ends[k]
+
+Every token attends twice: to the trunk, which is one (N, P) product for the whole row, and to what stands above it in
+its own tree. The two softmaxes are joined exactly by the logarithms of their denominators, as in Hydragen
+(arXiv:2402.05099); depth-first trees under a mask are those of SpecInfer (arXiv:2305.09781). A cache of keys and values
+as it comes with transformers would hold the trunk once for every text. Trees are one more row for the packed attention
+of `packing`, so they serve the same families.
 
 Shapes: N tokens of all trees, T of one, P of the trunk, H heads, D width of a head.
 """
@@ -20,6 +28,7 @@ from afp_ray.models.lengths import difference_beyond_rounding, is_of_library
 from afp_ray.models.packing import FAMILIES, packed_attention_of
 
 _ALSO = frozenset({"gemma"})
+"""Families beside those that pack that are tested to share tokens."""
 _ONE_BY_ONE = frozenset({"cpu"})
 """Devices on which the trees attend in a call each; elsewhere they stand side by side, padded for the attention."""
 
@@ -29,9 +38,9 @@ class Tree:
     """Texts that share their first tokens, each shared token once.
 
     Attributes:
-        ids: token ids in the order of a walk that goes deep first.
-        depths: place of each token in its text, counted from the end of the trunk.
-        ends: one past the index of the last token below each token.
+        ids: token ids in depth-first order.
+        depths: position of each token in its text, counted from the end of the trunk.
+        ends: one past the index of the last token below each token, counted within the tree.
     """
 
     ids: tuple[int, ...]
@@ -50,7 +59,7 @@ class Trunk:
 
     Attributes:
         length: P.
-        layers: keys and values of every layer, each (1, H, P, D).
+        layers: keys and values of every layer, each (1, H, P, D): repeated to all heads where heads share them.
     """
 
     length: int
@@ -105,6 +114,7 @@ def extend_trunk(model: CausalModel, ids: Sequence[int], trunk: Trunk | None) ->
     _run(model, row)
     own = row.kept
     if trunk is not None:
+        # A copy: while both trunks are in use, the beginning that they share is in memory twice.
         pairs = zip(trunk.layers, own, strict=True)
         own = [(torch.cat([old[0], new[0]], 2), torch.cat([old[1], new[1]], 2)) for old, new in pairs]
     return Trunk(length + (0 if trunk is None else trunk.length), tuple(own))
@@ -180,6 +190,7 @@ class _Row:
             return own
         past, past_total = self._before(query, scale=scale, window=window, softcap=softcap, slopes=slopes)
         self._layer += 1
+        # e^own / (e^own + e^past), the tree's part of the joint denominator, in the form that cannot overflow.
         share = torch.sigmoid(own_total - past_total).transpose(1, 2)[..., None].to(own.dtype)  # (1, N, H, 1)
         return torch.lerp(past, own, share)
 
@@ -190,7 +201,9 @@ class _Row:
         assert self.trunk is not None
         keys, values = self.trunk.layers[self._layer]
         bias = nothing = None
-        if slopes is not None:  # a distance is that from the trunk's end, and one that all keys have in common
+        if slopes is not None:
+            # ALiBi adds slope * (k - q) = slope * (k - P) - slope * (q - P). The second part is the same for all keys
+            # of a query: it moves the denominator alone, below, and the bias is one row of P instead of N.
             places = torch.arange(self._start, device=self.device) - self._start
             bias = (slopes.float()[:, None] * places)[None, :, None]  # (1, H, 1, P)
         if window is not None:
@@ -204,7 +217,7 @@ class _Row:
         past, total = _attended(query, keys, values, scale=scale, bias=bias, softcap=softcap)
         if slopes is not None:
             total = total - slopes.float()[None, :, None] * (self.positions - self._start)
-        if nothing is not None:
+        if nothing is not None:  # the window ends behind the trunk: all weight goes to the tree
             total = total.masked_fill(nothing, float("-inf"))
         return past.transpose(1, 2), total
 
@@ -226,6 +239,7 @@ class _Row:
                 for part, bias in zip(parts, biases, strict=True)
             ]
             return torch.cat([own.transpose(1, 2) for own, _ in found], 1), torch.cat([total for _, total in found], 2)
+        # One call for all trees costs as much as if each were the largest; callers put trees of like size in a row.
         shape = (len(self.trees), max(self.sizes))
         places = self._padded_places(shape[1])
         padded = []
@@ -240,14 +254,18 @@ class _Row:
         return own[None], total.transpose(0, 1)[None]
 
     def _padded_places(self, longest: int) -> Tensor:
-        """(N,) which place each token takes in rows of `longest`, one a tree."""
+        """(N,) index of each token once every tree is padded to `longest` tokens."""
         if self._places is None:
             places = [torch.arange(size) + index * longest for index, size in enumerate(self.sizes)]
             self._places = torch.cat(places).to(self.device)
         return self._places
 
     def _own_biases(self, window: int | None, slopes: Tensor | None) -> list[Tensor | None]:
-        """What is added to the scores within each tree, or within all of them side by side; None for a chain."""
+        """What is added to the scores within each tree, or within all of them side by side; None for a chain.
+
+        Made once a row: layers differ in their windows, and ALiBi's slopes are the same in all of them. A chain is
+        plainly causal, which the kernels do without a mask, and without most of the products that it would hide.
+        """
         key = (window, slopes is not None)
         if key not in self._biases:
             is_plain = window is None and slopes is None
@@ -295,7 +313,11 @@ def _attended(
     softcap: float | None,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(n, H, T, D) attention, and (n, H, T) float32 logarithms of its denominators."""
+    """(n, H, T, D) attention, and (n, H, T) float32 logarithms of its denominators.
+
+    The public attention of torch returns no denominators, so its kernels are called by name. Where no kernel serves,
+    the scores are written out: n * H * T * (number of keys) in float32.
+    """
     kernels = torch.ops.aten
     if softcap is None and query.device.type == "cpu":
         own, total = kernels._scaled_dot_product_flash_attention_for_cpu(

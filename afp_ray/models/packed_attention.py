@@ -98,7 +98,14 @@ class _Groups:
 
 
 def _group(lengths: tuple[int, ...], device: torch.device) -> _Groups:
-    """Samples whose lengths lie between two powers of 2 make a group, so that less than half of it is padding."""
+    """Where each sample of a packed row stands once samples of like length are put side by side.
+
+        packed row       aaaaa bbbbbbbbbbbb ccccccc        lengths 5, 12, 7
+        group of 5 to 8  aaaaa.. / ccccccc                 2 rows, as long as its longest
+        next, 9 to 16    bbbbbbbbbbbb                      1 row
+
+    Lengths between two powers of 2 make a group, so that less than half of it is padding.
+    """
     sizes = torch.tensor(lengths)
     widths = [(length - 1).bit_length() for length in lengths]
     group = torch.tensor([sorted(set(widths)).index(width) for width in widths])  # (n,)
@@ -181,7 +188,7 @@ def attend(
     """
     samples = current_samples()
     repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
+    if repeats > 1:  # to all heads, which every kernel takes, for H / K times the memory of keys and values
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if not isinstance(samples, Samples):
         return samples.attend(query, key, value, scale=scale, window=window, softcap=softcap, slopes=slopes)

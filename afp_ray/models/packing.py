@@ -2,6 +2,9 @@
 
 Shapes: n samples, N tokens of all of them together, D width.
 
+A mask of the stock attention could keep samples apart too (arXiv:2107.02027 does so), but it is (N, N), and the
+products that it hides are computed all the same: the square of the row, not the sum of the squares of its samples.
+
 Families whose attention goes through the interface of transformers are given one more implementation of it for the
 length of a forward; those with attention of their own (XGLM, BLOOM, GPT-Neo) have the forward of those modules swapped.
 Both are undone when the forward ends: what is saved, and what anybody else runs, is the stock model.
@@ -158,7 +161,7 @@ def packed_states_of_every_layer(
 
 
 def _kinds(model: CausalModel, lengths: Tensor) -> list[list[int]]:
-    """Samples that may share a forward, by their places among all."""
+    """Indices of the samples, in groups that may share a forward."""
     known = lengths_of(model)
     found: dict[tuple[int, int], list[int]] = {}
     for place, length in enumerate(lengths.tolist()):
@@ -171,7 +174,10 @@ def _by_kind(
     row: tuple[Tensor, Tensor, Tensor],
     run: Callable[[Callable[[], Tensor], Callable[[Tensor], Tensor]], list[Tensor]],
 ) -> list[Tensor]:
-    """(1, N, D) states that `run` gives of a packed row; samples that may not share a forward have one each.
+    """(1, N, D) states that `run` gives of a packed row, in one forward for each group of samples that may share it.
+
+    Some rotary frequencies depend on the longest text of a forward (`stated_lengths`), so that a long sample would
+    change the states of a short one. A model without such has one group, and its row is run as it is.
 
     Args:
         model: a causal LM.
@@ -198,7 +204,10 @@ def _by_kind(
 def _forward(
     model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor
 ) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-    """The forward of a packed row, and what makes (1, N, D) of the states that it has."""
+    """The forward of a packed row, and a function that turns its states into (1, N, D).
+
+    A model that cannot pack runs on padded rows instead, n times the tokens of the longest sample.
+    """
     if supports_packing(model) is not None:
         places = torch.arange(int(lengths.max())) < lengths[:, None].cpu()  # (n, T)
         mask = places.long().to(input_ids.device)
@@ -220,11 +229,12 @@ def packed_attention_of(model: CausalModel, samples: Samples | OtherRow) -> Iter
     with contextlib.ExitStack() as undo:
         undo.enter_context(samples_in_row(samples))
         undo.callback(setattr, decoder.config, "_attn_implementation", implementation)
-        decoder.config._attn_implementation = _NAME
+        decoder.config._attn_implementation = _NAME  # read by every layer at each call, so no module need be replaced
         swaps = _SWAPS.get(decoder.config.model_type, {})
         for module in decoder.modules() if swaps else ():
             swapped = next((made for kind, made in swaps.items() if isinstance(module, kind)), None)
             if swapped is not None:
+                # Set on the instance it hides the method of the class; taken away, the stock one is back.
                 undo.callback(module.__dict__.pop, "forward", None)
                 module.forward = partial(swapped, module)
         yield

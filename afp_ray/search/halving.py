@@ -3,7 +3,17 @@
 The rungs of an arm are the amounts `min`, `min * factor`, ... below its longest training; the last rung is the end of
 the training itself. Whenever a worker is free, a trial among the best 1 / factor of those that reached a rung goes on
 to the next one, the highest rung first; only where there is none does a new configuration start (ASHA,
-arXiv:1810.05934). Everything is read from the records of the trials, so nothing here has to be kept.
+arXiv:1810.05934). With 9 trials, `min` 100, `factor` 3 and a training of 900 steps:
+
+    end     900   o                      trained whole
+    rung 1  300   o o o                  2 of them stop here
+    rung 0  100   o o o o o o o o o      6 of them stop here
+
+Plain halving fills a rung before it promotes, so that workers wait for the slowest trial; here nobody waits. The price
+is a trial too many now and then: the best of the first three need not be among the best three of nine.
+
+Everything is read from the records of the trials, so nothing here has to be stored. A decision sorts the trials of
+an arm anew, which is nothing beside a training.
 """
 
 import math
@@ -56,7 +66,7 @@ class Ladder:
     """The rungs of an arm, and what the trials on them ask for.
 
     Attributes:
-        unit: what amounts count.
+        unit: of the amounts.
         amounts: of the rungs below the end, rising; empty where every trial trains whole at once.
         factor: one in so many trials goes on from each rung.
         sign: 1 where the objective is maximized, else -1.
@@ -85,14 +95,16 @@ class Ladder:
         return Until.model_validate({"rung": num_reached, "unit": self.unit, "amount": amount})
 
     def value(self, trial: TrialRecord, rung: int) -> float | None:
-        """What a trial counts for at a rung, higher being better; None where it has not come so far.
+        """The value of a trial at a rung, higher being better; None where it has none there.
 
-        One that failed on the way to the rung counts as the worst. One whose training ended before the rung has its
-        final objective; not so one that another study trained whole, of which no value at the rung is known.
+        A trial that failed on the way to the rung counts as the worst. A finished trial that never stood at the rung
+        counts with its final objective: at the end, or where its whole training is shorter. A trial that was adopted
+        from another study has no value at the rungs below its end, since none of that study's is known there.
         """
         if rung < len(trial.rungs):
             return self.sign * trial.rungs[rung]
         if trial.status is TrialStatus.FAILED:
+            # Still one of those of which one in `factor` goes on: else a search with failures would promote too few.
             return -math.inf if rung == len(trial.rungs) else None
         if trial.status is not TrialStatus.DONE or trial.objective is None:
             return None
@@ -142,6 +154,7 @@ class Ladder:
         for rung in range(max(map(_height, trials), default=0) - 1, -1, -1):
             reached = [(value, trial) for trial in trials if (value := self.value(trial, rung)) is not None]
             reached.sort(key=lambda item: (excess(item[1]), -item[0]))  # stable: earliest first
+            # Trials that went on earlier still count among the best; only one that is paused right here can go on.
             for _, trial in reached[: len(reached) // self.factor]:
                 if _height(trial) == rung + 1:
                     return trial
@@ -164,10 +177,11 @@ class Ladder:
         return 0
 
     def seen_at(self, trials: Sequence[TrialRecord], level: int) -> list[TrialRecord]:
-        """The trials as a sampler sees them that learns from one rung alone.
+        """The trials as shown to a sampler that learns from one rung alone.
 
-        Those that reached it are DONE with their value there; those that stopped below are still open, which counts as
-        a poor value; what another study trained whole says nothing about a rung below the end.
+        A trial that reached the rung is shown as DONE with its value there. One that was pruned below it is shown as
+        PAUSED, so as still open, for which TPE assumes a poor value (its constant liar). One that another study trained
+        whole is shown as CANCELLED, since it has no value there.
         """
         return [self._seen(trial, level) for trial in trials]
 

@@ -10,6 +10,7 @@ that are independent.
 import math
 
 _HALVINGS = 60
+"""Of a range of at most 2: what is left is below the rounding of numbers near 1."""
 
 
 def share_interval(share: float, relative: float) -> tuple[float, float]:
@@ -32,13 +33,13 @@ def difference_interval(difference: float, moved: float, relative: float) -> tup
     Source: Tango, Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample
         Design (1998): the share of moved answers is estimated anew under each difference that is asked about.
     """
-    up, down = (moved + difference) / 2, (moved - difference) / 2
+    up, down = (moved + difference) / 2, (moved - difference) / 2  # shares of pairs that move one way and the other
 
     def is_inside(asked: float) -> bool:
         return (difference - asked) ** 2 <= relative * _variance(up, down, asked)
 
     def end(beyond: float) -> float:
-        inside = difference
+        inside = difference  # the estimate itself is always inside
         for _ in range(_HALVINGS):
             middle = (inside + beyond) / 2
             inside, beyond = (middle, beyond) if is_inside(middle) else (inside, middle)
@@ -48,7 +49,11 @@ def difference_interval(difference: float, moved: float, relative: float) -> tup
 
 
 def _variance(up: float, down: float, asked: float) -> float:
-    """Variance of one pair when the true difference is `asked`, from the likeliest share of moved answers then."""
+    """Variance of one pair when the true difference is `asked`, from the likeliest share of moved answers then.
+
+    With x of the pairs moving down, `asked` + x move up, and the variance is 2 x + asked - asked^2. The likeliest x is
+    the larger root of 2 x^2 + linear x + constant = 0.
+    """
     linear = -up - down + (2 - up + down) * asked
     constant = -down * asked * (1 - asked)
     fewer = (math.sqrt(max(0.0, linear**2 - 8 * constant)) - linear) / 4

@@ -89,6 +89,7 @@ class Estimate:
             return 1.0
         if self.scale == "free":
             return _touching(lambda confidence: self.spread.reach(confidence) < abs(self.value))
+        # Under a true difference of zero the variance of a pair is `moved`, in Tango's interval too: no root is needed.
         return _touching(lambda confidence: self._relative(confidence) * self.moved < self.value**2)
 
     @property
@@ -100,9 +101,10 @@ class Estimate:
     def _relative(self, confidence: float) -> float:
         """Squared reach as a share of the variance of one answer.
 
-        How alike the rows of a content are is known from the contents that deviate. Few of them say little of it, and
-        none say nothing: rows of one content are then taken to be alike, as if one content more had shown it. Where
-        nothing varies at all, the number of contents alone counts, as for answers that are right or wrong.
+        The variance over contents depends on how alike the rows of one content are, and only contents that deviate show
+        that. So the measured variance, `plain`, is averaged with the cautious one, `alike`, as if one more content had
+        deviated and shown its rows to be all alike: near an end of the scale, where few deviate, caution weighs most.
+        Where nothing varies at all, the number of contents alone counts, as for answers that are right or wrong.
 
         Source: Howe (1974), as in `Spread.reach`; effective numbers from the clustered variance: Kish, Survey Sampling
             (1965), and Korn and Graubard, Confidence Intervals for Proportions With Small Expected Number of Positive
@@ -152,7 +154,7 @@ class PairedDifference:
 
 
 def _touching(is_short: Callable[[float], bool]) -> float:
-    """1 minus the highest confidence whose interval does not reach as far as zero."""
+    """1 minus the highest confidence whose interval does not reach zero, by halving: intervals only widen with it."""
     low, high = 0.0, 1.0
     for _ in range(50):
         confidence = (low + high) / 2

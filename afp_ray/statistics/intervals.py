@@ -175,7 +175,11 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _side(values: Floats, layout: Layout) -> Side:
-    """Scores by seed, and what each content moves them by."""
+    """Scores by seed, and what each content moves them by.
+
+    A cell's mean is a sum over rows divided by their number, and contents differ in both. To first order a content
+    moves it by the deviations of its rows from that mean, over the number of rows; cells weigh as in the macro mean.
+    """
     rows = layout.sums(np.ones(values.shape[1]))  # (C, K)
     weight = layout.weight / rows.sum(axis=0)
     influences = []
@@ -210,6 +214,7 @@ def probability_best(
         raise ValueError("probability_best needs one or more arms, all with the same examples")
     layout = lay_out(clusters, tasks, languages, matrices[0].shape[1])
     drawn = _redrawn(matrices, layout, resamples=resamples, seed=seed, resample_seeds=resample_seeds)
+    # A difference of rounding is a tie.
     is_best = drawn >= drawn.max(axis=1, keepdims=True) - 1e-12
     shares = (is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0)
     return [float(share) for share in shares]
@@ -243,7 +248,11 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
 
 
 def _redrawn(arms: Sequence[Floats], layout: Layout, *, resamples: int, seed: int, resample_seeds: bool) -> Floats:
-    """(R, number of arms) macro means; all arms see the same redrawn contents, each its own redrawn seeds."""
+    """(R, number of arms) macro means; all arms see the same redrawn contents, and the same seeds if equally many.
+
+    A resample is a count for each content, so the sums of all arms, seeds and cells are one product of the (R, C)
+    counts with what each content sums to: no row is gathered, and R is cut so that the counts fit in memory.
+    """
     num_contents = int(layout.content.max()) + 1
     if num_contents < 2:
         raise ValueError("a bootstrap over contents needs at least 2 of them")

@@ -1,9 +1,19 @@
 """The contrastive term of a step: pairs to embeddings to this worker's share of the loss, and its gradient.
 
 Each worker computes its own rows and backpropagates its own share of the global loss; what is gathered carries
-gradients back to the worker that owns a row, so the shares and their gradients sum to the whole. Pairs taken in chunks
-give the gradient of the whole batch: the embeddings of all rows are made without gradient, the loss gives the gradient
-by embedding, and each chunk is run again to carry it on (gradient caching, arXiv:2101.06983).
+gradients back to the worker that owns a row, so the shares and their gradients sum to the whole.
+
+Pairs taken in chunks give the gradient of the whole batch (gradient caching, arXiv:2101.06983). The losses of the
+chunks alone would not sum to it, since a pair would then have the negatives of its own chunk only.
+
+    1. each chunk, without gradient   ->  (b, D) embeddings of all
+    2. loss over all embeddings       ->  gradient by each embedding
+    3. each chunk again               ->  that gradient carried on to the weights, dropout drawn as in 1
+
+Activations take the memory of one chunk, and time grows by one forward pass.
+
+The queue holds candidates of earlier steps beside those of this one (MoCo, arXiv:1911.05722; XlCo, arXiv:2007.07834). A
+slow copy of the model makes them, since rows of a model that moves with every step would soon not be comparable.
 
 Pairs that share their source or their target are no negatives of each other.
 
@@ -53,7 +63,7 @@ class ContrastiveTerm:
         if loss.contrastive_weight > 0 and loss.negatives == "queue":
             self._queue = NegativeQueue(loss.queue_size)
             self._slow = SlowCopy(model, layer=self._layer, momentum=loss.queue_momentum)
-        self._waiting: list[PackedBatch] = []
+        self._waiting: list[PackedBatch] = []  # this step's pairs: they enter the queue once the weights are updated
 
     def backward(self, pairs: PairBatch | PackedBatch, *, chunk_size: int | None = None) -> Tensor:
         """Add the gradient of this worker's weighted share to `.grad`.
@@ -141,6 +151,7 @@ class ContrastiveTerm:
                 random_states.append(_random_state(self.device))
                 found.append(self.embed(chunk))
         states = _joined(found)
+        # Leaves of a graph of their own: the loss gives its gradient by them, and no model stands behind them.
         leaves = [side.requires_grad_() for sides in states for side in sides]
         share = self._share(states, keys)
         (self.loss.contrastive_weight * share).backward()  # type: ignore[no-untyped-call]
@@ -161,17 +172,18 @@ class ContrastiveTerm:
         if world_size() > 1:
             agree(self.device)
         if self.loss.negatives == "batch":
+            # Candidates of this worker alone, yet still a share of the mean over the B pairs of all workers.
             columns, all_keys, first = self._sides_of_candidates(states), keys, 0
             count = sum_over_workers(torch.tensor(num_own, device=self.device))
         else:
             columns, all_keys, first = self._of_all_workers(self._sides_of_candidates(states), keys)
             count = torch.tensor(len(all_keys), device=self.device)
-        if self._queue is not None and len(self._queue):
+        if self._queue is not None and len(self._queue):  # behind the batch, so that the labels stay
             columns = [
                 torch.cat([column, rows.to(column)]) for column, rows in zip(columns, self._queue.rows, strict=True)
             ]
             all_keys = torch.cat([all_keys, self._queue.keys])
-        ignored = (keys[:, None] == all_keys[None]).any(dim=-1)  # (b, N)
+        ignored = (keys[:, None] == all_keys[None]).any(dim=-1)  # (b, N): equal sources or equal targets
         candidates = iter(columns)
         shares = [
             contrastive_loss(

@@ -3,10 +3,15 @@
 A step is a function of the sizes: it seeds its random draws, clears the gradients, makes its batch and runs the passes.
 So a second attempt at half the size ends as if that size had been asked for from the start.
 
-In a process group all workers go down together. Each says at the end of an attempt whether its memory ran out, and once
-more before the first exchange in it (`agree`), so that none waits for rows that will not come. Memory that runs out
-between two exchanges of one step cannot be mended, nor can any with sharded weights, whose every block is an exchange;
-`can_retry` is false then and the error goes on.
+In a process group all workers go down together. Each says whether its memory ran out, before the first exchange of an
+attempt and once more at its end, so that none waits for rows that will not come:
+
+    worker 0   passes ............ agree: sum of 0 + 1 -> another is short     free, halve, try again
+    worker 1   out of memory ----> enters the same sum with 1                  free, halve, try again
+
+So every worker enters equally many sums in an attempt that fails. With sharded weights every block is an exchange, and
+`can_retry` says no. Memory that runs out between two exchanges of a step that is not sharded cannot be mended either:
+the worker enters the sum while the others wait in another exchange, and `can_retry` does not know of it.
 """
 
 import gc
@@ -69,7 +74,8 @@ def fit_sizes(
 
     Args:
         attempt: everything of a step up to its gradients, a function of the sizes alone.
-        sizes: equal on all workers, first from the configuration, then what the step before returned.
+        sizes: equal on all workers, first from the configuration, then what the step before returned. They never grow
+            again, since a long batch would run out of memory each time it comes.
         model: its gradients are freed before another attempt.
         device: where memory is freed.
         can_retry: asked when memory ran out; false once weights are updated, or where workers exchange weights.
@@ -85,6 +91,7 @@ def fit_sizes(
             if not is_out_of_memory(error) or not can_retry():
                 raise
             if not isinstance(error, ElsewhereOutOfMemoryError):
+                # The others wait in `agree` for this worker's part of the sum; who was told by it has given its own.
                 _is_any_short(True, device)
             if sizes.is_smallest:
                 raise
