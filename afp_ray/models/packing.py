@@ -223,7 +223,7 @@ def _forward(
 
 @contextlib.contextmanager
 def packed_attention_of(model: CausalModel, samples: Samples | OtherRow) -> Iterator[None]:
-    """Attention within each sample alone, or as another kind of row has it, until the end of the block."""
+    """Until the end of the block, tokens attend within their own sample, or as another kind of row says."""
     decoder: Any = decoder_of(model)
     implementation = decoder.config._attn_implementation
     with contextlib.ExitStack() as undo:
@@ -253,7 +253,7 @@ def _through_interface(
     softcap: float | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """What families that ask transformers for their attention get; their masks are not made for it."""
+    """Attention for families that take theirs from transformers, which makes no mask for a name without one."""
     assert attention_mask is None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended = attend(query, key, value, scale=scale, dropout=dropout, window=sliding_window, softcap=softcap)

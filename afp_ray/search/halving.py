@@ -46,7 +46,7 @@ def whole_amount(config: TrialConfig, unit: str) -> int:
 
 
 def _largest(configs: Sequence[TrialConfig], unit: str) -> int:
-    """An amount that no training exceeds whose fields have values of `configs`, each perhaps of another one."""
+    """Upper bound of a whole training: every field at the largest of its values among `configs`."""
     steps = max(config.training.max_steps for config in configs)
     if unit == "steps":
         return steps

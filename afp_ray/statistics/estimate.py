@@ -43,8 +43,8 @@ class Contents:
         number: C.
         share: summed squares of their weights in the estimate; 1 / C where all weigh alike.
         alike: variance that the estimate would have if all rows of a content were alike.
-        deviating: how many are not as the most frequent ones are: of a score near 1 those with a wrong answer, of a
-            difference those on which the sides differ.
+        deviating: number of contents with a row unlike the most frequent: of a score near 1 those with a wrong answer,
+            of a difference those on which the sides differ.
     """
 
     number: int
