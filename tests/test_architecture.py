@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -93,6 +94,16 @@ def test_a_room_imports_only_rooms_to_its_right(path: Path) -> None:
         if other == room or (room, other) in NEIGHBOURS:
             continue
         assert LEVEL[other] < LEVEL[room], f"{room} imports {name}; allowed: rooms to its right"
+
+
+def test_the_page_draws_the_same_rooms_and_levels() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    line = next(line for line in page.splitlines() if line.startswith("`services >"))
+    drawn = [set(re.findall(r"\w+", level)) for level in line.split(" > ")]
+    assert drawn[::-1] == LEVELS
+    table = page.partition("## Rooms")[2].partition("\n## ")[0]
+    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)} == set(LEVEL)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

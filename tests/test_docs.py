@@ -48,3 +48,24 @@ def test_every_row_of_the_fault_matrix_names_tests_that_are_there_and_that_make_
             assert path.exists(), f"row {number} names {file}"
             is_test = path.name.startswith("test_")
             assert not is_test or f"tests/{file}" in asked, f"make test-faults leaves {file} out"
+
+
+def test_every_file_and_function_of_the_walk_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    walk = page.partition("## A walk\n")[2].partition("\n## ")[0]
+    stops = re.findall(r"`([\w/]+\.py):([\w.]+)`", walk)
+    assert len(stops) > 30
+    for file, name in stops:
+        assert (ROOT / file).is_file(), f"the walk names {file}"
+        code = (ROOT / file).read_text("utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^\s*(?:async )?(?:def|class) {part}\b", code, re.MULTILINE), f"{file} has no {part}"
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    names = re.findall(r"`([\w/]+\.py|\w+(?:/\w+)+(?:\.yaml)?)`", page)
+    assert len(names) > 20
+    for name in names:
+        places = [folder / (name + ending) for folder in (ROOT, ROOT / "afp_ray") for ending in ("", ".py")]
+        assert any(place.exists() for place in places), f"docs/architecture.md names {name}"

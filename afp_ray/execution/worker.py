@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def run_job(
     work: dict[str, Any], *, rank: int = 0, num_workers: int = 1, notice: Callable[[], bool] = lambda: False
 ) -> str | None:
-    """Run one job; this is one of the two places that catch every exception.
+    """Run one job; whatever it raises becomes a failure of this trial alone.
 
     Args:
         work: what `JobQueue.work` gave.
