@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from afp_ray.config import CHOICE_TASKS
+from afp_ray.config import DEFAULT_TASKS
 from afp_ray.errors import ConfigError
 from services.options import EvalSets, EvalSplit, Json, Sets, Storage
 from services.output import GATE
@@ -25,7 +25,7 @@ def trial(
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="embedded, smollm2, a local folder or a hub id.")],
-    tasks: Annotated[str, typer.Option(help="Choice and generation tasks, with commas.")] = ",".join(CHOICE_TASKS),
+    tasks: Annotated[str, typer.Option(help="Choice and generation tasks, with commas.")] = ",".join(DEFAULT_TASKS),
     languages: Annotated[str, typer.Option(help="Language codes, with commas.")] = "en",
     pivot: Annotated[str, typer.Option(help="Pivot language.")] = "en",
     shots: Annotated[str, typer.Option(help="Numbers of demonstrations, with commas.")] = "0",

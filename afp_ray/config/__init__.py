@@ -4,6 +4,7 @@ from afp_ray.config.base import StrictModel, canonical_json
 from afp_ray.config.data import DataConfig, FilterLimits, SourceConfig
 from afp_ray.config.evaluation import (
     CHOICE_TASKS,
+    DEFAULT_TASKS,
     DIRECTIONS,
     GENERATED_SCORES,
     GENERATION_TASKS,
@@ -35,6 +36,7 @@ from afp_ray.config.trial import SCORE_VERSION, TrialConfig, trial_id
 
 __all__ = [
     "CHOICE_TASKS",
+    "DEFAULT_TASKS",
     "DIRECTIONS",
     "EMBEDDED",
     "GENERATED_SCORES",

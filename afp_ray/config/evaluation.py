@@ -46,6 +46,8 @@ TaskName = Literal[
     "mgsm",
     "xquad_qa",
 ]
+DEFAULT_TASKS: tuple[TaskName, ...] = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
+"""Scored where nothing is said. A task that is added later stays out: these are in the ids of finished trials."""
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -109,7 +111,7 @@ class GenerationConfig(StrictModel):
 class EvaluationConfig(StrictModel):
     """Tasks, languages and shots of the scores, and the held-out pairs of the representation metrics."""
 
-    tasks: tuple[TaskName, ...] = CHOICE_TASKS  # type: ignore[assignment]
+    tasks: tuple[TaskName, ...] = DEFAULT_TASKS
     """Choice and generation tasks to score; may be empty."""
     data_dir: str | None = None
     """Folder with the tasks' original files in sub-folders; null takes the embedded rows. `~` and `${AFP_DATA_DIR}`
