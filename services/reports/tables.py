@@ -145,9 +145,9 @@ def pareto_grid(points: Sequence[ParetoPoint]) -> Grid:
     rows = []
     for point in points:
         hours = point.hours or DeviceHours(training=point.gpu_hours, evaluation=0.0)
-        rows.append([point.arm, percent(point.score), f"{hours.training:.4g}", f"{hours.evaluation:.4g}"])
+        rows.append([point.arm, percent(point.score), _hours(hours.training), _hours(hours.evaluation)])
         if has_startup:
-            rows[-1].append("in evaluation" if hours.startup is None else f"{hours.startup:.4g}")
+            rows[-1].append("in evaluation" if hours.startup is None else _hours(hours.startup))
         if has_front:
             rows[-1].append("yes" if point.is_on_front else "no")
     return plain_grid(header, rows)
@@ -160,8 +160,17 @@ def cost_legend(cost_note: str) -> str:
 
 def cost_words(hours: DeviceHours) -> str:
     """What one trial cost, its training first."""
-    apart = f"evaluation {hours.evaluation:.4g}, start-up {hours.startup:.4g}" if hours.startup is not None else None
-    return f"training {hours.training:.4g}; {apart or f'evaluation and start-up {hours.evaluation:.4g}'}"
+    apart = (
+        f"evaluation {_hours(hours.evaluation)}, start-up {_hours(hours.startup)}"
+        if hours.startup is not None
+        else None
+    )
+    return f"training {_hours(hours.training)}; {apart or f'evaluation and start-up {_hours(hours.evaluation)}'}"
+
+
+def _hours(value: float) -> str:
+    """Hours to four digits, and never with an exponent: 0.00003 is a tenth of a second."""
+    return f"{value:.4g}" if value == 0 or value >= 0.001 else f"{value:.5f}"
 
 
 def finding_grids(comparison: Comparison) -> list[tuple[str, Grid]]:
