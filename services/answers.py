@@ -78,7 +78,7 @@ def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
     study, state = read_study(paths), replay(paths.ledger)
     having = {trial.arm for trial in state.trials}
     lacking = [arm.name for arm in make_arms(study) if arm.name not in having]
-    if not lacking or not (state.closed or "").startswith("complete"):
+    if not lacking or not state.is_complete:
         return
     try:
         twins = search_of(study, paths.storage, cached_fingerprints(study)).twins()
@@ -121,8 +121,7 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
     study = read_study(paths)
     state = state or replay(paths.ledger)
     driver = holder(paths)
-    reason = (state.closed or "").partition(":")[0]
-    known = reason if reason in ("complete", "budget", "interrupted", "error") else "dead"
+    known = state.ended.reason if state.ended else "dead"
     sign = 1 if study.objective.direction == "maximize" else -1
     leader = max(
         (trial for trial in state.trials if trial.status is TrialStatus.DONE and trial.objective is not None),

@@ -288,7 +288,6 @@ def spent_hours(paths: StudyPaths) -> float:
     """Device-hours that count against the budget of a study."""
     if not paths.ledger.is_file():
         return 0.0
-    from afp_ray.search import ADOPTED_FROM
 
     trials = replay(paths.ledger).trials
-    return sum(trial.gpu_hours for trial in trials if not trial.note.startswith(ADOPTED_FROM))
+    return sum(trial.gpu_hours for trial in trials if trial.adopted_from is None)

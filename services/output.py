@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
-from afp_ray.records import StudyState, TrialStatus
+from afp_ray.records import CloseReason, StudyState, TrialStatus
 from afp_ray.redaction import RedactedText, redact, redact_json
 
 if TYPE_CHECKING:
@@ -215,11 +215,11 @@ def show_bug(error: BaseException) -> int:
 
 def exit_code_of_study(state: StudyState) -> int:
     """The exit code of a study that its driver has left."""
-    reason, _, detail = (state.closed or "").partition(":")
-    if reason == "interrupted":
-        return SIGINT if "SIGINT" in detail else SIGTERM
+    ended = state.ended
+    if ended is not None and ended.reason is CloseReason.INTERRUPTED:
+        return SIGINT if "SIGINT" in ended.detail else SIGTERM
     statuses = [trial.status for trial in state.trials]
-    if reason == "budget":
+    if ended is not None and ended.reason is CloseReason.BUDGET:
         return BUDGET
     if TrialStatus.DONE not in statuses:
         return NONE_SUCCEEDED

@@ -115,7 +115,7 @@ def run(
 
 def _is_complete(paths: StudyPaths) -> bool:
     """Whether nothing may be left to run, so that nothing is asked of the machine."""
-    return paths.ledger.is_file() and (replay(paths.ledger).closed or "").startswith("complete")
+    return paths.ledger.is_file() and replay(paths.ledger).is_complete
 
 
 def checked_address(study: StudyConfig, storage: Path, address: str | None, *, allow_open: bool) -> str | None:
@@ -160,7 +160,7 @@ def saved_line(state: StudyState) -> str:
 
 def budget_line(study: StudyConfig, state: StudyState) -> str:
     """What a study that its budget has ended needs to go on."""
-    reason = (state.closed or "").partition(": ")[2]
+    reason = state.ended.detail if state.ended else ""
     resume = f"afp resume {state.name}"
     if reason.startswith("gpu_hours") and study.budget.gpu_hours is not None:
         double = 2 * study.budget.gpu_hours

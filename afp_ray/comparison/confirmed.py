@@ -165,7 +165,7 @@ def read_confirmed(paths: StudyPaths, *, split: str, prefix: bool = False) -> Re
     study.warnings += rung_warnings(study.rungs)
     if failed := sum(record.status is TrialStatus.FAILED for record in study.state.trials):
         study.warnings.append(f"{failed} of {len(study.state.trials)} trials failed")
-    if not (study.state.closed or "").startswith("complete"):
+    if not study.state.is_complete:
         study.warnings.append(f"study {paths.name} is not complete")
     return study
 

@@ -19,9 +19,10 @@ from afp_ray.execution.failpoints import failpoint
 from afp_ray.execution.outcome import Outcome, failure_of
 from afp_ray.execution.stop import StopNowError, StopRequest
 from afp_ray.execution.stop_signs import claim
-from afp_ray.ledger import CloseReason, Ledger
+from afp_ray.ledger import Ledger
 from afp_ray.models.hub import pins
 from afp_ray.records import (
+    CloseReason,
     Failure,
     FailureClass,
     Job,

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 from afp_ray.errors import DataError, StorageError
-from afp_ray.records import Job, TrialResult
-from afp_ray.search import ADOPTED_FROM
+from afp_ray.records import ADOPTED_FROM, Job, TrialResult
 from afp_ray.store import StudyPaths, TrialPaths, list_studies, read_result, write_atomic, write_json
 
 logger = logging.getLogger(__name__)

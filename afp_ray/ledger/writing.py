@@ -4,7 +4,6 @@ import json
 import os
 import time
 from contextlib import suppress
-from enum import StrEnum
 from typing import Any, Self
 
 from afp_ray.config import StudyConfig
@@ -23,21 +22,12 @@ from afp_ray.ledger.replaying import (
     repair,
     sealed,
 )
-from afp_ray.records import LedgerEvent, StudyState, TrialRecord
+from afp_ray.records import CloseReason, LedgerEvent, StudyState, TrialRecord
 from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, sync_folder
 
 SNAPSHOT_EVENTS = 4_000
 """A ledger of fewer events is read at once, and gets no snapshot."""
-
-
-class CloseReason(StrEnum):
-    """First word of the note of a CLOSED event; a colon and a detail may follow."""
-
-    COMPLETE = "complete"
-    BUDGET = "budget"
-    INTERRUPTED = "interrupted"
-    ERROR = "error"
 
 
 class Ledger:

@@ -25,7 +25,7 @@ from afp_ray.records.findings import (
 )
 from afp_ray.records.published import PaperCell, PaperClaim, PaperRow, PaperTable
 from afp_ray.records.scores import MAIN_METRICS, IncompleteScores, LayerMetrics, MissingScore, Score
-from afp_ray.records.studies import LedgerEvent, OnEvent, StudyState, TrialRecord
+from afp_ray.records.studies import ADOPTED_FROM, Closed, CloseReason, LedgerEvent, OnEvent, StudyState, TrialRecord
 from afp_ray.records.trials import (
     DeviceHours,
     Failure,
@@ -39,10 +39,13 @@ from afp_ray.records.trials import (
 )
 
 __all__ = [
+    "ADOPTED_FROM",
     "MAIN_METRICS",
     "ArmRow",
     "Best",
     "Cheapest",
+    "CloseReason",
+    "Closed",
     "Comparison",
     "ComponentEffect",
     "ConstraintCheck",

@@ -1,12 +1,35 @@
 """What a ledger says: its events, the trials and the state of the study that are replayed from them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 
 from afp_ray.config.base import StrictModel
 from afp_ray.records.trials import Failure, Role, TrialStatus, Until
+
+ADOPTED_FROM = "adopted from "
+"""Begins the note of a trial whose result another study had; its name follows."""
+
+
+class CloseReason(StrEnum):
+    """First word of the note of a CLOSED event; a colon and a detail may follow."""
+
+    COMPLETE = "complete"
+    BUDGET = "budget"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Why a driver closed its study."""
+
+    reason: CloseReason
+    detail: str
+    """The limit that was reached, the signal, or the error; empty where there is nothing more to say."""
 
 
 class LedgerEvent(StrictModel):
@@ -90,6 +113,11 @@ class TrialRecord(StrictModel):
     test_pending: bool = False
     """A test job was planned and has not ended."""
 
+    @property
+    def adopted_from(self) -> str | None:
+        """The study whose result it has; None where it ran in this one."""
+        return self.note.removeprefix(ADOPTED_FROM) if self.note.startswith(ADOPTED_FROM) else None
+
 
 class StudyState(StrictModel):
     """A study as replayed from its ledger."""
@@ -104,6 +132,17 @@ class StudyState(StrictModel):
     """Versions that the last driver had; empty in ledgers of before they were kept."""
     trials: tuple[TrialRecord, ...] = Field(default=())
     """In the order in which they were planned."""
+
+    @property
+    def ended(self) -> Closed | None:
+        """`closed` in its parts; None while a driver is at work, and after a kill."""
+        reason, _, detail = (self.closed or "").partition(":")
+        return Closed(CloseReason(reason), detail.strip()) if reason in set(CloseReason) else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last driver had nothing left to run."""
+        return self.ended is not None and self.ended.reason is CloseReason.COMPLETE
 
     def trial(self, trial_id: str) -> TrialRecord | None:
         """The trial of that id, or None."""

@@ -1,14 +1,12 @@
 """From a study to its next trials: arms, search spaces, and one Optuna study per arm rebuilt from the ledger."""
 
 from afp_ray.search.arms import Arm, make_arms, resolve
-from afp_ray.search.halving import ADOPTED_FROM
 from afp_ray.search.objectives import asked_metrics, search_fronts
 from afp_ray.search.plan import ArmPlan, Plan
 from afp_ray.search.study_search import WAIT, StudySearch, Wait
 from afp_ray.search.warm import PriorStudy
 
 __all__ = [
-    "ADOPTED_FROM",
     "WAIT",
     "Arm",
     "ArmPlan",

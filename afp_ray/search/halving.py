@@ -29,8 +29,6 @@ from afp_ray.search.jobs import is_running
 from afp_ray.search.objectives import violations
 from afp_ray.search.promotions import expected_at_rungs
 
-ADOPTED_FROM = "adopted from "
-"""How the note of a trial begins that another study has paid for."""
 Excess = Callable[[TrialRecord], float]
 
 
@@ -108,7 +106,7 @@ class Ladder:
             return -math.inf if rung == len(trial.rungs) else None
         if trial.status is not TrialStatus.DONE or trial.objective is None:
             return None
-        if rung < len(self.amounts) and trial.note.startswith(ADOPTED_FROM):
+        if rung < len(self.amounts) and trial.adopted_from is not None:
             whole = whole_amount(TrialConfig.model_validate(trial.config), self.unit)
             if whole > self.amounts[rung]:
                 return None

@@ -13,7 +13,7 @@ from afp_ray.config import StudyConfig, TrialConfig, canonical_json, trial_id
 from afp_ray.ledger.snapshot import Sections
 from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus, Until
 from afp_ray.search.arms import Arm, check_points, describe_merges, make_arms, resolve
-from afp_ray.search.halving import ADOPTED_FROM, describe_rungs, excess, longest, make_ladder, require_rungs
+from afp_ray.search.halving import describe_rungs, excess, longest, make_ladder, require_rungs
 from afp_ray.search.jobs import continued, had_no_model, is_open, is_running, job_again, opened
 from afp_ray.search.objectives import base_of_arm, chosen, needs_base, require_base
 from afp_ray.search.plan import ArmPlan, Plan
@@ -139,7 +139,7 @@ class StudySearch:
             return f"wall_s: {elapsed:.0f} of {budget.wall_s:g} are over"
         if budget.gpu_hours is None:
             return None
-        spent = sum(trial.gpu_hours for trial in self._trials.values() if not trial.note.startswith(ADOPTED_FROM))
+        spent = sum(trial.gpu_hours for trial in self._trials.values() if trial.adopted_from is None)
         return f"gpu_hours: {spent:.3g} of {budget.gpu_hours:g} are spent" if spent >= budget.gpu_hours else None
 
     def _is_current(self, record: TrialRecord) -> bool:

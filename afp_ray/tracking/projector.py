@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
-from afp_ray.records import StudyState, TrialRecord, TrialStatus, Until  # noqa: E402
+from afp_ray.records import CloseReason, StudyState, TrialRecord, TrialStatus, Until  # noqa: E402
 from afp_ray.redaction import redact, redact_json  # noqa: E402
 from afp_ray.store import StudyPaths, find_result, read_incomplete  # noqa: E402
 from afp_ray.tracking.connecting import connect  # noqa: E402
@@ -42,6 +42,13 @@ logger = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 WRITE_LOCK_S = 20.0
+FINISHED = {
+    CloseReason.COMPLETE: "FINISHED",
+    CloseReason.BUDGET: "FINISHED",
+    CloseReason.INTERRUPTED: "KILLED",
+    CloseReason.ERROR: "FAILED",
+}
+"""MLflow's word for why a study was closed."""
 
 
 class MlflowProjector:
@@ -147,8 +154,7 @@ class MlflowProjector:
         counts = {str(status): 0 for status in TrialStatus}
         for trial in state.trials:
             counts[str(trial.status)] += 1
-        reason = (state.closed or "").partition(":")[0]
-        finished = {"complete": "FINISHED", "budget": "FINISHED", "error": "FAILED"}.get(reason, "KILLED")
+        finished = FINISHED[state.ended.reason] if state.ended else "KILLED"
         study = self.study.model_dump(mode="json")
         files = {"study.json": redact_json(json.dumps(study, indent=1, ensure_ascii=False), indent=1)}
         for file in (self.paths.report, *(self.paths.comparison(suffix) for suffix in ("md", "tex", "csv", "json"))):
