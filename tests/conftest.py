@@ -1,6 +1,7 @@
 """What several rooms share: caches of the session's own, and one Ray cluster whose workers import what tests can."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -63,6 +64,14 @@ def no_secrets_of_others() -> Iterator[None]:
     forget()
     yield
     forget()
+
+
+@pytest.fixture(autouse=True)
+def no_cluster_of_others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shared cluster, which stays connected to the end, is there for those who ask for it alone."""
+    ray = sys.modules.get("ray")
+    if "ray_cluster" not in request.fixturenames and ray is not None and ray.is_initialized():
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -285,6 +286,12 @@ def test_studies_that_ship_are_found_by_name() -> None:
     assert find("demo") == ROOT / "search_spaces" / "demo.yaml"
 
 
+def cpu_of_children() -> float:
+    """Seconds of processor time of the processes that this one has waited for: no load of the machine enters."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_and_status_are_quick_and_load_nothing_heavy(finished: StudyPaths) -> None:
     heavy = {"torch", "ray", "optuna", "mlflow", "transformers", "fastapi", "numpy", "pyarrow"}
     for arguments in (["--help"], ["status", "demo", "--storage", str(finished.storage)]):
@@ -292,12 +299,12 @@ def test_help_and_status_are_quick_and_load_nothing_heavy(finished: StudyPaths) 
         code += "\nprint(*sys.modules)\nsys.exit(code)"
         seconds = []
         for _ in range(3):
-            begin = time.perf_counter()
+            begin = cpu_of_children()
             done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(cpu_of_children() - begin)
         assert done.returncode == 0, done.stderr
         assert not {name.partition(".")[0] for name in done.stdout.split()} & heavy
-        assert min(seconds) < 2.0  # the goal is 1 s on an idle machine
+        assert min(seconds) < 2.0, "of processor time; half a second on an idle machine"
 
 
 def test_the_process_ends_with_the_code_all_output_and_what_was_registered_for_its_end(tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ def test_values_are_compared_as_their_field_reads_them(
 def test_ctrl_c_is_said_while_a_verb_works() -> None:
     code = (
         "import signal; from services import cli, studies\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which who runs this may ignore
         "studies.storage_folder = lambda _: signal.raise_signal(signal.SIGINT)\n"
         "cli.command()"
     )
