@@ -68,9 +68,9 @@ def no_secrets_of_others() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_cluster_of_others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shared cluster, which stays connected to the end, is there for those who ask for it alone."""
+    """The shared cluster, which stays connected to the end, is there for the files that ask for it alone."""
     ray = sys.modules.get("ray")
-    if "ray_cluster" not in request.fixturenames and ray is not None and ray.is_initialized():
+    if "ray_cluster" not in _text(request.path) and ray is not None and ray.is_initialized():
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
