@@ -25,7 +25,7 @@ def run(config: TrialConfig, *, trial_id: str, folder: Path, **rest: Any) -> Tri
     told = f"{uri} | {user!r} port: {password!r} | {os.environ['MLFLOW_TRACKING_PASSWORD']}"
     print(told)
     print(told, file=sys.stderr)
-    logging.getLogger("some.library").warning("cannot connect: %s", told)
+    logging.getLogger("a_library").warning("cannot connect: %s", told)
     warnings.warn(told, stacklevel=1)
     if config.seed == 1:
         raise RuntimeError(f"{'x' * 450} {told}")  # what is kept of a message ends in the midst of it

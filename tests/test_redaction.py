@@ -145,11 +145,11 @@ def test_a_trial_s_log_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Monke
     with output_to(tmp_path / "log.txt"):
         print(told)
         print(told, file=sys.stderr)
-        logging.getLogger("some.library").warning("away: %s", told)
+        logging.getLogger("a_library").warning("away: %s", told)
         try:
             raise OSError(told)
         except OSError:
-            logging.getLogger("some.library").exception("lost")
+            logging.getLogger("a_library").exception("lost")
     text = (tmp_path / "log.txt").read_text("utf-8")
     assert text.count("mysql://***@127.0.0.1:1/db and ***") == 4
     assert "CANA" not in text
