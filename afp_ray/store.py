@@ -32,7 +32,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +85,22 @@ class TrialPaths:
         return self.representation / f"{split}.safetensors"
 
 
-def read_result(file: Path) -> TrialResult:
+def read_result(file: Path, *, check: Callable[[bytes], None] = lambda _: None) -> TrialResult:
     """The result of a finished trial, or of one that was paused at a rung.
 
+    Args:
+        file: where it is.
+        check: called with the very bytes that the result was read from.
     Raises: DataError when the file is missing or cannot be read.
     """
     try:
-        return TrialResult.model_validate_json(file.read_bytes())
+        content = file.read_bytes()
+        result = TrialResult.model_validate_json(content)
     except (OSError, ValidationError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {_first_line(error)}"
         raise DataError(f"the result of a trial {reason}", where=str(file)) from error
+    check(content)
+    return result
 
 
 def find_result(file: Path) -> TrialResult | None:

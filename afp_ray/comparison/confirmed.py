@@ -251,11 +251,9 @@ def _read_arm(paths: StudyPaths, records: Sequence[TrialRecord], *, split: str, 
 def _read_result(paths: StudyPaths, record: TrialRecord) -> TrialResult:
     file = paths.trial(record.trial_id).result
     try:
-        result = read_result(file)
+        return read_result(file, check=lambda content: _require_unaltered(paths, record, file, content))
     except DataError as error:
         raise DataError(error.problem, where=error.where, fix=_again(paths)) from error
-    _require_unaltered(paths, record, file, file.read_bytes())
-    return result
 
 
 def _read_answers(
