@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from afp_ray.comparison import totals
 from afp_ray.comparison.confirmed import ConfirmedArm, Examples
-from afp_ray.comparison.words import Measured, adjust
+from afp_ray.comparison.wording import Measured, adjust
 from afp_ray.evaluation.text_metrics import bleu_of_totals
 from afp_ray.records import Difference
 from afp_ray.statistics import Interval, PairedDifference, paired_difference, score_interval

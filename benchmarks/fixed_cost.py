@@ -21,7 +21,7 @@ PARTS = {
     ("afp_ray.evaluation.representation", "measure_representation"): SCORING,
     ("afp_ray.models.load", "load_model"): "load",
     ("afp_ray.training.checkpoint", "save_checkpoint"): "checkpoint",
-    ("afp_ray.trial", "tokenized_rows"): "rows",
+    ("afp_ray.trial.run", "tokenized_rows"): "rows",
 }
 """Functions whose time is told apart."""
 
@@ -33,7 +33,7 @@ def fixed_seconds(configs: Sequence[TrialConfig]) -> float:
 
 def run_trials(configs: Sequence[TrialConfig]) -> list[dict[str, float]]:
     """Run trials one after another in this process; CPU seconds of each as a whole and of its parts."""
-    from afp_ray.trial import fingerprints, run_trial
+    from afp_ray.trial.run import fingerprints, run_trial
 
     found = []
     with tempfile.TemporaryDirectory(prefix="afp_fixed_") as folder, timed_parts() as spent:

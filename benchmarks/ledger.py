@@ -29,7 +29,7 @@ from urllib.request import urlopen
 from afp_ray.config import CHOICE_TASKS, StudyConfig, TrialConfig, nest
 from afp_ray.evaluation.predictions import Prediction, write_predictions
 from afp_ray.languages import LANGUAGES
-from afp_ray.ledger import Ledger, replaying, snapshot
+from afp_ray.ledger import Ledger, snapshot, state
 from afp_ray.methods import METHODS
 from afp_ray.records import LedgerEvent, Score, TrainingSummary, TrialResult
 from afp_ray.store import StudyPaths, write_json
@@ -74,7 +74,7 @@ def measure_commits(paths: StudyPaths, count: int) -> list[Figure]:
             event = LedgerEvent(time=time.time(), trial_id=last, state="RUNNING", attempt=1)
             ours.append(seconds_of(partial(ledger.append, event), time.perf_counter))
             disk.append(seconds_of(partial(_write, beside, line), time.perf_counter))
-        is_equal = ledger.state == replaying.replay(paths.ledger)
+        is_equal = ledger.state == state.replay(paths.ledger)
         ledger.close("complete")
     os.close(beside)
     return [
@@ -93,7 +93,7 @@ def measure_status(paths: StudyPaths, rounds: int) -> list[Figure]:
     answers = []
 
     def ask() -> None:
-        replaying._settled.cache_clear()
+        state._settled.cache_clear()
         answers.append(status_of(paths))
 
     onward = median_of(ask, rounds)
@@ -110,7 +110,7 @@ def measure_best(paths: StudyPaths, rounds: int) -> list[Figure]:
     """`best` when nobody has asked before, and when somebody has."""
 
     def ask() -> object:
-        replaying._settled.cache_clear()
+        state._settled.cache_clear()
         return best_answer(paths.storage, paths.name)
 
     computed = ask()

@@ -19,7 +19,7 @@ from typing import Any
 
 from afp_ray.config import StudyConfig, TrialConfig
 from afp_ray.execution import Executor, LocalExecutor, run_study
-from afp_ray.ledger import Ledger, replaying
+from afp_ray.ledger import Ledger, state
 from afp_ray.records import LedgerEvent, Score, StudyState, TrainingSummary, TrialResult, TrialStatus
 from afp_ray.search import StudySearch
 from afp_ray.store import StudyPaths, TrialPaths, write_json
@@ -180,7 +180,7 @@ def _status(paths: StudyPaths) -> Figure:
     """`afp status` of the finished study, as if nobody had asked before."""
     seconds = []
     for _ in range(5):
-        replaying._settled.cache_clear()
+        state._settled.cache_clear()
         started = time.process_time()
         status_of(paths)
         seconds.append(time.process_time() - started)

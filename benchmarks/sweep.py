@@ -36,9 +36,9 @@ from afp_ray.evaluation.questions import render_cells
 from afp_ray.ledger import replay
 from afp_ray.methods import pins
 from afp_ray.models.describe import EMBEDDED_FOLDER
-from afp_ray.preparation import draw_rows, read_candidates
 from afp_ray.records import TrialResult, TrialStatus
 from afp_ray.store import StudyPaths
+from afp_ray.trial.prepare import draw_rows, read_candidates
 from benchmarks.figures import Figure, Scale, run
 from benchmarks.fixed_cost import fixed_seconds
 

@@ -18,7 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afp_ray import __version__
-from afp_ray.comparison.choice import LIMITS
+from afp_ray.comparison.best_arm import LIMITS
 from afp_ray.errors import AfpError, UnavailableError, UserError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, TrialStatus

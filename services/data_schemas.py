@@ -3,6 +3,7 @@
 from typing import Literal
 
 from afp_ray.config import StrictModel
+from afp_ray.records.plans import UnreadFiles
 
 
 class Spread(StrictModel):
@@ -24,23 +25,6 @@ class SourceRead(StrictModel):
     kept: int
     refused: dict[str, int]
     """Rows by the reason for which they were refused."""
-
-
-class UnreadFiles(StrictModel):
-    """What lies in a folder or archive of the sources or of the evaluation and is not read."""
-
-    where: str
-    """The folder or archive."""
-    names: tuple[str, ...]
-    """The first files that are not read; hidden ones and those of other languages are left out."""
-    num_files: int
-    """Of them all."""
-    num_other_languages: int
-    """Files named as those that are read, but for the language."""
-    is_cut: bool = False
-    """Whether there are more files than were looked at."""
-    text: str
-    """In one line."""
 
 
 class Amounts(StrictModel):

@@ -17,9 +17,9 @@ from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError, UserError
 from afp_ray.execution.resources import FIX as GIVE_MORE
 from afp_ray.execution.resources import cluster_of, num_cpus
+from afp_ray.planning.disk import FIX as NO_ROOM
+from afp_ray.planning.disk import disk_needs, kept_bytes, size
 from afp_ray.tracking.location import sqlite_file, tracking_uri
-from services.disk import FIX as NO_ROOM
-from services.disk import disk_needs, kept_bytes, size
 from services.driver import check_study
 from services.schemas import DoctorCheck
 
@@ -146,7 +146,7 @@ def _tracking(storage: Path, study: StudyConfig | None) -> DoctorCheck:
 
 def _token() -> DoctorCheck:
     """Whether there is the token that clusters ask for, and that nobody else on this machine reads it."""
-    from afp_ray.execution.trust import token, token_file
+    from afp_ray.execution.cluster_auth import token, token_file
 
     name, file = "ray token", token_file()
     if os.environ.get("RAY_AUTH_TOKEN"):
@@ -170,7 +170,7 @@ def _cluster(address: str | None) -> DoctorCheck:
     name = "ray cluster"
     if not address:
         return DoctorCheck(name=name, verdict="OK", found="none given; one is started on the loopback for each study")
-    from afp_ray.execution.trust import FIX, ask, host_of, is_loopback, port_of, resolve, token
+    from afp_ray.execution.cluster_auth import FIX, ask, host_of, is_loopback, port_of, resolve, token
 
     if address == "local":
         return DoctorCheck(name=name, verdict="OK", found="local; one is started on the loopback for each study")

@@ -54,9 +54,10 @@ def check_study(study: StudyConfig) -> Checked:
     from afp_ray.evaluation.objective import check_metric
     from afp_ray.models.describe import describe
     from afp_ray.search import asked_metrics, make_arms
+    from afp_ray.search.arms import ends_of
     from afp_ray.search.objectives import require_base
-    from afp_ray.training.together import check_lengths, check_together
-    from afp_ray.trial import check_trial
+    from afp_ray.training.option_conflicts import check_lengths, check_together
+    from afp_ray.trial.run import check_trial
 
     check_published(study.published)
     require_tracking(study.runtime.tracking_uri, Path())
@@ -108,17 +109,6 @@ def _require_a_model(arms: "Sequence[Arm]", unloadable: Mapping[str, ModelError]
         raise unloadable[arms[0].name]
 
 
-def ends_of(arm: "Arm", seed: int) -> Iterator[TrialConfig]:
-    """The arm with every searched field at its first and at its last value."""
-    from afp_ray.search import resolve
-    from afp_ray.search.arms import corners
-    from afp_ray.search.conditions import searched
-
-    ends = [corners(spec) for spec in arm.tune.values()]
-    for values in ([end[0] for end in ends], [end[-1] for end in ends]):
-        yield resolve(arm, searched(arm.tune, dict(zip(arm.tune, values, strict=True))), seed)
-
-
 def fetch_models(
     study: StudyConfig, unloadable: Mapping[str, ModelError], *, on_fetch: Callable[[str], None] = lambda _: None
 ) -> dict[str, ModelError]:
@@ -134,6 +124,7 @@ def fetch_models(
     from afp_ray.models.describe import local_folder
     from afp_ray.models.hub import fetch
     from afp_ray.search import make_arms
+    from afp_ray.search.arms import ends_of
 
     found, lost, arms = dict(unloadable), dict[ModelConfig, ModelError | None](), make_arms(study)
     for arm in arms:
@@ -202,7 +193,7 @@ def cached_fingerprints(
         study: gives the models of `unloadable`.
         unloadable: arms whose model cannot be loaded; every trial with it has the fingerprints `NO_MODEL`.
     """
-    from afp_ray.trial import fingerprints
+    from afp_ray.trial.run import fingerprints
 
     lost = _models_of(study, unloadable) if study is not None and unloadable else frozenset()
     known: dict[str, Mapping[str, str]] = {}
@@ -226,6 +217,7 @@ def cached_fingerprints(
 
 def _models_of(study: StudyConfig, names: Collection[str]) -> frozenset[ModelConfig]:
     from afp_ray.search import make_arms
+    from afp_ray.search.arms import ends_of
 
     arms = [arm for arm in make_arms(study) if arm.name in names]
     return frozenset(config.model for arm in arms for config in ends_of(arm, study.seeds[0]))

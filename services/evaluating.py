@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from afp_ray.comparison.confirmed import ConfirmedArm, arm_of_result
 from afp_ray.comparison.metric import measure_under
 from afp_ray.comparison.published import BASELINES, CellKey, is_same_model, load_published
-from afp_ray.comparison.words import adjust
+from afp_ray.comparison.wording import adjust
 from afp_ray.config import TrialConfig, flatten, nest
 from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError

@@ -31,7 +31,7 @@ def export_optuna(paths: StudyPaths, file: Path) -> OptunaExport:
     Raises: ConfigError when the file holds something else, UnavailableError when it cannot be written.
     """
     from afp_ray.search import make_arms
-    from afp_ray.search.mirror import write_mirror
+    from afp_ray.search.optuna_export import write_mirror
 
     study = read_study(paths)
     runs = read_runs(paths)

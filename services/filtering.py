@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import ConfigError
+from afp_ray.planning.recipe import read, recipe_of
 from services.data_schemas import DroppedExample, FilterAnswer, FilterLanguage, FilterReason
-from services.recipe import read, recipe_of
 
 if TYPE_CHECKING:
     from afp_ray.data.quality.report import FilterReport, LanguageReport

@@ -10,8 +10,9 @@ from afp_ray.config import StudyConfig
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES
-from afp_ray.preparation import Candidates, DrawnRows
+from afp_ray.planning.recipe import draw, read, read_reports, recipe_of, trained_recipes, unread_files
 from afp_ray.store import write_atomic
+from afp_ray.trial.prepare import Candidates, DrawnRows
 from services.data_schemas import (
     Amounts,
     BuildAnswer,
@@ -24,7 +25,6 @@ from services.data_schemas import (
     Truncation,
 )
 from services.filtering import num_dropped
-from services.recipe import draw, read, read_reports, recipe_of, trained_recipes, unread_files
 
 NUM_SAMPLES = 10
 _CHUNK = 2048

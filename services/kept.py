@@ -24,7 +24,7 @@ from afp_ray.config import canonical_json
 from afp_ray.errors import UnavailableError
 from afp_ray.eviction import evict
 from afp_ray.ledger import replay
-from afp_ray.ledger.replaying import SETTLED_S
+from afp_ray.ledger.state import SETTLED_S
 from afp_ray.records import TrialStatus
 from afp_ray.store import StudyPaths, cache_folder, write_atomic
 

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import ModelError
-from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.execution.resources import FIX, cluster_of, lacking_here
 from afp_ray.ledger import replay, study_hash
+from afp_ray.planning.costs import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
+from afp_ray.planning.disk import FIX as NO_ROOM
+from afp_ray.planning.disk import disk_needs, kept_bytes
+from afp_ray.planning.recipe import study_configs, unread_files
+from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, StudyPlan
 from afp_ray.store import StudyPaths
-from services.disk import FIX as NO_ROOM
-from services.disk import disk_needs, kept_bytes
 from services.driver import cached_fingerprints, check_study
-from services.estimating import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
-from services.recipe import study_configs, unread_files
-from services.schemas import PlanAnswer, PlanCost, PlannedArm
 from services.searching import search_of
 
 if TYPE_CHECKING:  # the command line must not wait for Optuna
     from afp_ray.search import ArmPlan
 
 
-def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> PlanAnswer:
+def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> StudyPlan:
     """Check the study, count its work and estimate its cost; writes nothing.
 
     Args:
@@ -50,7 +49,7 @@ def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> Pl
     arms |= dict.fromkeys(unloadable, ArmCost(0, NOTHING, None))
     cost = plan_cost(study, list(arms.values()), spent=spent_hours(paths), measured=len(measured), probe=probe)
     existing = next(iter(path for path in (storage, *storage.resolve().parents) if path.is_dir()))
-    return PlanAnswer(
+    return StudyPlan(
         study=study.name,
         study_hash=study_hash(study),
         arms=tuple(_planned_arm(arm, arms[arm.arm.name], unloadable.get(arm.arm.name)) for arm in plan.arms),
@@ -97,7 +96,7 @@ def _measured(study: StudyConfig, arms: "Sequence[ArmPlan]", storage: Path, *, p
     on_gpu = study.runtime.gpus_per_worker > 0
     if not probe:
         return measured_trials(storage, on_gpu=on_gpu)
-    from services.probing import probe_trials
+    from afp_ray.planning.probe import probe_trials
 
     num_threads = max(1, int(study.runtime.cpus_per_worker))
     return probe_trials([_first_point(study, arm) for arm in arms], on_gpu=on_gpu, num_threads=num_threads)
@@ -211,8 +210,8 @@ def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
     What an arm may draw from is compared, not what it draws: a larger amount or another seed draws other rows. Pairs
     that share a sentence with a held-out pair are left out, as a trial leaves them out.
     """
-    from afp_ray.evaluation.overlap import find_overlap
-    from services.recipe import read_unfiltered, trained_recipes, training_texts
+    from afp_ray.planning.overlap import find_overlap
+    from afp_ray.planning.recipe import read_unfiltered, trained_recipes, training_texts
 
     groups: dict[str, list[TrialConfig]] = {}
     for recipe in trained_recipes(study):

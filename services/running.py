@@ -13,6 +13,7 @@ from afp_ray.errors import AfpError, ConfigError
 from afp_ray.execution.forking import workers_ahead
 from afp_ray.execution.resources import cluster_of, require_here
 from afp_ray.ledger import holder, replay
+from afp_ray.planning.disk import require_room
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
 from afp_ray.redaction import redact, redact_json
 from afp_ray.remote.place import place_of
@@ -20,7 +21,6 @@ from afp_ray.store import StudyPaths, read_study, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.attaching import drive_or_follow, is_ray_job
-from services.disk import require_room
 from services.driver import check_study, drive, fetch_models, require_not_begun
 from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say, say_json_text
 from services.planning import planned_trials
@@ -127,7 +127,7 @@ def checked_address(study: StudyConfig, storage: Path, address: str | None, *, a
     address = address or os.environ.get("RAY_ADDRESS")
     if study.runtime.executor != "ray" or not address:
         return None
-    from afp_ray.execution.trust import num_nodes, require_token, resolve
+    from afp_ray.execution.cluster_auth import num_nodes, require_token, resolve
 
     if address.startswith(("http://", "https://")):
         raise ConfigError(
@@ -272,7 +272,7 @@ def show_best(best: Best) -> None:
     score = f"{scored(best.score.mean, metric)}{interval} on {best.split}, {seeds}{note}"
     say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
     if best.vs_base is not None:
-        from afp_ray.comparison.words import in_words
+        from afp_ray.comparison.wording import in_words
 
         say(f"         {in_words(best.vs_base)}")
     say(f"         {_recipe(best.config)}")

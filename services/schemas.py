@@ -3,14 +3,11 @@
 from typing import Any, Literal
 
 from afp_ray.config import StrictModel, StudyConfig
-from afp_ray.evaluation.overlap_records import OverlapReport
 from afp_ray.records import Best, LayerMetrics, MissingScore, Score, TrainingSummary, TrialRecord
-from services.data_schemas import UnreadFiles
 
 __all__ = [
     "Health",
     "JobResult",
-    "PlanAnswer",
     "Problem",
     "StudyDetail",
     "StudyStatus",
@@ -177,75 +174,3 @@ class TrialDetail(StrictModel):
     environment: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
     mlflow_run_id: str | None = None
-
-
-class PlannedArm(StrictModel):
-    """What an arm asks for."""
-
-    arm: str
-    search: int
-    confirm: int
-    finished: int
-    searched_fields: tuple[str, ...] = ()
-    left: int = 0
-    """Trials that it still trains."""
-    trial_s: float | None = None
-    """Likely seconds of one of them, trained whole; null where nothing tells."""
-    hours: float | None = None
-    """Likely trial-hours of what it has left; null where nothing tells."""
-    problem: str | None = None
-    """Why its model cannot be loaded, so that its trials fail; null where it can."""
-    whole_share: float = 1.0
-    """Whole trainings that its search is expected to run for each of its trials: below 1 with rungs."""
-
-
-class PlanCost(StrictModel):
-    """What the rest of a study will cost, as far as measured trials tell."""
-
-    source: Literal["trials", "probe"]
-    """Finished trials of the storage, or a few steps that were run for it now."""
-    measured: int
-    """Of them."""
-    trial_hours: tuple[float, float, float]
-    """Least, likely and most hours of trials still to run, one after another."""
-    device_hours: float
-    """Likely hours of the workers of all of them, as `budget.gpu_hours` counts them."""
-    concurrency: int | None = None
-    """Trials at the same time; null where that is not known before the cluster is."""
-    wall_hours: float | None = None
-    """Likely hours until the end; null without `concurrency`."""
-    spent_hours: float = 0.0
-    """Device-hours that the study has spent."""
-    stops_at: float | None = None
-    """Share of the cost after which a budget ends the study; null where it comes to its end."""
-    stopped_by: str = ""
-    """That budget, as the study file names it."""
-
-
-class PlanAnswer(StrictModel):
-    """What a study would do; nothing was started."""
-
-    study: str
-    study_hash: str
-    arms: tuple[PlannedArm, ...]
-    trials: int
-    """Trainings at most, over all arms."""
-    finished: int
-    """Of them already finished in this study."""
-    hours: tuple[float, float] | None = None
-    """Range of the trial-hours still to spend, as in `cost`; null where that is."""
-    based_on: int = 0
-    """Finished trials behind `hours`."""
-    cost: PlanCost | None = None
-    """Null where an arm has trials left whose like nobody has measured."""
-    disk_bytes: int | None = None
-    """Checkpoints that stay, at most; null when the model's size is not known."""
-    free_bytes: int
-    notes: tuple[str, ...] = ()
-    checks: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    """What keeps the study from starting on this machine, though not elsewhere."""
-    unread: tuple[UnreadFiles, ...] = ()
-    """What lies in the folders of the sources and is not read."""
-    overlap: tuple[OverlapReport, ...] = ()
-    """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""

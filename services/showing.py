@@ -3,15 +3,15 @@
 import time
 from pathlib import Path
 
-from afp_ray.evaluation.overlap_records import OverlapReport
+from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, StudyPlan
 from services.output import say
-from services.schemas import PlanAnswer, PlanCost, PlannedArm, StudyStatus
+from services.schemas import StudyStatus
 
 LAG_S = 60.0
 """Seconds that a projector may be behind without a word."""
 
 
-def show_plan(answer: PlanAnswer, file: str) -> None:
+def show_plan(answer: StudyPlan, file: str) -> None:
     """A plan, as `afp plan` shows it."""
     say(f"study {answer.study}  ({file}, {answer.study_hash[:8]})")
     width = max(len(arm.arm) for arm in answer.arms)

@@ -63,7 +63,7 @@ def evaluate_model(
         as_json: answer as JSON.
     Raises: UserError for a model, task, language or file that cannot be scored.
     """
-    from afp_ray.trial import check_trial
+    from afp_ray.trial.run import check_trial
 
     for one in (config, base) if base is not None else (config,):
         check_trial(one, splits=splits)
@@ -88,7 +88,7 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) 
     """
     stored = _stored_trial(identity, storage)
     config = TrialConfig.model_validate(stored.config)
-    from afp_ray.trial import check_trial, run_trial
+    from afp_ray.trial.run import check_trial, run_trial
 
     check_trial(config)
     with tempfile.TemporaryDirectory(prefix="afp-reproduce-") as folder:
@@ -142,7 +142,7 @@ def _differences(stored: TrialResult, again: TrialResult) -> dict[str, float]:
 
 
 def _run_and_show(config: TrialConfig, storage: Path, *, as_json: bool) -> TrialResult:
-    from afp_ray.trial import check_trial
+    from afp_ray.trial.run import check_trial
 
     check_trial(config)
     result = _run(config, storage, splits=("validation", "test"))
@@ -158,7 +158,7 @@ def _run_and_show(config: TrialConfig, storage: Path, *, as_json: bool) -> Trial
 
 
 def _run(config: TrialConfig, storage: Path, *, splits: Sequence[Literal["validation", "test"]]) -> TrialResult:
-    from afp_ray.trial import fingerprints, run_trial
+    from afp_ray.trial.run import fingerprints, run_trial
 
     identity = trial_id(config, fingerprints(config))
     folder = storage / "trials" / identity

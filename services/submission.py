@@ -54,7 +54,7 @@ def submit(
     Raises: ConfigError, UnavailableError.
     """
     require_dashboard(address)
-    from afp_ray.execution.trust import require_token
+    from afp_ray.execution.cluster_auth import require_token
     from afp_ray.search import make_arms
 
     make_arms(study)

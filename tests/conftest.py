@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-TESTS = str(Path(__file__).parent)
+SUPPORT = str(Path(__file__).parent / "support")
 CLUSTER = "ray"
 """Stands for all files of the shared cluster."""
 
@@ -88,7 +88,7 @@ def ray_cluster() -> Iterator[str]:
     """The address of a cluster of two CPUs with its own ports and folder, shared since starting one takes seconds."""
     from afp_ray.execution.cluster import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT, set_environment, start_local
 
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
     set_environment(DRIVER_ENVIRONMENT)
     set_environment(WORKER_ENVIRONMENT)
     import ray

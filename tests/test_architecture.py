@@ -22,11 +22,9 @@ LEVELS: list[set[str]] = [
     {"remote"},
     {"data", "models", "losses", "statistics"},
     {"training", "evaluation"},
-    {"preparation"},
-    {"scores"},
     {"trial"},
     {"tracking", "search", "comparison"},
-    {"execution"},
+    {"execution", "planning"},
     {"services"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -130,7 +128,7 @@ EDGES = Counter(
         "afp_ray/execution/cluster.py": 1,
         "afp_ray/execution/driver.py": 2,
         "afp_ray/execution/preemption.py": 1,
-        "afp_ray/execution/searcher.py": 1,
+        "afp_ray/execution/tune_bridge.py": 1,
         "afp_ray/execution/worker.py": 1,
         "afp_ray/models/hub.py": 2,
         "afp_ray/remote/place.py": 1,
@@ -181,9 +179,9 @@ def loaded_after(statement: str) -> set[str]:
         ("import afp_ray.config.load", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
         ("import afp_ray.ledger, afp_ray.store", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets"}),
         ("import services.cli", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
-        ("import afp_ray.trial", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
+        ("import afp_ray.trial.run", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
         (
-            "import afp_ray.execution.ray_executor, afp_ray.execution.searcher, afp_ray.execution.trainable",
+            "import afp_ray.execution.ray_executor, afp_ray.execution.tune_bridge, afp_ray.execution.trainable",
             {"torch", "mlflow", "transformers", "datasets", "fastapi"},  # the driver's part: torch is the actors'
         ),
         (
@@ -199,4 +197,6 @@ def test_light_rooms_load_no_heavy_library(statement: str, absent: set[str]) -> 
 def test_a_trial_runs_without_the_orchestration_libraries() -> None:
     """The GPU benchmark and a plain cluster node have torch and transformers alone."""
     blocked = "import sys\nfor name in ('ray', 'optuna', 'mlflow', 'datasets', 'fastapi'): sys.modules[name] = None\n"
-    loaded_after(blocked + "import afp_ray.trial, afp_ray.training.loop, afp_ray.data.batches, afp_ray.evaluation.run")
+    loaded_after(
+        blocked + "import afp_ray.trial.run, afp_ray.training.loop, afp_ray.data.batches, afp_ray.evaluation.run"
+    )

@@ -22,7 +22,7 @@ from afp_ray.records import TrialResult
 from afp_ray.reporter import SilentReporter
 from afp_ray.training.optimizer import BackwardOptimizer, backward_with_updates, make_optimizer
 from afp_ray.training.step import TrainingStep
-from afp_ray.trial import run_trial
+from afp_ray.trial.run import run_trial
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

@@ -21,7 +21,7 @@ from services.api import LOOPBACK_NAMES, create_app
 from services.output import console, say_json_text
 from services.reports.grid import Grid, to_terminal
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent / "support"
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_a_study_that_runs_to_its_end_keeps_its_secrets_in_one_file(
     verbs = [["run", str(file)], ["status", "told"], ["status", "told", "--json"], ["status"], ["best", "told"]]
     verbs += [["compare", "told", "--json"], ["report", "told"], ["sync", "told"], ["doctor", str(file)]]
     verbs += [["export", "told", "--optuna", str(trials)], ["resume", "told", "--set", f"runtime.tracking_uri={uri}@"]]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])}
     environment |= {"MLFLOW_TRACKING_PASSWORD": "ENVCANARY9", "TOLD": f"{uri} ENVCANARY9", "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, str(TESTS / "telling_trials.py")]
+        [sys.executable, str(SUPPORT / "telling_trials.py")]
         + [json.dumps([*verb, "--storage", str(storage)]) for verb in verbs],
         env=environment,
         capture_output=True,

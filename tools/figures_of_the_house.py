@@ -250,7 +250,7 @@ def chains() -> dict[str, list[str]]:
 
     The study trains on the embedded model in this process; both chains are read off the stack when they end.
     """
-    import afp_ray.trial
+    import afp_ray.trial.run
     from afp_ray import losses
     from services import cli
 
@@ -264,7 +264,7 @@ def chains() -> dict[str, list[str]]:
 
         return called
 
-    _replace(afp_ray.trial.run_trial, watched(afp_ray.trial.run_trial, "from `afp run` to the first trial"))
+    _replace(afp_ray.trial.run.run_trial, watched(afp_ray.trial.run.run_trial, "from `afp run` to the first trial"))
     _replace(losses.contrastive_loss, watched(losses.contrastive_loss, "from a batch to its loss"))
     study = (
         "name: chains\nfixed: {data.languages: [zh], data.num_pairs: 8, training.max_steps: 1, "

@@ -6,7 +6,7 @@ import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm, ReadStudy
 from afp_ray.comparison.metric import Metric, measure
-from afp_ray.comparison.words import ALPHA, adjust, in_words, p_text
+from afp_ray.comparison.wording import ALPHA, adjust, in_words, p_text
 from afp_ray.config import ChoiceSpec, TuneSpec, canonical_json, flatten
 from afp_ray.methods import METHODS
 from afp_ray.records import ComponentEffect, Difference, FieldImportance, TrialRecord, TrialStatus

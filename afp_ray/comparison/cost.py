@@ -10,7 +10,7 @@ import numpy as np
 
 from afp_ray.comparison.confirmed import ConfirmedArm
 from afp_ray.comparison.metric import Metric, difference, values_by_seed
-from afp_ray.comparison.words import ALPHA, p_text, points
+from afp_ray.comparison.wording import ALPHA, p_text, points
 from afp_ray.records import Cheapest, Difference, ParetoPoint
 from afp_ray.statistics import pareto_front
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from afp_ray.comparison import totals
 from afp_ray.comparison.confirmed import ConfirmedArm, Examples
-from afp_ray.comparison.words import Measured
+from afp_ray.comparison.wording import Measured
 from afp_ray.config import CHOICE_TASKS, GENERATED_SCORES
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.objective import REPRESENTATION_METRICS, objective_value

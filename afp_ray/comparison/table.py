@@ -18,7 +18,7 @@ from afp_ray.comparison.metric import (
 )
 from afp_ray.comparison.published import set_beside
 from afp_ray.comparison.representation import representation_rows
-from afp_ray.comparison.words import Measured, adjust, in_words
+from afp_ray.comparison.wording import Measured, adjust, in_words
 from afp_ray.config import Split, flatten
 from afp_ray.errors import DataError
 from afp_ray.methods import METHODS

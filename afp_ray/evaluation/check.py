@@ -9,10 +9,10 @@ from typing import Any
 from afp_ray.config import CHOICE_TASKS, SPLITS, EvaluationConfig, Split
 from afp_ray.config.base import canonical_json
 from afp_ray.data.readers.files import SourceFile, digest, expand_path, plain_file
-from afp_ray.evaluation.files import open_data_dir
 from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, sides, task_of
 from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
 from afp_ray.evaluation.task import Row
+from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.evaluation.text_metrics import spbleu
 

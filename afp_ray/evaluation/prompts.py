@@ -6,11 +6,11 @@ from functools import cache
 from afp_ray.config import DIRECTIONS, SPLITS, WITHIN, EvaluationConfig, Split
 from afp_ray.data import embedded
 from afp_ray.errors import TaskError
-from afp_ray.evaluation.files import open_data_dir
 from afp_ray.evaluation.generation_task import JOINT, GenerationCell, GenerationExample, GenerationTask
 from afp_ray.evaluation.generation_tasks import GENERATION
 from afp_ray.evaluation.questions import LanguageRows, draw_rows, split_rows, too_few_rows
 from afp_ray.evaluation.task import Row, place
+from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.languages import LANGUAGES
 
 

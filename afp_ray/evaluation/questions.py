@@ -10,8 +10,8 @@ from afp_ray.config import SPLITS, EvaluationConfig, Split
 from afp_ray.data import embedded
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
-from afp_ray.evaluation.files import UnlabelledError, open_data_dir, unlabelled
 from afp_ray.evaluation.task import Example, ParsedRows, Row, Task, halves
+from afp_ray.evaluation.task_files import UnlabelledError, open_data_dir, unlabelled
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.languages import LANGUAGES, Language
 

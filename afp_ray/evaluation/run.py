@@ -156,7 +156,7 @@ def require_one_model(model: Any, tokenizer: Any, workers: Workers) -> None:
     """
     if workers.number == 1:
         return
-    from afp_ray.evaluation.weights import tokenizer_digest, weights_digest
+    from afp_ray.evaluation.weights_digest import tokenizer_digest, weights_digest
 
     workers.require_equal((weights_digest(model), tokenizer_digest(tokenizer)), "the weights or the tokenizer")
 

@@ -71,7 +71,7 @@ class ScoreCache:
     @cached_property
     def _common(self) -> dict[str, Any]:
         """What decides every answer of this model."""
-        from afp_ray.evaluation.weights import code_digest, model_fingerprint, tokenizer_digest
+        from afp_ray.evaluation.weights_digest import code_digest, model_fingerprint, tokenizer_digest
 
         return {
             "format": FORMAT,

@@ -20,7 +20,7 @@ from afp_ray.evaluation.likelihood import log_likelihoods
 from afp_ray.evaluation.request_cache import KEPT
 from afp_ray.evaluation.sharing import Stretch, like_parts, packs, plan
 from afp_ray.evaluation.trie import Branches, Request, common_prefix
-from afp_ray.evaluation.weights import tokenizer_digest
+from afp_ray.evaluation.weights_digest import tokenizer_digest
 from afp_ray.evaluation.workers import Workers
 from afp_ray.models.branching import Trunk, branch_states, branching_obstacle, extend_trunk
 from afp_ray.models.head import VocabularyHead, vocabulary_head

@@ -1,8 +1,8 @@
 """Carries a study out: one driver writes the ledger, and an executor runs its jobs here or on a Ray cluster."""
 
+from afp_ray.execution.adoption import find_result
 from afp_ray.execution.base import Executor, JobQueue, JobSource, RunTrial
 from afp_ray.execution.driver import run_study
-from afp_ray.execution.durable import find_result
 from afp_ray.execution.local import LocalExecutor
 from afp_ray.execution.stop import StopRequest
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from afp_ray.execution.outcome import Outcome
     from afp_ray.execution.stop import StopRequest
 
-RUN_TRIAL = "afp_ray.trial:run_trial"
+RUN_TRIAL = "afp_ray.trial.run:run_trial"
 """The `RunTrial` of real studies, as `module:function`: workers import it, nothing pickled crosses to them."""
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from afp_ray.config import StudyConfig, TrainingRuntime, TrialConfig
 from afp_ray.errors import AfpError, StorageError
+from afp_ray.execution.adoption import adopt, remove_checkpoint, set_aside
 from afp_ray.execution.base import RUN_TRIAL, Executor, JobSource
-from afp_ray.execution.durable import adopt, remove_checkpoint, set_aside
 from afp_ray.execution.failpoints import failpoint
 from afp_ray.execution.outcome import Outcome, failure_of
 from afp_ray.execution.stop import StopNowError, StopRequest

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from afp_ray.collection import without_collection
-from afp_ray.trial import import_libraries
+from afp_ray.trial.run import import_libraries
 
 _OF_RAY = (
     "click",

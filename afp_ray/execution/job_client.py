@@ -23,7 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from afp_ray.errors import ConfigError, UnavailableError
-from afp_ray.execution.trust import TOKEN_FILE, ask, token
+from afp_ray.execution.cluster_auth import TOKEN_FILE, ask, token
 from afp_ray.redaction import redact
 
 logger = logging.getLogger(__name__)

@@ -62,8 +62,8 @@ class RayExecutor:
         with without_collection():
             from ray import tune
 
-            from afp_ray.execution.searcher import JobBridge, LeaveTuneError, LedgerSearcher
             from afp_ray.execution.trainable import JobTrainable
+            from afp_ray.execution.tune_bridge import JobBridge, LeaveTuneError, LedgerSearcher
 
         bridge = JobBridge(queue, first, runtime=self.runtime, extras=self._work_extras(), patience_s=patience_s)
         tuner = tune.Tuner(

@@ -30,7 +30,7 @@ class StarvedError(Exception):
 def prepare(work: dict[str, Any]) -> None:
     """Import what the job will need in this process: all of a trial, or nothing more where others train."""
     if work["num_workers"] == 1:
-        from afp_ray.trial import import_libraries
+        from afp_ray.trial.run import import_libraries
 
         import_libraries()
 

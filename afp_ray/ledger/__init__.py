@@ -6,8 +6,8 @@ opened for writing, and passed over when it is read, so reading needs no lock an
 
 from afp_ray.ledger.agreement import study_hash
 from afp_ray.ledger.lease import holder
-from afp_ray.ledger.replaying import CLOSED, OPENED, Replayer, lines_after, replay
-from afp_ray.ledger.writing import Ledger, mend
+from afp_ray.ledger.log import Ledger, mend
+from afp_ray.ledger.state import CLOSED, OPENED, Replayer, lines_after, replay
 
 __all__ = [
     "CLOSED",

@@ -19,7 +19,7 @@ from afp_ray.records import Failure, TrialRecord, TrialStatus, Until
 from afp_ray.store import LEDGER_SNAPSHOT, write_atomic
 
 if TYPE_CHECKING:
-    from afp_ray.ledger.replaying import Replayer
+    from afp_ray.ledger.state import Replayer
 
 logger = logging.getLogger(__name__)
 

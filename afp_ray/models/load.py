@@ -19,8 +19,8 @@ from afp_ray.models.describe import ALLOWED, ModelDescription, describe, file_ma
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.hub import fetch, fetch_small, first_line
 from afp_ray.models.manifest import has_manifest, verify_manifest
+from afp_ray.models.model_cache import WARM, WarmModels
 from afp_ray.models.pickled import converted
-from afp_ray.models.warm import WARM, WarmModels
 from afp_ray.models.weight_files import find_weights
 
 

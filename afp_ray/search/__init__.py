@@ -4,7 +4,7 @@ from afp_ray.search.arms import Arm, make_arms, resolve
 from afp_ray.search.objectives import asked_metrics, search_fronts
 from afp_ray.search.plan import ArmPlan, Plan
 from afp_ray.search.study_search import WAIT, StudySearch, Wait
-from afp_ray.search.warm import PriorStudy
+from afp_ray.search.warm_start import PriorStudy
 
 __all__ = [
     "WAIT",

@@ -161,6 +161,13 @@ def corners(spec: TuneSpec) -> tuple[Any, ...]:
     return (int(spec.low), int(spec.high)) if spec.int else (spec.low, spec.high)
 
 
+def ends_of(arm: Arm, seed: int) -> Iterator[TrialConfig]:
+    """The arm with every searched field at its first and at its last value."""
+    ends = [corners(spec) for spec in arm.tune.values()]
+    for values in ([end[0] for end in ends], [end[-1] for end in ends]):
+        yield resolve(arm, searched(arm.tune, dict(zip(arm.tune, values, strict=True))), seed)
+
+
 def describe_merges(arms: tuple[Arm, ...]) -> Iterator[str]:
     """One sentence for each arm that stands for several combinations of `compare`."""
     for arm in arms:

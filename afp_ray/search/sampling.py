@@ -15,8 +15,8 @@ from afp_ray.config import StudyConfig
 from afp_ray.records import TrialRecord
 from afp_ray.search.arms import Arm
 from afp_ray.search.conditions import is_searched, ordered
-from afp_ray.search.frozen import Seen, frozen_trial, seen
 from afp_ray.search.generations import Elites, RebuiltNSGAII
+from afp_ray.search.optuna_trials import Seen, frozen_trial, seen
 from afp_ray.search.space import distributions, from_optuna, grid_point, grid_size, require_grid
 
 STUBBORN_AFTER = 32

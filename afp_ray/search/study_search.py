@@ -19,7 +19,7 @@ from afp_ray.search.objectives import base_of_arm, chosen, needs_base, require_b
 from afp_ray.search.plan import ArmPlan, Plan
 from afp_ray.search.sampling import Asker
 from afp_ray.search.space import grid_size
-from afp_ray.search.warm import PriorStudy, prior_of, require_same_objective
+from afp_ray.search.warm_start import PriorStudy, prior_of, require_same_objective
 
 Fingerprint = Callable[[TrialConfig], Mapping[str, str]]
 _MAX_REPEATS = 64  # asks in a row that may name known trials before a space counts as used up

@@ -16,12 +16,12 @@ from pydantic_core import from_json
 
 from afp_ray.errors import UnavailableError
 from afp_ray.ledger import Replayer, lines_after
-from afp_ray.ledger.replaying import read
 from afp_ray.ledger.snapshot import Sections
+from afp_ray.ledger.state import read
 from afp_ray.records import StudyState, TrialRecord, TrialStatus
 from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths, write_json
-from afp_ray.tracking.content import PROJECTION_VERSION
+from afp_ray.tracking.run_content import PROJECTION_VERSION
 
 _AT_WORK = frozenset({TrialStatus.PLANNED, TrialStatus.RUNNING, TrialStatus.PAUSED})
 

@@ -32,9 +32,9 @@ from afp_ray.ledger import holder  # noqa: E402
 from afp_ray.records import CloseReason, StudyState, TrialRecord, TrialStatus, Until  # noqa: E402
 from afp_ray.redaction import redact, redact_json  # noqa: E402
 from afp_ray.store import StudyPaths, find_result, read_incomplete  # noqa: E402
-from afp_ray.tracking.connecting import connect  # noqa: E402
-from afp_ray.tracking.content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
+from afp_ray.tracking.connection import connect  # noqa: E402
 from afp_ray.tracking.outbox import Outbox  # noqa: E402
+from afp_ray.tracking.run_content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
 from afp_ray.tracking.runs import CHILD_OF, DIGEST, KIND, PARENT, RunBook, Written, renamed  # noqa: E402
 
 logger = logging.getLogger(__name__)

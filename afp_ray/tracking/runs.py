@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 
 from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths
-from afp_ray.tracking.content import RUN_NAME
 from afp_ray.tracking.location import read_runs, write_runs
+from afp_ray.tracking.run_content import RUN_NAME
 
 logger = logging.getLogger(__name__)
 

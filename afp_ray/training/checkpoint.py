@@ -9,7 +9,7 @@ from afp_ray.errors import StorageError
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.load import quiet_transformers
 from afp_ray.models.manifest import verify_manifest
-from afp_ray.training.folders import require_space, written_whole
+from afp_ray.training.whole_folders import require_space, written_whole
 
 
 def save_checkpoint(model: CausalModel, tokenizer: Any, folder: Path) -> None:

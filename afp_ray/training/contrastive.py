@@ -35,10 +35,10 @@ from afp_ray.losses import contrastive_loss
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks
 from afp_ray.models.packing import packed_hidden_states_at, packed_states_of_every_layer
 from afp_ray.models.pooling import pool_samples
-from afp_ray.training.fitting import agree
 from afp_ray.training.gather import gather_rows, sum_over_workers, world_size
 from afp_ray.training.negatives import NegativeQueue, SlowCopy
-from afp_ray.training.rows import pack_pairs, pair_keys, split_pairs
+from afp_ray.training.oom_retry import agree
+from afp_ray.training.packed_rows import pack_pairs, pair_keys, split_pairs
 
 Sides: TypeAlias = tuple[Tensor, Tensor]
 """(b, D) sources and (b, D) targets of one layer."""

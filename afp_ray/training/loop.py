@@ -22,8 +22,9 @@ from afp_ray.models.hidden_states import CausalModel
 from afp_ray.records import TrainingSummary
 from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths
-from afp_ray.training.fitting import Sizes, fit_sizes
+from afp_ray.training.curves import Curve, Record, StepTrace
 from afp_ray.training.gather import rank, sum_gradients, world_size
+from afp_ray.training.oom_retry import Sizes, fit_sizes
 from afp_ray.training.optimizer import (
     BackwardOptimizer,
     backward_with_updates,
@@ -31,12 +32,11 @@ from afp_ray.training.optimizer import (
     make_optimizer,
     set_learning_rate,
 )
-from afp_ray.training.prepared import own_random_state, prepared, seed_step, train_mode
 from afp_ray.training.schedule import learning_rate
+from afp_ray.training.setup import own_random_state, prepared, seed_step, train_mode
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.state import States, set_weights, trained_weights
 from afp_ray.training.step import StepLosses, TrainingStep, pack_instructions, pack_pairs
-from afp_ray.training.watching import Curve, Record, StepTrace
 
 logger = logging.getLogger(__name__)
 

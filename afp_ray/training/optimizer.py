@@ -23,9 +23,9 @@ from torch.distributed.tensor import DTensor
 
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
+from afp_ray.training.bf16_adamw import ResidentAdamW
 from afp_ray.training.gather import sum_over_workers
-from afp_ray.training.resident import ResidentAdamW
-from afp_ray.training.rows import pack_pairs
+from afp_ray.training.packed_rows import pack_pairs
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.step import StepLosses, TrainingStep
 

@@ -30,9 +30,9 @@ from torch.distributed.tensor import DTensor
 from afp_ray.errors import AfpError
 from afp_ray.models.manifest import verify_manifest
 from afp_ray.store import write_atomic
-from afp_ray.training.folders import remove_unfinished, require_space, written_whole
 from afp_ray.training.gather import rank, sum_over_workers, world_size
-from afp_ray.training.nested import flatten, restore
+from afp_ray.training.state_tree import flatten, restore
+from afp_ray.training.whole_folders import remove_unfinished, require_space, written_whole
 
 logger = logging.getLogger(__name__)
 

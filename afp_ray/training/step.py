@@ -26,9 +26,9 @@ from afp_ray.models.head import VocabularyHead, vocabulary_head
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.packing import packed_last_hidden_state, supports_packing
 from afp_ray.training.contrastive import ContrastiveTerm
-from afp_ray.training.fitting import agree
 from afp_ray.training.gather import sum_gradients, sum_over_workers, world_size
-from afp_ray.training.rows import pack_instructions, pack_pairs
+from afp_ray.training.oom_retry import agree
+from afp_ray.training.packed_rows import pack_instructions, pack_pairs
 from afp_ray.training.sharding import free_gathered
 
 __all__ = ["StepLosses", "TrainingStep", "pack_instructions", "pack_pairs"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fault_driver import Nursery, nursery
-from faults.oracle import Oracle
+from oracle import Oracle
 
 FOLDER = Path(__file__).parent
 

@@ -21,9 +21,9 @@ from afp_ray.data.readers import bactrian_x, mt_bench
 from afp_ray.data.readers.files import SourceFile, clean
 from afp_ray.data.readers.records import Record
 from afp_ray.evaluation.answer_rate import answer_metrics, check_identifiable
-from afp_ray.evaluation.files import locate, read_objects
 from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.task import ParsedRows, Row
+from afp_ray.evaluation.task_files import locate, read_objects
 from afp_ray.evaluation.text_metrics import TextMetric
 from afp_ray.languages import LANGUAGES, Language
 

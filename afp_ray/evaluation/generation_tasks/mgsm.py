@@ -15,10 +15,10 @@ from afp_ray.data.readers.files import SourceFile, clean
 from afp_ray.data.readers.streams import read_text
 from afp_ray.errors import DataError
 from afp_ray.evaluation.answer_metrics import exact_match, last_number
-from afp_ray.evaluation.files import locate, read_columns
 from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.generation_tasks import wording
 from afp_ray.evaluation.task import ParsedRows, Row
+from afp_ray.evaluation.task_files import locate, read_columns
 from afp_ray.evaluation.text_metrics import TextMetric
 from afp_ray.languages import Language
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from afp_ray.config import GenerationConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers.files import SourceFile, clean
-from afp_ray.evaluation.files import locate, read_objects
 from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.task import ParsedRows, Row, found_files
+from afp_ray.evaluation.task_files import locate, read_objects
 from afp_ray.evaluation.text_metrics import TextMetric, summary_metrics
 from afp_ray.languages import Language
 

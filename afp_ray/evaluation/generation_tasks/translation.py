@@ -19,9 +19,9 @@ from afp_ray.data.readers.files import SourceFile, clean
 from afp_ray.data.readers.sentences import has_objects, pair_rows
 from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
-from afp_ray.evaluation.files import locate
 from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.task import ParsedRows, Row
+from afp_ray.evaluation.task_files import locate
 from afp_ray.evaluation.text_metrics import TextMetric, translation_metrics
 from afp_ray.languages import LANGUAGES, Language
 

@@ -13,10 +13,10 @@ from afp_ray.data.readers import xquad
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import DataError
 from afp_ray.evaluation.answer_metrics import em, f1
-from afp_ray.evaluation.files import locate
 from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.generation_tasks import wording
 from afp_ray.evaluation.task import ParsedRows, Row
+from afp_ray.evaluation.task_files import locate
 from afp_ray.evaluation.text_metrics import TextMetric
 from afp_ray.languages import Language
 

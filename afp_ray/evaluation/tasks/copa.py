@@ -14,7 +14,7 @@ from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.data.readers.streams import open_unpacked
 from afp_ray.errors import DataError
-from afp_ray.evaluation.files import locate
+from afp_ray.evaluation.task_files import locate
 
 FOLDERS = ("", "datasets/", "COPA-resources/datasets/")
 """Where the files may lie under `copa_en/`, beside the archive itself."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.files import hub_split, is_parquet, locate, locate_split, read_objects, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, without_stop
+from afp_ray.evaluation.task_files import hub_split, is_parquet, locate, locate_split, read_objects, read_table
 from afp_ray.evaluation.tasks.copa import CopaItems, copa_items, read_items
 from afp_ray.evaluation.tasks.wording import XCOPA, wording
 from afp_ray.languages import Language

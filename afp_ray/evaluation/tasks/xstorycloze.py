@@ -12,8 +12,8 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.files import is_parquet, locate_split, read_columns, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index
+from afp_ray.evaluation.task_files import is_parquet, locate_split, read_columns, read_table
 from afp_ray.languages import Language
 
 LABELS = ("1", "2")

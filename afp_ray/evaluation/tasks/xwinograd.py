@@ -17,8 +17,8 @@ from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
-from afp_ray.evaluation.files import is_parquet, locate, locate_split, read_columns, read_objects, read_table
 from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, place
+from afp_ray.evaluation.task_files import is_parquet, locate, locate_split, read_columns, read_objects, read_table
 from afp_ray.languages import Language
 
 LABELS = ("1", "2")

@@ -1,0 +1,142 @@
+"""What a study would do, read and cost, as it is told before anything runs."""
+
+from typing import Literal
+
+from afp_ray.config.base import StrictModel
+
+
+class OverlapExample(StrictModel):
+    """One evaluation text that training has too."""
+
+    row: str
+    """Id of the evaluation row."""
+    field: str
+    kind: Literal["exact", "contained"]
+    text: str
+    """Of the evaluation row."""
+    training: str
+    """The training text that has it."""
+
+
+class Overlap(StrictModel):
+    """How many rows of one task, language and split training has seen text of."""
+
+    task: str
+    language: str
+    split: Literal["validation", "test"]
+    rows: int
+    exact: int
+    """Rows with a text that is a whole training text, after normalisation."""
+    contained: int
+    """Further rows that share a run of 13 words (30 characters) with a training text."""
+    suspect: int
+    """Of both: rows whose every text stands in training, or that share such a run with it."""
+    example: OverlapExample | None = None
+
+    @property
+    def found(self) -> int:
+        """Rows with either."""
+        return self.exact + self.contained
+
+
+class OverlapReport(StrictModel):
+    """The overlap of everything that is evaluated with everything that may be trained on."""
+
+    training_texts: int
+    heldout_removed: int = 0
+    """Training pairs that every trial leaves out, for they share a sentence with a held-out pair of retrieval."""
+    cells: tuple[Overlap, ...]
+
+    @property
+    def suspect(self) -> int:
+        """Suspect evaluation rows, over all tasks, languages and splits."""
+        return sum(cell.suspect for cell in self.cells)
+
+
+class UnreadFiles(StrictModel):
+    """What lies in a folder or archive of the sources or of the evaluation and is not read."""
+
+    where: str
+    """The folder or archive."""
+    names: tuple[str, ...]
+    """The first files that are not read; hidden ones and those of other languages are left out."""
+    num_files: int
+    """Of them all."""
+    num_other_languages: int
+    """Files named as those that are read, but for the language."""
+    is_cut: bool = False
+    """Whether there are more files than were looked at."""
+    text: str
+    """In one line."""
+
+
+class PlannedArm(StrictModel):
+    """What an arm asks for."""
+
+    arm: str
+    search: int
+    confirm: int
+    finished: int
+    searched_fields: tuple[str, ...] = ()
+    left: int = 0
+    """Trials that it still trains."""
+    trial_s: float | None = None
+    """Likely seconds of one of them, trained whole; null where nothing tells."""
+    hours: float | None = None
+    """Likely trial-hours of what it has left; null where nothing tells."""
+    problem: str | None = None
+    """Why its model cannot be loaded, so that its trials fail; null where it can."""
+    whole_share: float = 1.0
+    """Whole trainings that its search is expected to run for each of its trials: below 1 with rungs."""
+
+
+class PlanCost(StrictModel):
+    """What the rest of a study will cost, as far as measured trials tell."""
+
+    source: Literal["trials", "probe"]
+    """Finished trials of the storage, or a few steps that were run for it now."""
+    measured: int
+    """Of them."""
+    trial_hours: tuple[float, float, float]
+    """Least, likely and most hours of trials still to run, one after another."""
+    device_hours: float
+    """Likely hours of the workers of all of them, as `budget.gpu_hours` counts them."""
+    concurrency: int | None = None
+    """Trials at the same time; null where that is not known before the cluster is."""
+    wall_hours: float | None = None
+    """Likely hours until the end; null without `concurrency`."""
+    spent_hours: float = 0.0
+    """Device-hours that the study has spent."""
+    stops_at: float | None = None
+    """Share of the cost after which a budget ends the study; null where it comes to its end."""
+    stopped_by: str = ""
+    """That budget, as the study file names it."""
+
+
+class StudyPlan(StrictModel):
+    """What a study would do; nothing of it was started."""
+
+    study: str
+    study_hash: str
+    arms: tuple[PlannedArm, ...]
+    trials: int
+    """Trainings at most, over all arms."""
+    finished: int
+    """Of them already finished in this study."""
+    hours: tuple[float, float] | None = None
+    """Range of the trial-hours still to spend, as in `cost`; null where that is."""
+    based_on: int = 0
+    """Finished trials behind `hours`."""
+    cost: PlanCost | None = None
+    """Null where an arm has trials left whose like nobody has measured."""
+    disk_bytes: int | None = None
+    """Checkpoints that stay, at most; null when the model's size is not known."""
+    free_bytes: int
+    notes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What keeps the study from starting on this machine, though not elsewhere."""
+    unread: tuple[UnreadFiles, ...] = ()
+    """What lies in the folders of the sources and is not read."""
+    overlap: tuple[OverlapReport, ...] = ()
+    """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""
