@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from afp_ray.config import StudyConfig, TrialConfig
-from afp_ray.execution import Executor, LocalExecutor, run_study
+from afp_ray.execution import Driver, Executor, LocalExecutor
 from afp_ray.ledger import Ledger, state
 from afp_ray.records import LedgerEvent, Score, StudyState, TrainingSummary, TrialResult, TrialStatus
 from afp_ray.search import StudySearch
@@ -130,15 +130,15 @@ def soak(study: StudyConfig, storage: Path, executor: Executor) -> Watch:
 
     Ledger.append = timed  # type: ignore[method-assign]
     try:
-        state = run_study(
-            study,
-            StudyPaths(storage, study.name),
-            search=StudySearch(study, lambda _: {}),
-            executor=executor,
-            objective=lambda result: result.scores[0].value,
-            run_trial=RUN_TRIAL,
-            on_event=[watch.look],
-        )
+        with Ledger.open(StudyPaths(storage, study.name), study) as ledger:
+            state = Driver(
+                study,
+                ledger,
+                search=StudySearch(study, lambda _: {}),
+                measure=lambda result: (result.scores[0].value, {}),
+                run_trial=RUN_TRIAL,
+                on_event=[watch.look],
+            ).run(executor)
     finally:
         Ledger.append = append  # type: ignore[method-assign]
     assert state.closed == "complete"

@@ -11,14 +11,12 @@ from pydantic import ValidationError
 
 from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.ledger import holder, replay
-from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialRecord, TrialStatus
+from afp_ray.records import Best, Comparison, Requirement, SearchFront, StudyState, TrialRecord, TrialStatus
 from afp_ray.store import StudyPaths, find_result, list_studies, read_incomplete, read_study
 from afp_ray.tracking.location import find_run
 from afp_ray.tracking.outbox import lag
-from services.driver import cached_fingerprints
 from services.kept import kept
 from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrackingLag, TrialDetail, TrialPage
-from services.searching import fronts_answer, has_fronts, search_of
 from services.studies import paths_of
 
 if TYPE_CHECKING:  # the command line must not wait for numpy
@@ -73,7 +71,8 @@ def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
 
 def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
     """Arms that have no row of the table, since each trial of theirs is one of another arm."""
-    from afp_ray.search import make_arms
+    from afp_ray.planning.check import cached_fingerprints
+    from afp_ray.search import StudySearch, make_arms, prior_studies
 
     study, state = read_study(paths), replay(paths.ledger)
     having = {trial.arm for trial in state.trials}
@@ -81,7 +80,7 @@ def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
     if not lacking or not state.is_complete:
         return
     try:
-        twins = search_of(study, paths.storage, cached_fingerprints(study)).twins()
+        twins = StudySearch(study, cached_fingerprints(study), prior=prior_studies(study, paths.storage)).twins()
     except UserError:  # a model or a file of its data is not on this machine
         twins = {}
     for name in lacking:
@@ -89,6 +88,21 @@ def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
             yield f"arm {name} is the same trial as {twins[name]}, whose row stands for both"
         else:
             yield f"arm {name} has no trials of its own, so it has no row"
+
+
+def fronts_answer(paths: StudyPaths, trials: tuple[TrialRecord, ...] | None = None) -> tuple[SearchFront, ...]:
+    """What the search of each arm found; nothing where the study has one objective and no limit.
+
+    Args:
+        paths: the study.
+        trials: its trials; spares the reading.
+    """
+    study = read_study(paths)
+    if not (study.objective.also or study.constraints):
+        return ()  # most studies: their answers need not wait for the search room to load
+    from afp_ray.search import make_arms, search_fronts
+
+    return search_fronts(study, make_arms(study), replay(paths.ledger).trials if trials is None else trials)
 
 
 def changes_answer(paths: StudyPaths, comparison: Comparison) -> "list[Change]":
@@ -149,7 +163,7 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
         best_arm=leader.arm if leader else None,
         opened_at=state.opened_at,
         tracking=_tracking(paths, is_driven=driver is not None, num_trials=len(state.trials)),
-        notes=tuple(_unfeasible(paths, state)) if has_fronts(study) else (),
+        notes=tuple(_unfeasible(paths, state)),
         folder=str(paths.folder),
     )
 

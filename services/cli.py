@@ -70,11 +70,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."""
-    from services.planning import plan_answer
+    from afp_ray.study import plan as plan_study
     from services.showing import show_plan
     from services.studies import load, storage_folder
 
-    answer = plan_answer(load(study, sets, small=small), storage_folder(storage), probe=probe)
+    answer = plan_study(load(study, sets, small=small), storage_folder(storage), probe=probe)
     say_json(answer) if as_json else show_plan(answer, f"{study} --small" if small else study)
     if strict and any(report.suspect for report in answer.overlap):
         note("error  training has text of evaluation rows, and --strict was asked")
@@ -170,7 +170,7 @@ def status(
 @app.command()
 def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Ask the driver of a study to end after the running trials."""
-    from services.driver import request_stop
+    from afp_ray.execution.stop import request_stop
     from services.studies import paths_of, storage_folder
 
     driver = request_stop(paths_of(storage_folder(storage), study))
@@ -292,7 +292,7 @@ def sync(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     """Write into MLflow what it missed; harmless to repeat."""
     from afp_ray.store import read_study
     from afp_ray.tracking.location import open_command
-    from services.driver import sync as sync_study
+    from afp_ray.tracking.projector import sync as sync_study
     from services.studies import paths_of, storage_folder
 
     paths = paths_of(storage_folder(storage), study)

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError, UserError
-from afp_ray.execution.resources import FIX as GIVE_MORE
-from afp_ray.execution.resources import cluster_of, num_cpus
 from afp_ray.planning.disk import FIX as NO_ROOM
 from afp_ray.planning.disk import disk_needs, kept_bytes, size
+from afp_ray.planning.resources import FIX as GIVE_MORE
+from afp_ray.planning.resources import cluster_of, num_cpus
 from afp_ray.tracking.location import sqlite_file, tracking_uri
-from services.driver import check_study
 from services.schemas import DoctorCheck
 
 # As pyproject.toml bounds them: what was tested together.
@@ -82,8 +81,10 @@ def _study(study: StudyConfig | None) -> Iterator[DoctorCheck]:
     """Whether every arm of the study could run."""
     if study is None:
         return
+    from afp_ray.study import check
+
     try:
-        checked = check_study(study)
+        checked = check(study)
     except UserError as error:
         found = f"{error.where}: {error.problem}" if error.where else error.problem
         yield DoctorCheck(name="study", verdict="FAIL", found=found, fix=error.fix)

@@ -4,26 +4,21 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import AfpError, ConfigError
-from afp_ray.execution.forking import workers_ahead
-from afp_ray.execution.resources import cluster_of, require_here
 from afp_ray.ledger import holder, replay
 from afp_ray.planning.disk import require_room
+from afp_ray.planning.resources import cluster_of, require_here
 from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
 from afp_ray.redaction import redact, redact_json
 from afp_ray.remote.place import place_of
 from afp_ray.store import StudyPaths, read_study, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
-from services.attaching import drive_or_follow, is_ray_job
-from services.driver import check_study, drive, fetch_models, require_not_begun
 from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say, say_json_text
-from services.planning import planned_trials
 from services.progress import LineProgress, LiveProgress
 from services.reports.fronts import front_grids
 from services.reports.grid import scored
@@ -61,42 +56,44 @@ def run(
 
     Under a Ray job, and where `attach` says so, a study that another driver holds is followed to its end.
     """
+    from afp_ray.planning.check import fetch_models, require_not_begun
+    from afp_ray.planning.plan import planned_trials
+    from afp_ray.study import check, run_or_follow
+    from afp_ray.study import run as run_study
+
     paths = StudyPaths(storage, study.name)
     is_free = holder(paths) is None
     if is_free and not cluster_of(study.runtime, address) and not _is_complete(paths):
         require_here(study.runtime)
-    # What trials need takes as long to import as the checks and the start of Ray's own processes.
-    with workers_ahead(study.runtime, address) if is_free else nullcontext() as python:
-        unloadable = check_study(study).unloadable
-        address = checked_address(study, storage, address, allow_open=allow_open)
-        if address is None:  # the nodes of a cluster have caches of their own
-            told = "what the local hub cache lacks is fetched"
-            unloadable = fetch_models(study, unloadable, on_fetch=lambda name: note(f"model  {name}: {told}"))
-        require_not_begun(paths, unloadable)
-        for arm, error in unloadable.items():
-            note(f"warning  arm {arm} fails, the others run: {error.problem}")
-        if is_free and not _is_complete(paths):
-            for line in require_room(study, storage, unloadable=unloadable, converts=address is None):
-                note(f"warning  {line}")
-        is_live = sys.stdout.isatty() and not as_json
-        num_expected = planned_trials(study, unloadable)
-        progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
+    unloadable = check(study).unloadable
+    address = checked_address(study, storage, address, allow_open=allow_open)
+    if address is None:  # the nodes of a cluster have caches of their own
+        told = "what the local hub cache lacks is fetched"
+        unloadable = fetch_models(study, unloadable, on_fetch=lambda name: note(f"model  {name}: {told}"))
+    require_not_begun(paths, unloadable)
+    for arm, error in unloadable.items():
+        note(f"warning  arm {arm} fails, the others run: {error.problem}")
+    if is_free and not _is_complete(paths):
+        for line in require_room(study, storage, unloadable=unloadable, converts=address is None):
+            note(f"warning  {line}")
+    is_live = sys.stdout.isatty() and not as_json
+    num_expected = planned_trials(study, unloadable)
+    progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
 
-        def drive_it() -> StudyState:
-            return drive(
-                study,
-                paths,
-                address=address,
-                python=python,
-                allow_drift=allow_drift,
-                unloadable=unloadable,
-                on_event=[progress],
-                on_end=lambda state: write_reports(paths, state, quiet=True),
-            )
+    def drive_it() -> StudyState:
+        return run_study(
+            study,
+            paths,
+            unloadable=unloadable,
+            address=address,
+            allow_drift=allow_drift,
+            on_event=[progress],
+            on_end=lambda state: write_reports(paths, state, quiet=True),
+        )
 
-        may_follow = (attach or is_ray_job()) and place_of(storage) is None  # else its ledger is seen now and then only
-        with progress:
-            state = drive_or_follow(study, paths, drive_it, on_event=[progress]) if may_follow else drive_it()
+    may_follow = (attach or is_ray_job()) and place_of(storage) is None  # else its ledger is seen now and then only
+    with progress:
+        state = run_or_follow(study, paths, drive_it, on_event=[progress], say=note) if may_follow else drive_it()
     code = exit_code_of_study(state)
     if as_json:
         status = status_of(paths, state)
@@ -111,6 +108,11 @@ def run(
         result = JobResult(exit_code=code, status=status_of(paths, state), best=best_of(paths))
         say_json_text(result.model_dump_json(), before=RESULT_MARK)
     return code
+
+
+def is_ray_job() -> bool:
+    """Whether this process was started as a Ray job: Ray leaves the job's settings in the environment, by this name."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _is_complete(paths: StudyPaths) -> bool:

@@ -24,7 +24,9 @@ LEVELS: list[set[str]] = [
     {"training", "evaluation"},
     {"trial"},
     {"tracking", "search", "comparison"},
-    {"execution", "planning"},
+    {"planning"},
+    {"execution"},
+    {"study"},
     {"services"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}

@@ -15,12 +15,13 @@ from afp_ray.comparison.published import BASELINES, published_names
 from afp_ray.config.load import load_study
 from afp_ray.errors import UserError
 from afp_ray.ledger import replay
+from afp_ray.planning.check import check_study
 from afp_ray.records import TrialStatus
 from afp_ray.search import make_arms
 from afp_ray.store import StudyPaths, read_result
+from afp_ray.study import run as run_study
 from afp_ray.tracking import background
 from services import cli
-from services.driver import check_study, drive
 
 ROOT = Path(__file__).parent.parent / "search_spaces"
 EVERY = sorted(ROOT.glob("**/*.yaml"))
@@ -216,7 +217,7 @@ def test_every_small_form_runs_to_its_table(path: Path, storage: Path, monkeypat
     study = load_study(path, small=True)
     check_study(study)
     paths = StudyPaths(storage, study.name)
-    state = drive(study, paths)
+    state = run_study(study, paths)
     assert (state.closed, {trial.status for trial in state.trials}) == ("complete", {TrialStatus.DONE})
     table = compare(paths)
     assert [row.arm for row in table.arms] == [arm.name for arm in make_arms(study)]

@@ -2,11 +2,12 @@
 
 from afp_ray.execution.adoption import find_result
 from afp_ray.execution.base import Executor, JobQueue, JobSource, RunTrial
-from afp_ray.execution.driver import run_study
+from afp_ray.execution.driver import Driver
 from afp_ray.execution.local import LocalExecutor
 from afp_ray.execution.stop import StopRequest
 
 __all__ = [
+    "Driver",
     "Executor",
     "JobQueue",
     "JobSource",
@@ -14,5 +15,4 @@ __all__ = [
     "RunTrial",
     "StopRequest",
     "find_result",
-    "run_study",
 ]

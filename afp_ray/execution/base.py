@@ -1,11 +1,11 @@
 """The protocols of this room: where jobs come from, who runs them, and the function that is one trial."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from afp_ray.config import TrainingRuntime, TrialConfig
-from afp_ray.records import Job, StudyState, TrialRecord, TrialResult, Until
+from afp_ray.records import Failure, Job, StudyState, TrialRecord, TrialResult, Until
 from afp_ray.reporter import Reporter
 from afp_ray.search import Wait
 
@@ -48,6 +48,8 @@ class JobSource(Protocol):
     """Decides what runs next; `search.StudySearch` is one."""
 
     stale: tuple[str, ...]
+    refused: Mapping[str, Failure]
+    """By arm, why none of its trials can run: they fail with it and are given to no worker."""
 
     def replay(self, state: StudyState) -> None:
         """Start from what the ledger holds."""

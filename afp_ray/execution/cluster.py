@@ -16,8 +16,8 @@ from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.cluster_auth import keep_token_private
 from afp_ray.execution.preemption import cluster_watch
-from afp_ray.execution.resources import num_cpus as cpus_here
 from afp_ray.execution.scratch import scratch_folder
+from afp_ray.planning.resources import num_cpus as cpus_here
 
 logger = logging.getLogger(__name__)
 

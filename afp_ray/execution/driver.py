@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from time import time
-from types import MappingProxyType
 from typing import Any
 
 from afp_ray.config import StudyConfig, TrainingRuntime, TrialConfig
@@ -35,78 +34,30 @@ from afp_ray.records import (
 )
 from afp_ray.redaction import redact
 from afp_ray.search import WAIT, Wait
-from afp_ray.store import RESULT, StudyPaths, find_damage, trial_digests, write_atomic
+from afp_ray.store import RESULT, find_damage, trial_digests, write_atomic
 
 logger = logging.getLogger(__name__)
 
-Objective = Callable[[TrialResult], float]
-Values = Callable[[TrialResult], Mapping[str, float]]
+Measure = Callable[[TrialResult], tuple[float, Mapping[str, float]]]
+"""The first objective of a study and its further metrics, on validation, from a result."""
 _MAX_PREEMPTIONS = 100
 """Free retries of a trial in the life of a driver: beyond them something other than the market takes its machines."""
 
 
-def run_study(
-    study: StudyConfig,
-    paths: StudyPaths,
-    *,
-    search: JobSource,
-    executor: Executor,
-    objective: Objective,
-    values: Values = lambda _: {},
-    run_trial: str = RUN_TRIAL,
-    refused: Mapping[str, Failure] = MappingProxyType({}),
-    on_event: Sequence[OnEvent] = (),
-    stop: StopRequest | None = None,
-    allow_drift: bool = False,
-) -> StudyState:
-    """Run a study, or continue it after whatever stopped it.
+class Driver:
+    """Runs a study, or continues it after whatever stopped it: every change of a trial goes through here.
+
+    An executor sees it as the queue of its jobs.
 
     Args:
         study: what to run.
-        paths: where it lives.
-        search: decides what runs; fresh, it is brought up to date from the ledger here.
-        executor: runs the jobs.
-        objective: the study's objective on the validation split, from a result.
-        values: further metrics that the study asks for, likewise, by name.
+        ledger: of the study, opened, so that nobody else drives it.
+        search: decides what runs; fresh, it is brought up to date from the ledger.
+        measure: what a result is worth to the study.
         run_trial: `module:function` of a `RunTrial`, importable where the trials run.
-        refused: by arm, why none of its trials can run; they fail with it and are given to no worker.
         on_event: called after every event is durable; one that raises gives a warning and stops nothing.
         stop: lets another thread ask to stop; SIGINT and SIGTERM are heard besides.
-        allow_drift: go on although the study differs from what ran before.
-    Returns: the state when the driver ended; its `closed` begins with a `CloseReason`.
-    Raises: StudyLockedError, StudyChangedError, UnavailableError, and what the executor refuses.
     """
-    stop = stop or StopRequest()
-    with Ledger.open(paths, study, allow_drift=allow_drift) as ledger:
-        driver = Driver(study, ledger, search=search, objective=objective, run_trial=run_trial, stop=stop)
-        driver.values, driver.refused = values, refused
-        driver.on_event = list(on_event)
-        try:
-            with stop.listening():
-                driver.begin()
-                executor.run(driver)
-            note = driver.why_ended()
-        except StopNowError:
-            driver.cancel_running()
-            note = f"{CloseReason.INTERRUPTED}: {stop.reason}"
-        except BaseException as error:
-            _close_quietly(ledger, f"{CloseReason.ERROR}: {type(error).__name__}: {error}")
-            raise
-        ledger.close(note)
-        driver.tell(ledger.last_event)
-        return ledger.state
-
-
-def _close_quietly(ledger: Ledger, note: str) -> None:
-    """Close while another error is on its way: a disk that is full must not hide what happened."""
-    try:
-        ledger.close(note)
-    except AfpError as error:
-        logger.warning("the study could not be closed: %s", error)
-
-
-class Driver:
-    """The queue that an executor sees; every change of a trial goes through here into the ledger."""
 
     def __init__(
         self,
@@ -114,18 +65,17 @@ class Driver:
         ledger: Ledger,
         *,
         search: JobSource,
-        objective: Objective,
-        run_trial: str,
-        stop: StopRequest,
+        measure: Measure,
+        run_trial: str = RUN_TRIAL,
+        on_event: Sequence[OnEvent] = (),
+        stop: StopRequest | None = None,
     ) -> None:
-        self.stop = stop
+        self.stop = stop or StopRequest()
         self.num_workers = study.runtime.workers_per_trial
         self.runtime = study.runtime
-        self.on_event: list[OnEvent] = []
-        self.values: Values = lambda _: {}
-        self.refused: Mapping[str, Failure] = {}
-        self._ledger, self._search, self._objective = ledger, search, objective
+        self._ledger, self._search, self._measured_by = ledger, search, measure
         self._run_trial = run_trial
+        self._on_event = tuple(on_event)
         self._running: dict[str, Job] = {}
         self._retries: deque[Job] = deque()
         self._num_retries: Counter[tuple[str, FailureClass]] = Counter()
@@ -134,9 +84,38 @@ class Driver:
         self._refused = ""
         """What the disk of a trial said when it refused; nothing is started any more then."""
 
-    def begin(self) -> None:
+    def run(self, executor: Executor) -> StudyState:
+        """Go through the whole study and close it.
+
+        Returns: the state when the driver ended; its `closed` begins with a `CloseReason`.
+        Raises: StudyLockedError when another driver took the study over, UnavailableError, and what the executor
+            refuses.
+        """
+        try:
+            with self.stop.listening():
+                self._begin()
+                executor.run(self)
+            note = self._why_ended()
+        except StopNowError:
+            self._cancel_running()
+            note = f"{CloseReason.INTERRUPTED}: {self.stop.reason}"
+        except BaseException as error:
+            self._close_quietly(f"{CloseReason.ERROR}: {type(error).__name__}: {error}")
+            raise
+        self._ledger.close(note)
+        self._tell(self._ledger.last_event)
+        return self._ledger.state
+
+    def _close_quietly(self, note: str) -> None:
+        """Close while another error is on its way: a disk that is full must not hide what happened."""
+        try:
+            self._ledger.close(note)
+        except AfpError as error:
+            logger.warning("the study could not be closed: %s", error)
+
+    def _begin(self) -> None:
         """Tell what OPENED, bring the search up to date and end trials that can no longer run."""
-        self.tell(self._ledger.last_event)
+        self._tell(self._ledger.last_event)
         self._plan_lost()
         self._search.replay(self._ledger.state)
         for trial_id in self._search.stale:
@@ -188,8 +167,8 @@ class Driver:
             adopted = adopt(self._ledger.paths, job)
             if adopted is not None:
                 self._finish(job, Outcome(result=adopted[0]), note=adopted[1])
-            elif job.arm in self.refused:
-                self._finish(job, Outcome(failure=self.refused[job.arm]))
+            elif job.arm in self._search.refused:
+                self._finish(job, Outcome(failure=self._search.refused[job.arm]))
             else:
                 self._running[job.trial_id] = job
                 claim(self._ledger.paths.trial(job.trial_id), attempt=job.attempt, token=self._ledger.token)
@@ -229,7 +208,7 @@ class Driver:
 
     # --- the end of a study -------------------------------------------------------------------------------------
 
-    def why_ended(self) -> str:
+    def _why_ended(self) -> str:
         """The note of CLOSED, once the executor has returned.
 
         Raises: StorageError when a trial found the disk full or refusing: what runs has ended, the rest can wait.
@@ -242,7 +221,7 @@ class Driver:
             return f"{CloseReason.INTERRUPTED}: {self.stop.reason}"
         return f"{CloseReason.BUDGET}: {self._search.stopped_by()}"
 
-    def cancel_running(self) -> None:
+    def _cancel_running(self) -> None:
         """Write CANCELLED for what was running when everything was stopped at once."""
         for job in self._running.values():
             self._append(TrialStatus.CANCELLED, job.trial_id, job.attempt, role=job.role, note="stopped at once")
@@ -286,8 +265,9 @@ class Driver:
     def _measure(self, result: TrialResult) -> tuple[float, dict[str, float]] | Failure:
         """The study's objective and further metrics, or why there is none; one that is not finite can win nothing."""
         try:
-            value = float(self._objective(result))
-            others = {name: other for name, other in self.values(result).items() if math.isfinite(other)}
+            objective, further = self._measured_by(result)
+            value = float(objective)
+            others = {name: other for name, other in further.items() if math.isfinite(other)}
         except Exception as error:  # the executor's edge: a result that cannot be judged fails its trial alone
             return failure_of(error)
         if not math.isfinite(value):
@@ -373,12 +353,12 @@ class Driver:
     def _append(self, state: TrialStatus, trial_id: str, attempt: int, **fields: Any) -> None:
         event = LedgerEvent(time=time(), trial_id=trial_id, state=state, attempt=attempt, **fields)
         self._ledger.append(event)
-        self.tell(self._ledger.last_event)
+        self._tell(self._ledger.last_event)
 
-    def tell(self, event: LedgerEvent) -> None:
+    def _tell(self, event: LedgerEvent) -> None:
         """Call everybody who listens; one that raises gives a warning, and stops nothing."""
         state = self._ledger.state  # one for all: it is a copy, and grows with the study
-        for place, callback in enumerate(self.on_event):
+        for place, callback in enumerate(self._on_event):
             try:
                 callback(event, state)
             except Exception as error:  # a projection that fails is drained later

@@ -1,10 +1,20 @@
-"""Requests to stop: the first drains, the second stops now; from signals or from another thread."""
+"""Requests to stop: the first drains, the second stops now; from signals, from another thread, from `afp stop`."""
 
+import json
+import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+from afp_ray.errors import StorageError
+from afp_ray.ledger import holder
+from afp_ray.remote import ask_to_stop
+from afp_ray.store import StudyPaths, write_atomic
 
 
 class StopNowError(BaseException):
@@ -73,3 +83,46 @@ class StopRequest:
         self.request(signal.Signals(number).name)
         if self.is_now and self._may_interrupt:
             raise StopNowError
+
+
+@contextmanager
+def heed_stop_file(paths: StudyPaths, stop: StopRequest) -> Iterator[None]:
+    """Turn the file that `afp stop` leaves, from any machine that shares the storage, into a request to stop."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if paths.stop.exists():
+                paths.stop.unlink(missing_ok=True)
+                stop.request("afp stop")
+
+    if paths.stop.exists() and holder(paths) is None:
+        try:
+            paths.stop.unlink(missing_ok=True)  # left by a request that came after the last driver had ended
+        except OSError as error:
+            raise StorageError(f"cannot remove {paths.stop}: {error}") from error
+    watcher = threading.Thread(target=watch, name="stop-file", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def request_stop(paths: StudyPaths) -> dict[str, Any] | None:
+    """Ask the driver of a study to end; it starts nothing new and lets running trials finish.
+
+    Returns: who was asked; None when nobody drives the study.
+    Raises: UnavailableError when the request cannot be written.
+    """
+    driver = holder(paths)
+    if driver is None:
+        return ask_to_stop(paths)
+    write_atomic(paths.stop, json.dumps({"time": time.time()}) + "\n")
+    if driver.get("host") == socket.gethostname() and isinstance(driver.get("pid"), int):
+        try:
+            os.kill(driver["pid"], signal.SIGTERM)
+        except OSError:
+            return driver  # another user's process, or in another container: the file is enough
+        paths.stop.unlink(missing_ok=True)  # one request is heard; two would stop running trials at once
+    return driver

@@ -5,12 +5,13 @@ dominates are its front; the one with the best first objective among them is cho
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from afp_ray.config import ConstraintConfig, StudyConfig
 from afp_ray.errors import ConfigError
+from afp_ray.evaluation.objective import objective_value
 from afp_ray.methods import METHODS
-from afp_ray.records import FrontPoint, SearchFront, TrialRecord, TrialStatus
+from afp_ray.records import FrontPoint, SearchFront, TrialRecord, TrialResult, TrialStatus
 from afp_ray.search.arms import Arm
 from afp_ray.statistics.pareto import non_dominated
 
@@ -23,6 +24,18 @@ def asked_metrics(study: StudyConfig) -> tuple[str, ...]:
     """Metrics that a result has to be measured for beside the first objective: further objectives, limited metrics."""
     names = [goal.metric for goal in study.objective.also] + [limit.metric for limit in study.constraints]
     return tuple(dict.fromkeys(name for name in names if name != study.objective.metric))
+
+
+def measure_of(study: StudyConfig) -> Callable[[TrialResult], tuple[float, dict[str, float]]]:
+    """What a result is worth to the study: its first objective, and every further metric that is asked for."""
+    asked = asked_metrics(study)
+
+    def measure(result: TrialResult) -> tuple[float, dict[str, float]]:
+        pivot = result.config["data"]["pivot"]
+        objective = objective_value(result.scores, study.objective.metric, pivot=pivot)
+        return objective, {name: objective_value(result.scores, name, pivot=pivot) for name in asked}
+
+    return measure
 
 
 def needs_base(study: StudyConfig) -> bool:

@@ -4,14 +4,15 @@ Everything is derived from the trials of the ledger, so a search rebuilt after a
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json, trial_id
 from afp_ray.ledger.snapshot import Sections
-from afp_ray.records import Job, Role, StudyState, TrialRecord, TrialStatus, Until
+from afp_ray.records import Failure, Job, Role, StudyState, TrialRecord, TrialStatus, Until
 from afp_ray.search.arms import Arm, check_points, describe_merges, make_arms, resolve
 from afp_ray.search.halving import describe_rungs, excess, longest, make_ladder, require_rungs
 from afp_ray.search.jobs import continued, had_no_model, is_open, is_running, job_again, opened
@@ -39,7 +40,7 @@ class StudySearch:
         study: the validated study.
         fingerprint: content hashes of what a trial's names and paths point to.
         prior: the studies of `warm_start`, which the samplers learn from.
-        unloadable: arms whose model cannot be loaded: their trials fail, and one of a search tells enough.
+        refused: by arm, why none of its trials can run: they fail with it, and one of a search tells enough.
         clock: seconds, monotonic; the wall-time budget counts from now.
     Raises: ConfigError when an arm, the search space or a limit cannot be, or a prior study sought something else.
     """
@@ -50,7 +51,7 @@ class StudySearch:
         fingerprint: Fingerprint,
         *,
         prior: Sequence[PriorStudy] = (),
-        unloadable: Collection[str] = (),
+        refused: Mapping[str, Failure] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study = study
@@ -61,7 +62,7 @@ class StudySearch:
         self._bases = {arm.name: base_of_arm(arm, self.arms) for arm in self.arms}
         self._prior = {arm.name: prior_of(study, arm, prior) for arm in self.arms if arm.is_searched}
         self._fingerprint = fingerprint
-        self._unloadable = frozenset(unloadable)
+        self.refused = refused
         self._clock = clock
         self._started_at = clock()
         self._trials: dict[str, TrialRecord] = {}
@@ -232,7 +233,7 @@ class StudySearch:
         return self._num_search(arm) - len(self._search_trials[arm.name])
 
     def _num_search(self, arm: Arm) -> int:
-        return 1 if arm.name in self._unloadable else self._askers[arm.name].num_trials
+        return 1 if arm.name in self.refused else self._askers[arm.name].num_trials
 
     # --- confirmation: the arm's best configuration, at every seed ----------------------------------------------
 
@@ -317,7 +318,7 @@ class StudySearch:
 
     def twins(self) -> dict[str, str]:
         """By the name of an arm that searches nothing, the arm before it whose trials are its own: they run once."""
-        arms = [arm for arm in self.arms if not arm.is_searched and arm.name not in self._unloadable]
+        arms = [arm for arm in self.arms if not arm.is_searched and arm.name not in self.refused]
         first: dict[tuple[str, ...], str] = {}
         found = {}
         for arm in arms:
@@ -332,7 +333,7 @@ class StudySearch:
             yield f"{name} is the same trial as {other}: it runs once, and stands in the table as {other} alone"
         first: dict[str, str] = {}
         for arm in self.arms:
-            if arm.is_searched and arm.name not in self._unloadable:
+            if arm.is_searched and arm.name not in self.refused:
                 point = self._job(arm, check_points(arm)[0], self.study.seeds[0], "search").trial_id
                 space = {field: spec.model_dump(mode="json") for field, spec in arm.tune.items()}
                 other = first.setdefault(canonical_json([point, space]), arm.name)
@@ -347,7 +348,7 @@ class StudySearch:
         trials = self._by_arm[arm.name].values()
         finished = tuple(trial.trial_id for trial in trials if trial.status is TrialStatus.DONE)
         if arm.is_searched:
-            is_lost = arm.name in self._unloadable
+            is_lost = arm.name in self.refused
             num_confirm, num_test = (0, 0) if is_lost else (len(seeds) - 1, 1)
             return ArmPlan(arm, self._num_search(arm), num_confirm, num_test, known_ids=(), finished_ids=finished)
         known = tuple(dict.fromkeys(self._job(arm, {}, seed, "confirm").trial_id for seed in seeds))

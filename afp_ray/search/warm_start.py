@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from afp_ray.config import StudyConfig, TrialConfig, flatten
 from afp_ray.errors import ConfigError
+from afp_ray.ledger import replay
 from afp_ray.records import TrialRecord, TrialStatus
 from afp_ray.search.arms import Arm
 from afp_ray.search.conditions import holds, searched
 from afp_ray.search.objectives import metric_of, values_of
 from afp_ray.search.optuna_trials import frozen_trial, seen
 from afp_ray.search.space import distributions
+from afp_ray.store import list_studies, read_study
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,25 @@ class PriorStudy:
 
     config: StudyConfig
     trials: Sequence[TrialRecord]
+
+
+def prior_studies(study: StudyConfig, storage: Path) -> tuple[PriorStudy, ...]:
+    """The studies of `warm_start`, from their ledgers.
+
+    Raises: ConfigError naming the studies that there are.
+    """
+    if not study.warm_start:
+        return ()
+    known = {paths.name: paths for paths in list_studies(storage)}
+    for name in study.warm_start:
+        if name not in known:
+            raise ConfigError(
+                f"there is no study {name[:80]!r} under {storage} to learn from",
+                where="warm_start",
+                allowed=", ".join(other for other in known if other != study.name) or "none yet",
+                fix="give one of these names, run that study first, or take it out",
+            )
+    return tuple(PriorStudy(read_study(known[name]), replay(known[name].ledger).trials) for name in study.warm_start)
 
 
 @dataclass(frozen=True, slots=True)

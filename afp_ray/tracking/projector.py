@@ -33,7 +33,8 @@ from afp_ray.records import CloseReason, StudyState, TrialRecord, TrialStatus, U
 from afp_ray.redaction import redact, redact_json  # noqa: E402
 from afp_ray.store import StudyPaths, find_result, read_incomplete  # noqa: E402
 from afp_ray.tracking.connection import connect  # noqa: E402
-from afp_ray.tracking.outbox import Outbox  # noqa: E402
+from afp_ray.tracking.location import tracking_uri  # noqa: E402
+from afp_ray.tracking.outbox import Outbox, note_failure  # noqa: E402
 from afp_ray.tracking.run_content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
 from afp_ray.tracking.runs import CHILD_OF, DIGEST, KIND, PARENT, RunBook, Written, renamed  # noqa: E402
 
@@ -248,6 +249,24 @@ class MlflowProjector:
         run.has_datasets = run.has_datasets or bool(content.datasets)
         book.note(key, digest, is_over=is_over)
         return 1
+
+
+def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
+    """Make MLflow show the ledger, every run of it; returns the number of runs changed and the tracking URI.
+
+    Raises: UnavailableError when MLflow cannot be reached; the outbox then says why.
+    """
+    uri = tracking_uri(study.runtime.tracking_uri, paths.storage)
+    projector = MlflowProjector(study, paths, uri, verify=True)
+    try:
+        return projector.project(), redact(uri)
+    except ModuleNotFoundError as error:
+        reason = f"MLflow at {redact(uri)} needs the Python package {error.name}; pip install {error.name}"
+        note_failure(projector.outbox, reason)
+        raise UnavailableError(reason) from error
+    except UnavailableError as error:
+        note_failure(projector.outbox, str(error))
+        raise
 
 
 def _log_numbers(client: MlflowClient, run: Written, content: RunContent, *, start: int, stamp: int) -> None:

@@ -29,9 +29,9 @@ from afp_ray.tracking import background
 from afp_ray.tracking.background import BackgroundProjector
 from afp_ray.tracking.location import default_uri
 from afp_ray.tracking.outbox import lag
+from afp_ray.tracking.projector import sync
 from afp_ray.tracking.schema import mlflow_revisions
 from services.answers import status_of
-from services.driver import sync
 from services.showing import show_status
 
 ROOT = Path(__file__).parents[2]

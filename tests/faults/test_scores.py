@@ -7,14 +7,12 @@ from typing import Any
 
 import fake_trials
 import pytest
-from executor_suite import make_study, no_fingerprint, run
+from executor_suite import make_study, run
 from oracle import Oracle
 
 from afp_ray.config import StudyConfig
-from afp_ray.execution import LocalExecutor, run_study
+from afp_ray.execution import LocalExecutor
 from afp_ray.records import FailureClass, StudyState, TrialResult, TrialStatus
-from afp_ray.search import StudySearch
-from afp_ray.store import StudyPaths
 
 ILL: dict[str, Any] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "missing": None, "text": "high"}
 
@@ -34,14 +32,7 @@ def objective_that_is(value: Any) -> Callable[[TrialResult], Any]:
 
 def run_with(objective: Callable[[TrialResult], Any]) -> Callable[[StudyConfig, Path], StudyState]:
     def runner(study: StudyConfig, storage: Path) -> StudyState:
-        return run_study(
-            study,
-            StudyPaths(storage, study.name),
-            search=StudySearch(study, no_fingerprint),
-            executor=LocalExecutor(),
-            objective=objective,
-            run_trial="fake_trials:run",
-        )
+        return run(study, storage, LocalExecutor(), measure=lambda result: (objective(result), {}))
 
     return runner
 

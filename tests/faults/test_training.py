@@ -60,7 +60,7 @@ def test_each_trial_goes_on_from_its_checkpoint(
     oracle: Oracle,
     tmp_path: Path,
 ) -> None:
-    from services.driver import cached_fingerprints
+    from afp_ray.planning.check import cached_fingerprints
 
     num_kills = 0
     for stage, done in KILLS:

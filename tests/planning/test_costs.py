@@ -10,15 +10,15 @@ import pytest
 
 from afp_ray.config import StudyConfig, TrialConfig, trial_id
 from afp_ray.ledger import Ledger
+from afp_ray.planning.check import Checked
 from afp_ray.planning.costs import Costs, measured_trials
 from afp_ray.planning.probe import probe_trials
 from afp_ray.records import LedgerEvent, Score, TrainingSummary, TrialResult
 from afp_ray.search import make_arms, resolve
 from afp_ray.search.halving import make_ladder
 from afp_ray.store import StudyPaths, write_json
-from services import cli, driver, planning
-from services.driver import Checked
-from services.planning import plan_answer
+from afp_ray.study import plan as plan_study
+from services import cli
 
 FIXED = {
     "model.name": "embedded",
@@ -93,13 +93,13 @@ def plant(storage: Path, study: StudyConfig, trials: Sequence[tuple[str, str]], 
 @pytest.fixture(autouse=True)
 def only_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks and overlap have their own tests; planted trials keep their ids."""
-    monkeypatch.setattr(planning, "check_study", lambda _: Checked())
-    monkeypatch.setattr(planning, "overlap_reports", lambda _: [])
+    monkeypatch.setattr("afp_ray.study.check_study", lambda _: Checked())
+    monkeypatch.setattr("afp_ray.planning.plan.overlap_reports", lambda _: [])
     monkeypatch.setattr("afp_ray.search.study_search.StudySearch._is_current", lambda *_: True, raising=False)
 
 
 def test_without_trials_there_is_no_estimate_and_the_probe_is_named(tmp_path: Path) -> None:
-    answer = plan_answer(make_study(), tmp_path)
+    answer = plan_study(make_study(), tmp_path)
     assert (answer.cost, answer.hours, answer.based_on) == (None, None, 0)
     assert any("--probe" in line and "mcl, mit" in line for line in answer.notes)
 
@@ -107,7 +107,7 @@ def test_without_trials_there_is_no_estimate_and_the_probe_is_named(tmp_path: Pa
 def test_two_trials_tell_what_the_rest_costs(tmp_path: Path) -> None:
     study = make_study()
     plant(tmp_path, study, [("mcl", "search"), ("mit", "search")])
-    answer = plan_answer(study, tmp_path)
+    answer = plan_study(study, tmp_path)
     assert answer.cost is not None
     real = 0.0
     for arm in make_arms(study):
@@ -138,7 +138,7 @@ def test_a_whole_confirmation_is_priced_from_another_and_not_from_a_search_trial
 def test_terms_that_were_not_measured_together_are_added_up(tmp_path: Path) -> None:
     plant(tmp_path, make_study(), [("mcl", "search"), ("mit", "search")])
     study = make_study("other", methods=("afp",))
-    answer = plan_answer(study, tmp_path)
+    answer = plan_study(study, tmp_path)
     config = resolve(make_arms(study)[0], {}, 0)
     assert answer.arms[0].trial_s == pytest.approx(price(config, 1)[1], rel=1e-6)
 
@@ -148,7 +148,7 @@ def test_more_steps_and_larger_batches_cost_in_proportion(tmp_path: Path, field:
     plant(tmp_path, make_study(), [("mit", "search"), ("mit", "search")])
     study = make_study("other", methods=("mit",), fixed={field: value})
     config = resolve(make_arms(study)[0], {}, 0)
-    assert plan_answer(study, tmp_path).arms[0].trial_s == pytest.approx(price(config, 1)[1], rel=1e-6)
+    assert plan_study(study, tmp_path).arms[0].trial_s == pytest.approx(price(config, 1)[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("fixed", [{"model.name": "smollm2"}, {"evaluation.limit": 3}, {"evaluation.tasks": ["xcopa"]}])
@@ -170,7 +170,7 @@ def test_the_first_trial_of_a_process_does_not_make_all_others_dear(tmp_path: Pa
         return training, whole + (20.0 if len(calls) == 1 else 0.0)
 
     plant(tmp_path, study, [("mit", "search"), ("mit", "search")], cold)
-    answer = plan_answer(study, tmp_path)
+    answer = plan_study(study, tmp_path)
     config = resolve(make_arms(study)[0], {}, 0)
     assert answer.arms[0].trial_s == pytest.approx(price(config, 1)[1])
     assert answer.hours is not None
@@ -181,7 +181,7 @@ def test_rungs_count_with_the_share_that_halving_expects(tmp_path: Path) -> None
     whole = make_study(methods=("mit",), budget={"trials": 9}, seeds=(0,), fixed={"training.max_steps": 90})
     plant(tmp_path, make_study("before"), [("mit", "search"), ("mit", "search")])
     halved = whole.model_copy(update={"pruner": type(whole.pruner)(name="asha", factor=3)})
-    costs = [plan_answer(study, tmp_path) for study in (whole, halved)]
+    costs = [plan_study(study, tmp_path) for study in (whole, halved)]
     config = resolve(make_arms(whole)[0], {}, 0)
     training, one = price(config, 1)
     # All train 10 of 90 steps, some go on to 30, fewer to the end; each stop is a scoring.
@@ -208,7 +208,7 @@ def test_the_budget_that_will_end_the_study_is_named(
 ) -> None:
     plant(tmp_path, make_study(), [("mcl", "search"), ("mit", "search")])
     study = make_study(budget={"trials": 4, **budget})
-    cost = plan_answer(study, tmp_path).cost
+    cost = plan_study(study, tmp_path).cost
     assert cost is not None
     assert cost.stopped_by == name
     if share is not None:
@@ -227,7 +227,7 @@ def test_the_budget_that_will_end_the_study_is_named(
 def test_workers_share_steps_and_all_of_them_are_paid(tmp_path: Path) -> None:
     plant(tmp_path, make_study(), [("mit", "search"), ("mit", "search")])
     study = make_study("other", methods=("mit",), runtime={"executor": "ray", "workers_per_trial": 2})
-    answer = plan_answer(study, tmp_path)
+    answer = plan_study(study, tmp_path)
     training, whole = price(resolve(make_arms(study)[0], {}, 0), 1)
     assert answer.arms[0].trial_s == pytest.approx(whole - training / 2)
     assert answer.cost is not None
@@ -237,7 +237,7 @@ def test_workers_share_steps_and_all_of_them_are_paid(tmp_path: Path) -> None:
 def test_the_local_executor_trains_in_one_worker_whatever_their_number(tmp_path: Path) -> None:
     plant(tmp_path, make_study(), [("mit", "search"), ("mit", "search")])
     study = make_study("other", methods=("mit",), runtime={"executor": "local", "workers_per_trial": 2})
-    answer = plan_answer(study, tmp_path)
+    answer = plan_study(study, tmp_path)
     assert answer.arms[0].trial_s == pytest.approx(price(resolve(make_arms(study)[0], {}, 0), 1)[1])
     assert answer.cost is not None
     assert answer.cost.device_hours == pytest.approx(answer.cost.trial_hours[1])
@@ -275,7 +275,7 @@ def test_trials_that_were_restarted_are_priced_by_all_their_attempts(
 def test_trials_at_the_same_time_shorten_the_wait_alone(tmp_path: Path) -> None:
     plant(tmp_path, make_study(), [("mit", "search"), ("mit", "search")])
     one, four = (
-        plan_answer(make_study("other", methods=("mit",), runtime=runtime), tmp_path).cost
+        plan_study(make_study("other", methods=("mit",), runtime=runtime), tmp_path).cost
         for runtime in ({"executor": "local"}, {"executor": "ray", "concurrency": 4})
     )
     assert one is not None
@@ -314,7 +314,7 @@ def test_a_probe_measures_each_kind_of_trial_once_and_keeps_nothing(
 ) -> None:
     monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
     study = make_study(methods=("base", "mit", "cit"), fixed={**TINY, "evaluation.limit": 40})
-    answer = plan_answer(study, tmp_path / "runs", probe=True)
+    answer = plan_study(study, tmp_path / "runs", probe=True)
     assert answer.cost is not None
     assert (answer.cost.source, answer.cost.measured, answer.based_on) == ("probe", 1, 0)  # all three cost alike
     base, mit, cit = answer.arms
@@ -347,7 +347,7 @@ def run(study: StudyConfig, storage: Path, *arguments: str) -> int:
 def no_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("afp_ray.tracking.background.BackgroundProjector", NoProjection)
     monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(driver, "check_study", lambda _: Checked())
+    monkeypatch.setattr("afp_ray.study.check_study", lambda _: Checked())
 
 
 @pytest.mark.usefixtures("no_mlflow")
@@ -399,7 +399,7 @@ def test_two_real_trials_tell_the_cost_of_the_next_within_30_percent(
             for name, seeds in (("first", (0,)), ("next", (1, 2)))
         ]
         assert run(studies[0], storage) == 0
-        cost = plan_answer(studies[1], storage).cost
+        cost = plan_study(studies[1], storage).cost
         assert cost is not None
         assert run(studies[1], storage) == 0
         found = measured_trials(storage, on_gpu=False)

@@ -19,11 +19,12 @@ from afp_ray.config import StudyConfig
 from afp_ray.errors import StudyChangedError, StudyLockedError
 from afp_ray.execution import LocalExecutor
 from afp_ray.ledger import replay
+from afp_ray.ledger.following import follow
+from afp_ray.planning.check import Checked
 from afp_ray.records import LedgerEvent, StudyState
 from afp_ray.store import StudyPaths
-from services import cli, running
-from services.attaching import drive_or_follow, follow
-from services.driver import Checked
+from afp_ray.study import run_or_follow
+from services import cli
 from services.schemas import RESULT_MARK, JobResult
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -67,7 +68,7 @@ def follow_from(
             once_locked()
             raise
 
-    state = drive_or_follow(
+    state = run_or_follow(
         study,
         StudyPaths(storage, "fake"),
         drive,
@@ -169,8 +170,8 @@ def test_a_ray_job_follows_and_ends_with_a_line_for_programs(
             raise StudyLockedError("study made is already being driven by pid 1 on host")
         return state
 
-    monkeypatch.setattr(running, "drive", drive)
-    monkeypatch.setattr(running, "check_study", lambda study: Checked())
+    monkeypatch.setattr("afp_ray.study.run", drive)
+    monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
     arguments = ["run", str(paths.study), "--storage", str(tmp_path), "--executor", "local"]
     assert cli.main(arguments) == 6
     tries.clear()

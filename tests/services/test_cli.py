@@ -16,11 +16,12 @@ import pytest
 from fabricate import fabricate, leave_running, make_study
 
 from afp_ray.errors import DataError, ModelError, StudyLockedError, UnavailableError
+from afp_ray.execution.stop import heed_stop_file, request_stop
 from afp_ray.ledger import Ledger
+from afp_ray.planning.check import Checked
 from afp_ray.records import StudyState, TrialRecord, TrialStatus
 from afp_ray.store import StudyPaths
-from services import cli, driver, running
-from services.driver import Checked
+from services import cli
 from services.output import exit_code_of_study, show_error
 from services.studies import find, storage_folder
 
@@ -158,7 +159,7 @@ def test_checks_come_before_the_ledger(
     def refuse(_: object) -> None:
         raise ModelError("there is no model", where="model.name", fix="give a folder")
 
-    monkeypatch.setattr("afp_ray.trial.run.check_trial", refuse)
+    monkeypatch.setattr("afp_ray.planning.check.check_trial", refuse)
     file = tmp_path / "study.yaml"
     file.write_text("name: mine\ncompare: {method: [base, afp]}\n")
     assert afp("run", str(file), "--executor", "local", storage=tmp_path / "runs") == 2
@@ -188,8 +189,8 @@ def test_a_run_prints_its_events_and_ends_with_table_best_and_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fabricate(tmp_path)
-    monkeypatch.setattr(running, "check_study", lambda study: Checked())
-    monkeypatch.setattr(running, "drive", fake_drive(paths, "complete"))
+    monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
+    monkeypatch.setattr("afp_ray.study.run", fake_drive(paths, "complete"))
     assert afp("resume", "demo", storage=tmp_path) == 3  # one trial failed
     out = capsys.readouterr().out
     for words in (
@@ -210,8 +211,8 @@ def test_an_interrupted_run_says_how_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fabricate(tmp_path)
-    monkeypatch.setattr(running, "check_study", lambda study: Checked())
-    monkeypatch.setattr(running, "drive", fake_drive(paths, "interrupted: SIGINT"))
+    monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
+    monkeypatch.setattr("afp_ray.study.run", fake_drive(paths, "interrupted: SIGINT"))
     assert afp("resume", "demo", storage=tmp_path) == 130
     assert "saved; 5 of 6 planned trials done. Continue: afp resume demo" in capsys.readouterr().out
 
@@ -220,8 +221,8 @@ def test_a_run_as_json_is_one_document_a_line_then_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fabricate(tmp_path)
-    monkeypatch.setattr(running, "check_study", lambda study: Checked())
-    monkeypatch.setattr(running, "drive", fake_drive(paths, "complete"))
+    monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
+    monkeypatch.setattr("afp_ray.study.run", fake_drive(paths, "complete"))
     assert afp("resume", "demo", "--json", storage=tmp_path) == 3
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("state") for line in lines[:2]] == ["OPENED", "DONE"]
@@ -254,17 +255,17 @@ def test_the_state_of_a_study_is_read_when_its_driver_is_dead(
 
 def test_stop_signals_a_driver_on_this_machine_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = fabricate(tmp_path)
-    assert driver.request_stop(paths) is None
+    assert request_stop(paths) is None
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr("services.driver.os.kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr("afp_ray.execution.stop.os.kill", lambda pid, number: sent.append((pid, number)))
     with Ledger.open(paths, make_study()):
-        asked = driver.request_stop(paths)
+        asked = request_stop(paths)
         assert asked is not None
         assert asked["pid"] == os.getpid()
         assert sent == [(os.getpid(), signal.SIGTERM)]
         assert not paths.stop.exists()
         monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-        driver.request_stop(paths)  # a driver on another machine finds the file
+        request_stop(paths)  # a driver on another machine finds the file
         assert paths.stop.exists()
         assert len(sent) == 1
 
@@ -273,7 +274,7 @@ def test_the_stop_file_becomes_a_request(tmp_path: Path) -> None:
     paths = fabricate(tmp_path)
     paths.stop.write_text("old")
     asked: list[str] = []
-    with driver._stop_file(paths, SimpleNamespace(request=asked.append)):
+    with heed_stop_file(paths, SimpleNamespace(request=asked.append)):
         assert not paths.stop.exists()  # what an earlier driver did not hear is no request to this one
         paths.stop.write_text("now")
         until = time.monotonic() + 10

@@ -28,8 +28,8 @@ from ray.core.generated.gcs_service_pb2_grpc import (
 
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution import cluster_auth
-from services import cli, doctor, running
-from services.driver import Checked
+from afp_ray.planning.check import Checked
+from services import cli, doctor
 from services.schemas import DoctorCheck
 
 
@@ -213,8 +213,8 @@ def test_afp_run_refuses_an_open_cluster_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cluster_auth, "is_loopback", lambda host: False)
-    monkeypatch.setattr(running, "check_study", lambda study: Checked())
-    monkeypatch.setattr(running, "drive", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
+    monkeypatch.setattr("afp_ray.study.run", lambda *_, **__: pytest.fail("it ran"))
     with grpc_head(None) as address:
         arguments = ["run", "demo", "--storage", str(tmp_path), "--address", address]
         assert cli.main(arguments) == 2
@@ -251,8 +251,8 @@ def test_a_storage_url_needs_a_cluster_of_one_node(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(running, "check_study", lambda study: Checked())
-    monkeypatch.setattr(running, "drive", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
+    monkeypatch.setattr("afp_ray.study.run", lambda *_, **__: pytest.fail("it ran"))
     with grpc_head(None, num_nodes=num_nodes) as address:
         arguments = ["run", "demo", "--storage", f"file://{tmp_path}/there", "--address", address]
         if code is None:

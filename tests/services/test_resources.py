@@ -7,7 +7,8 @@ import pytest
 from staged import NoProjection
 
 from afp_ray.config import RuntimeConfig
-from afp_ray.execution import cluster, resources
+from afp_ray.execution import cluster
+from afp_ray.planning import resources
 from afp_ray.tracking import background
 from services import cli
 

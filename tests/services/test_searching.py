@@ -12,12 +12,12 @@ from search_cases import make_study as make_searched
 from afp_ray.config import StudyConfig, load
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.ledger import Ledger, replay
+from afp_ray.planning.check import check_study
 from afp_ray.records import Score, TrainingSummary, TrialResult, TrialStatus
+from afp_ray.search import measure_of, prior_studies
 from afp_ray.store import StudyPaths
 from services import cli
 from services.answers import best_answer, status_answer
-from services.driver import check_study
-from services.searching import measured, prior_studies, search_of
 
 TUNE = {"loss.layer": {"low": 0, "high": 6, "int": True}}
 GUARD = [{"metric": "pivot_mean", "min": 0.6}]
@@ -101,8 +101,8 @@ def test_a_result_is_measured_for_everything_that_the_study_asks() -> None:
         ),
         training=TrainingSummary(steps=1),
     )
-    assert measured(study)(result) == {"xcopa": pytest.approx(0.6), "pivot_mean": pytest.approx(0.5)}
-    assert measured(make_searched())(result) == {}
+    assert measure_of(study)(result)[1] == {"xcopa": pytest.approx(0.6), "pivot_mean": pytest.approx(0.5)}
+    assert measure_of(make_searched())(result)[1] == {}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_studies_of_a_warm_start_are_found_or_named(storage: Path) -> None:
     assert len(prior.trials) == len(replay(StudyPaths(storage, "demo").ledger).trials)
     assert prior_studies(make_searched(), storage) == ()
     with pytest.raises(ConfigError) as caught:
-        search_of(study.model_copy(update={"warm_start": ("demmo",)}), storage, lambda _: {})
+        prior_studies(study.model_copy(update={"warm_start": ("demmo",)}), storage)
     assert (caught.value.where, caught.value.allowed) == ("warm_start", "demo")
 
 

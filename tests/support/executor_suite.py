@@ -10,8 +10,8 @@ import fake_trials
 import pytest
 
 from afp_ray.config import StudyConfig, TrialConfig
-from afp_ray.execution import Executor, StopRequest, run_study
-from afp_ray.ledger import replay
+from afp_ray.execution import Driver, Executor, StopRequest
+from afp_ray.ledger import Ledger, replay
 from afp_ray.ledger.state import parse_line
 from afp_ray.records import FailureClass, LedgerEvent, StudyState, TrialStatus
 from afp_ray.search import StudySearch
@@ -42,15 +42,11 @@ def no_fingerprint(_: TrialConfig) -> dict[str, str]:
 
 def run(study: StudyConfig, storage: Path, executor: Executor, **options: Any) -> StudyState:
     """Run `study` with fake trials."""
-    return run_study(
-        study,
-        StudyPaths(storage, study.name),
-        search=options.pop("search", None) or StudySearch(study, no_fingerprint),
-        executor=executor,
-        objective=fake_trials.objective,
-        run_trial=options.pop("run_trial", "fake_trials:run"),
-        **options,
-    )
+    options = {"measure": lambda result: (fake_trials.objective(result), {}), "run_trial": "fake_trials:run"} | options
+    search = options.pop("search", None) or StudySearch(study, no_fingerprint)
+    allow_drift = options.pop("allow_drift", False)
+    with Ledger.open(StudyPaths(storage, study.name), study, allow_drift=allow_drift) as ledger:
+        return Driver(study, ledger, search=search, **options).run(executor)
 
 
 def num_trainings(storage: Path, study: str = "fake") -> dict[str, int]:

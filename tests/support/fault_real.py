@@ -20,14 +20,14 @@ import afp_ray.training.loop  # noqa: F401
 from afp_ray.config import StudyConfig
 from afp_ray.errors import AfpError
 from afp_ray.evaluation import run as evaluation_run
-from afp_ray.evaluation.objective import objective_value
-from afp_ray.execution import LocalExecutor, run_study
+from afp_ray.execution import Driver, LocalExecutor
+from afp_ray.ledger import Ledger
+from afp_ray.planning.check import cached_fingerprints
 from afp_ray.records import StudyState, TrialResult
 from afp_ray.reporter import Reporter
-from afp_ray.search import StudySearch
+from afp_ray.search import StudySearch, measure_of
 from afp_ray.store import StudyPaths
 from afp_ray.trial.run import run_trial
-from services.driver import cached_fingerprints
 
 REFUSED = 75
 _kill_at: list[tuple[str, int]] = []
@@ -63,18 +63,10 @@ def make_study(**fields: Any) -> StudyConfig:
 def run(study: StudyConfig, storage: Path, **options: Any) -> StudyState:
     """Run or continue it here."""
 
-    def objective(result: TrialResult) -> float:
-        return objective_value(result.scores, "mean", pivot=result.config["data"]["pivot"])
-
-    return run_study(
-        study,
-        StudyPaths(storage, study.name),
-        search=StudySearch(study, cached_fingerprints()),
-        executor=LocalExecutor(),
-        objective=objective,
-        run_trial="fault_real:run_and_die",
-        **options,
-    )
+    search = StudySearch(study, cached_fingerprints())
+    parts = {"measure": measure_of(study), "run_trial": "fault_real:run_and_die"} | options
+    with Ledger.open(StudyPaths(storage, study.name), study) as ledger:
+        return Driver(study, ledger, search=search, **parts).run(LocalExecutor())
 
 
 class _Killer:

@@ -25,7 +25,7 @@ from afp_ray.ledger import holder, replay, study_hash
 from afp_ray.records import LedgerEvent, StudyState, TrialResult, TrialStatus
 from afp_ray.search import StudySearch
 from afp_ray.store import LEDGER_SNAPSHOT, StudyPaths
-from services.driver import sync
+from afp_ray.tracking.projector import sync
 
 MARK = "AFP_FAULT_TEST"
 """Variable in the environment of whatever a test starts; its value tells whose it is."""

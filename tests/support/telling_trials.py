@@ -3,7 +3,6 @@
 As a script: several command lines, one after another in this process, with such trials in the place of real ones.
 """
 
-import functools
 import json
 import logging
 import os
@@ -36,15 +35,17 @@ def main(*lines: str) -> None:
     """Run the command lines, JSON each; then the log record, the warning and the error of a thread of this process."""
     import threading
 
-    import afp_ray.execution
-    from afp_ray.execution import run_study
+    import afp_ray.planning.plan
+    import afp_ray.study
+    from afp_ray.planning.check import Checked
     from afp_ray.tracking import background
-    from services import cli, driver, output, running
+    from services import cli, output
 
     output.open_streams()
-    afp_ray.execution.run_study = functools.partial(run_study, run_trial="telling_trials:run")  # type: ignore[assignment]
-    driver.cached_fingerprints = lambda *_: lambda config: {}  # type: ignore[assignment]
-    running.check_study = lambda study: driver.Checked()
+    afp_ray.study.RUN_TRIAL = "telling_trials:run"
+    for module in (afp_ray.study, afp_ray.planning.plan):
+        module.cached_fingerprints = lambda *_: lambda config: {}
+    afp_ray.study.check_study = lambda study: Checked()
     background.START_S = 0.0
     for line in lines:
         code = cli.main(json.loads(line))

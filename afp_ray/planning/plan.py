@@ -5,38 +5,39 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import ModelError
-from afp_ray.execution.resources import FIX, cluster_of, lacking_here
 from afp_ray.ledger import replay, study_hash
+from afp_ray.planning.check import Checked, cached_fingerprints, refusals
 from afp_ray.planning.costs import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
 from afp_ray.planning.disk import FIX as NO_ROOM
 from afp_ray.planning.disk import disk_needs, kept_bytes
-from afp_ray.planning.recipe import study_configs, unread_files
+from afp_ray.planning.overlap import find_overlap
+from afp_ray.planning.probe import probe_trials
+from afp_ray.planning.recipe import read_unfiltered, study_configs, trained_recipes, training_texts, unread_files
+from afp_ray.planning.resources import FIX, cluster_of, lacking_here
 from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, StudyPlan
+from afp_ray.search import ArmPlan, StudySearch, prior_studies, resolve
+from afp_ray.search.arms import check_points
 from afp_ray.store import StudyPaths
-from services.driver import cached_fingerprints, check_study
-from services.searching import search_of
-
-if TYPE_CHECKING:  # the command line must not wait for Optuna
-    from afp_ray.search import ArmPlan
 
 
-def plan_answer(study: StudyConfig, storage: Path, *, probe: bool = False) -> StudyPlan:
-    """Check the study, count its work and estimate its cost; writes nothing.
+def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bool = False) -> StudyPlan:
+    """Count the work of a study whose checks have passed and estimate its cost; writes nothing.
 
     Args:
         study: what would be run.
         storage: its finished trials tell what a trial costs.
+        checked: what the checks of the study found.
         probe: run a few steps of the study's kinds of trials now, in this process, and go by them instead.
-    Raises: UserError for the first thing that would fail.
+    Raises: UserError for data that cannot be read.
     """
-    checked = check_study(study)
     unloadable = checked.unloadable
     paths = StudyPaths(storage, study.name)
-    search = search_of(study, storage, cached_fingerprints(study, unloadable), unloadable=unloadable)
+    prior, fingerprint = prior_studies(study, storage), cached_fingerprints(study, unloadable)
+    search = StudySearch(study, fingerprint, prior=prior, refused=refusals(unloadable))
     state = replay(paths.ledger) if paths.ledger.is_file() else None
     if state is not None:
         search.replay(state)
@@ -92,24 +93,19 @@ def _short_of_room(study: StudyConfig, storage: Path, unloadable: Collection[str
             yield f"{need.shortage}; {NO_ROOM}"
 
 
-def _measured(study: StudyConfig, arms: "Sequence[ArmPlan]", storage: Path, *, probe: bool) -> list[Measured]:
+def _measured(study: StudyConfig, arms: Sequence[ArmPlan], storage: Path, *, probe: bool) -> list[Measured]:
     on_gpu = study.runtime.gpus_per_worker > 0
     if not probe:
         return measured_trials(storage, on_gpu=on_gpu)
-    from afp_ray.planning.probe import probe_trials
-
     num_threads = max(1, int(study.runtime.cpus_per_worker))
     return probe_trials([_first_point(study, arm) for arm in arms], on_gpu=on_gpu, num_threads=num_threads)
 
 
-def _first_point(study: StudyConfig, plan: "ArmPlan") -> TrialConfig:
-    from afp_ray.search import resolve
-    from afp_ray.search.arms import check_points
-
+def _first_point(study: StudyConfig, plan: ArmPlan) -> TrialConfig:
     return resolve(plan.arm, check_points(plan.arm)[0], study.seeds[0])
 
 
-def _planned_arm(plan: "ArmPlan", cost: ArmCost, unloadable: ModelError | None) -> PlannedArm:
+def _planned_arm(plan: ArmPlan, cost: ArmCost, unloadable: ModelError | None) -> PlannedArm:
     return PlannedArm(
         problem=str(unloadable) if unloadable is not None else None,
         arm=plan.arm.name,
@@ -210,9 +206,6 @@ def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
     What an arm may draw from is compared, not what it draws: a larger amount or another seed draws other rows. Pairs
     that share a sentence with a held-out pair are left out, as a trial leaves them out.
     """
-    from afp_ray.planning.overlap import find_overlap
-    from afp_ray.planning.recipe import read_unfiltered, trained_recipes, training_texts
-
     groups: dict[str, list[TrialConfig]] = {}
     for recipe in trained_recipes(study):
         config = recipe.config
@@ -235,9 +228,6 @@ def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
     return found
 
 
-def planned_trials(study: StudyConfig, unloadable: Collection[str] = ()) -> int:
+def planned_trials(study: StudyConfig, unloadable: Mapping[str, ModelError] = MappingProxyType({})) -> int:
     """Trials that the study plans at most, finished ones included, and those of `unloadable` arms that fail."""
-    from afp_ray.search import StudySearch
-
-    fingerprint = cached_fingerprints(study, unloadable)
-    return StudySearch(study, fingerprint, unloadable=unloadable).plan().num_trials
+    return StudySearch(study, cached_fingerprints(study, unloadable), refused=refusals(unloadable)).plan().num_trials

@@ -1,0 +1,161 @@
+"""The second arrow, `StudyConfig -> StudyState`: what must hold, what it would do, and the run itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import MappingProxyType
+
+from afp_ray.config import StudyConfig
+from afp_ray.errors import ModelError, StudyChangedError, StudyLockedError
+from afp_ray.execution import Driver, Executor, LocalExecutor, StopRequest
+from afp_ray.execution.base import RUN_TRIAL
+from afp_ray.execution.stop import heed_stop_file
+from afp_ray.ledger import Ledger, holder
+from afp_ray.ledger.agreement import require_same
+from afp_ray.ledger.following import POLL_S, follow, size_of
+from afp_ray.planning.check import Checked, cached_fingerprints, check_study, refusals
+from afp_ray.planning.plan import plan_study
+from afp_ray.records import OnEvent, StudyState
+from afp_ray.records.plans import StudyPlan
+from afp_ray.remote import keeping
+from afp_ray.search import StudySearch, measure_of, prior_studies
+from afp_ray.store import StudyPaths
+from afp_ray.tracking.background import BackgroundProjector
+from afp_ray.tracking.location import tracking_uri
+
+CLOSE_S = 20.0
+"""Seconds that the last projection into MLflow may take; what it lacks then is shown by `afp sync`."""
+
+
+def check(study: StudyConfig) -> Checked:
+    """Refuse what would fail once the study runs; starts and writes nothing.
+
+    Raises: UserError for the first thing that would fail.
+    """
+    return check_study(study)
+
+
+def plan(study: StudyConfig, storage: Path, *, probe: bool = False) -> StudyPlan:
+    """Check the study, count its work and estimate its cost; writes nothing.
+
+    Args:
+        study: what would be run.
+        storage: its finished trials tell what a trial costs.
+        probe: run a few steps of the study's kinds of trials now, in this process, and go by them instead.
+    Raises: UserError for the first thing that would fail.
+    """
+    return plan_study(study, storage, check(study), probe=probe)
+
+
+def run(
+    study: StudyConfig,
+    paths: StudyPaths,
+    *,
+    unloadable: Mapping[str, ModelError] = MappingProxyType({}),
+    address: str | None = None,
+    allow_drift: bool = False,
+    on_event: Sequence[OnEvent] = (),
+    on_end: Callable[[StudyState], object] = lambda _: None,
+) -> StudyState:
+    """Run or continue a study whose checks have passed, and project it into MLflow on the way.
+
+    Args:
+        study: what to run, `runtime.executor` included.
+        paths: where it lives.
+        unloadable: by arm, why its model cannot be loaded: its trials fail with that.
+        address: of a running Ray cluster; None takes RAY_ADDRESS, else starts one here.
+        allow_drift: go on although the study differs from what ran before.
+        on_event: called after every event of the ledger.
+        on_end: called once the study is closed, before the last projection, which takes the report along.
+    Returns: the state when the driver ended.
+    Raises: StudyLockedError, StudyChangedError, UnavailableError, UserError.
+    """
+    search = StudySearch(
+        study,
+        cached_fingerprints(study, unloadable),
+        prior=prior_studies(study, paths.storage),
+        refused=refusals(unloadable),
+    )
+    executor = _executor(study, address)
+    projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
+    stop = StopRequest()
+    try:
+        with _pushed(paths, stop), heed_stop_file(paths, stop):
+            with Ledger.open(paths, study, allow_drift=allow_drift) as ledger:
+                state = Driver(
+                    study,
+                    ledger,
+                    search=search,
+                    measure=measure_of(study),
+                    run_trial=RUN_TRIAL,
+                    on_event=[*on_event, lambda *_: projector.submit()],
+                    stop=stop,
+                ).run(executor)
+            on_end(state)
+        projector.submit()
+        return state
+    except StudyChangedError:
+        raise  # what was refused must not show in the runs of what was run
+    except BaseException:
+        if paths.ledger.is_file() and holder(paths) is None:  # nobody drives it now: no run may stay RUNNING
+            projector.submit()
+        raise
+    finally:
+        projector.close(deadline_s=CLOSE_S)
+
+
+def _executor(study: StudyConfig, address: str | None) -> Executor:
+    if study.runtime.executor == "local":
+        return LocalExecutor()
+    from afp_ray.execution.ray_executor import RayExecutor  # Ray takes a second to import
+
+    return RayExecutor(study.runtime, address=address)
+
+
+def _pushed(paths: StudyPaths, stop: StopRequest) -> AbstractContextManager[None]:
+    """Hold and push a study whose storage is a URL."""
+
+    def lost(reason: str) -> None:
+        stop.request(reason)
+        stop.request(reason)  # twice is at once: another machine runs these trials now
+
+    return keeping(paths, on_lost=lost, on_stop=lambda: stop.request("afp stop"))
+
+
+def run_or_follow(
+    study: StudyConfig,
+    paths: StudyPaths,
+    run_it: Callable[[], StudyState],
+    *,
+    on_event: Sequence[OnEvent] = (),
+    say: Callable[[str], None] = lambda _: None,
+    poll_s: float = POLL_S,
+) -> StudyState:
+    """Run the study, or follow who runs it until that driver has closed it or is dead.
+
+    Args:
+        study: what we would run.
+        paths: where it lives.
+        run_it: runs or continues the study; raises StudyLockedError while another driver holds it.
+        on_event: called after every event that the other driver writes; `run_it` tells its own.
+        say: called with a line for the user whenever another driver takes part.
+        poll_s: seconds between two looks at the ledger.
+    Returns: the state at the end, whoever drove.
+    Raises: StudyChangedError when the other driver runs another study of that name; what `run_it` raises.
+    """
+    while True:
+        start = size_of(paths.ledger)
+        try:
+            return run_it()
+        except StudyLockedError as error:
+            if paths.study.is_file() and require_same(paths, study).budget != study.budget:
+                say(f"the driver of {paths.name} goes on with its own budget; this one's counts if it takes over")
+            say(f"{error}; following it")
+        try:
+            state = follow(paths, start=start, on_event=on_event, poll_s=poll_s)
+        except KeyboardInterrupt:
+            say(f"no longer following {paths.name}, which goes on; to stop it: afp stop {paths.name}")
+            raise
+        if state is not None:
+            return state
+        say(f"the driver of {paths.name} ended without a word; taking the study over")
