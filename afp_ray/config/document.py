@@ -1,7 +1,7 @@
-"""A YAML file as plain values, with the place of every key and value, and nothing that YAML guesses wrong.
+"""A YAML 1.2 file as plain values, with the place of every key and value.
 
-YAML 1.1 turns `no` into false, `010` into 8 and `1e-5` into text; whatever a reader would not expect is refused here,
-with the place and what to write instead. Nothing of the file is ever executed.
+PyYAML scans and composes; what a scalar means is decided here, by the core schema of YAML 1.2. PyYAML itself would read
+it by YAML 1.1, where `no` is false, `1e-5` text and `1:30` the number 90. Nothing of the file is ever executed.
 """
 
 import difflib
@@ -24,11 +24,14 @@ MAX_DEPTH = 32
 MAX_ALIASES = 100
 MAX_NODES = 50_000
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_EXPONENT = re.compile(r"([-+]?)(\d[\d_]*)?(\.[\d_]*)?[eE]([-+]?)(\d+)")
-_SEXAGESIMAL = re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
-_OCTAL = re.compile(r"[-+]?0o?[0-7_]+")
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
+_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # takes every scalar for text
+_NULLS = frozenset(("", "~", "null", "Null", "NULL"))
+_BOOLS = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
+# Underscores and 0b are of YAML 1.1; they mean nothing else in 1.2.
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0b[01_]*[01]|0o[0-7_]*[0-7]|0x[0-9a-fA-F_]*[0-9a-fA-F])_*")
+_NUMBER = re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_OCTAL = re.compile(r"[-+]?0[0-7_]*[0-7]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,10 @@ class Document:
         self, path: KeyPath, problem: str, *, at_key: bool = False, allowed: str = "", fix: str = ""
     ) -> ConfigError:
         """A `ConfigError` at the place of `path`, or of its nearest parent, that shows the source line."""
-        known = next((path[:size] for size in range(len(path), -1, -1) if path[:size] in self.places), None)
-        if known is None:
+        nearest = next((path[:size] for size in range(len(path), -1, -1) if path[:size] in self.places), None)
+        if nearest is None:
             return ConfigError(problem, where=self.name, allowed=allowed, fix=fix)
-        place = self.places[known]
+        place = self.places[nearest]
         if place.origin is not None:
             return ConfigError(problem, where=place.origin, allowed=allowed, fix=fix)
         line, column = (place.key_line, place.key_column) if at_key else (place.line, place.column)
@@ -177,8 +180,8 @@ def _read_text(path: Path, name: str) -> str:
     except (OSError, ValueError) as error:
         raise _missing(path, name) from error
     if stat.S_ISDIR(status.st_mode):
-        found = sorted(entry.name for entry in path.glob("*.y*ml"))
-        raise ConfigError("this is a folder, not a YAML file", where=name, allowed=", ".join(found[:10]))
+        files = sorted(entry.name for entry in path.glob("*.y*ml"))
+        raise ConfigError("this is a folder, not a YAML file", where=name, allowed=", ".join(files[:10]))
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError("this is no regular file", where=name)
     if status.st_size > MAX_BYTES:
@@ -295,7 +298,7 @@ class _Reader:
         for key_node, child in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.fail(key_node, "a key must be text, not a list or mapping")
-            if key_node.tag.endswith(":merge"):
+            if key_node.value == "<<" and not key_node.style:  # of YAML 1.1 alone
                 raise self.fail(key_node, "the merge key << is not accepted", fix="write the fields out")
             key = self.scalar(key_node)
             if not isinstance(key, str):
@@ -311,47 +314,34 @@ class _Reader:
         return values
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
-        """The value of a scalar, refusing forms that mean something else than they look like."""
-        text, kind = node.value, _PLAIN_TAGS.get(node.tag)
-        if kind == "null":
+        """The value of a scalar, refusing numbers that mean something else than they look like."""
+        text = node.value
+        if node.style:  # quotes, or a block of lines
+            return text
+        if text in _NULLS:
             return None
-        if kind == "bool":
-            return text.lower() in ("yes", "true", "on")
-        if kind == "int":
+        if text in _BOOLS:
+            return _BOOLS[text]
+        if _OCTAL.fullmatch(text):
+            decimal = text.lstrip("+-").replace("_", "").lstrip("0") or "0"
+            raise self.fail(node, f"{text} was read by YAML as an octal number", fix=f'write {decimal}, or "{text}"')
+        if _INTEGER.fullmatch(text):
             return self.integer(node, text)
-        if kind == "float":
-            return self.number(node, text)
-        if kind != "str":
-            what = "a date" if node.tag.endswith(":timestamp") else node.tag.rpartition(":")[2]
-            raise self.fail(node, f"{text} was read by YAML as {what}", fix=f'write "{text}"')
-        if not node.style and (match := _EXPONENT.fullmatch(text)) and (match[2] or match[3]):
-            sign, whole, fraction, exponent_sign, exponent = match.groups()
-            number = f"{sign}{whole or '0'}{fraction if fraction not in (None, '.') else '.0'}e"
-            number += f"{exponent_sign or '+'}{exponent}"
-            raise self.fail(node, f"{text} was read by YAML as text", fix=f'write {number} (or "{text}" for text)')
-        if not node.style and _OCTAL.fullmatch(text) and len(text) > 1:
-            raise self.fail(node, f"{text} looks like an octal number", fix=f'write a decimal number, or "{text}"')
+        if _NOT_FINITE.fullmatch(text):
+            raise self.fail(node, f"{text} is not a finite number", fix="write a finite number, or null for none")
+        if _NUMBER.fullmatch(text):
+            value = float(text.replace("_", ""))
+            if not math.isfinite(value):
+                fix = f'write a finite number, or "{text}" for text'
+                raise self.fail(node, f"{text} is not a finite number", fix=fix)
+            return value
         return text
 
     def integer(self, node: yaml.ScalarNode, text: str) -> int:
-        if _SEXAGESIMAL.fullmatch(text):
-            raise self.fail(node, f"{text} was read by YAML as a base-60 number", fix=f'write "{text}", or seconds')
-        digits = text.lstrip("+-").replace("_", "")
-        if _OCTAL.fullmatch(text) and len(digits) > 1:
-            decimal = digits.lstrip("0") or "0"
-            raise self.fail(node, f"{text} was read by YAML as an octal number", fix=f'write {decimal}, or "{text}"')
+        digits = text.replace("_", "")
         value = int(digits, 0) if len(digits) < 70 else 2**64
-        if value >= 2**63:
+        if abs(value) >= 2**63:
             raise self.fail(node, f"{text[:40]} does not fit in 64 bits", allowed="whole numbers below 2^63")
-        return -value if text.startswith("-") else value
-
-    def number(self, node: yaml.ScalarNode, text: str) -> float:
-        if _SEXAGESIMAL.fullmatch(text):
-            raise self.fail(node, f"{text} was read by YAML as a base-60 number", fix=f'write "{text}", or seconds')
-        bare = text.replace("_", "").lower()
-        value = math.inf if bare.strip("+-.") in ("inf", "nan") else float(bare)
-        if not math.isfinite(value):
-            raise self.fail(node, f"{text} is not a finite number", fix="write a finite number, or null for none")
         return value
 
 

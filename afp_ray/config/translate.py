@@ -13,7 +13,8 @@ from afp_ray.config.document import Document, KeyPath
 from afp_ray.config.fields import did_you_mean, models_in, trial_fields
 from afp_ray.errors import ConfigError
 
-_YES_NO = ("yes", "no", "on", "off", "true", "false")
+_OLD_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""What YAML 1.1 read as true and false; in 1.2 they are text."""
 _TAGS = ("range", "choices")
 _EXPECTED = {
     "string": "text",
@@ -60,11 +61,11 @@ def translate(
     if kind == "missing":
         return error_at(document, path, f"{name} is missing", fix=f"add a line `{loc[-1]}: ...`")
     raw = document.raw(path)
-    if isinstance(value, bool) and raw is not None and raw.lower() in _YES_NO and "bool" not in kind:
+    if isinstance(value, bool) and raw is not None and "bool" not in kind:
         problem = f"{name}: {raw} was read by YAML as {str(value).lower()}"
         return error_at(document, path, problem, allowed=_allowed(kind, context), fix=f'write "{raw}"')
     problem = _sentence(kind, context, name, value, details["msg"])
-    return error_at(document, path, problem, allowed=_allowed(kind, context), fix=_fix(kind, context, value))
+    return error_at(document, path, problem, allowed=_allowed(kind, context), fix=_fix(kind, context, value, raw))
 
 
 def parts_of(message: str) -> tuple[str, str, str]:
@@ -174,17 +175,19 @@ def _bound(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def _fix(kind: str, context: Mapping[str, Any], value: Any) -> str:
+def _fix(kind: str, context: Mapping[str, Any], value: Any, raw: str | None) -> str:
     if kind == "literal_error" and isinstance(value, str):
         known = _allowed(kind, context).split(", ")
         near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
         return f"did you mean {near[0]}?" if near else ""
     if isinstance(value, str) and kind.startswith(("int", "float", "bool")):
+        if kind.startswith("bool") and value.lower() in _OLD_WORDS:
+            return f"write {_OLD_WORDS[value.lower()]}"
         return "remove the quotes" if re.fullmatch(r"[-+]?\d+(\.\d+)?|true|false", value) else ""
     if kind.startswith(("tuple", "list")) and not isinstance(value, (dict, type(None))):
         return f"write [{value}]"
     if kind.startswith("int") and isinstance(value, float):
         return f"write {round(value)}"
     if kind == "string_type" and isinstance(value, (int, float)):
-        return f'write "{json.dumps(value)}"'
+        return f'write "{raw or json.dumps(value)}"'
     return ""

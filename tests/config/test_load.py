@@ -74,14 +74,26 @@ MISTAKES = [
     ("overflow", HEAD + "budget: {gpu_hours: 1.0e+999}\n", "2:21", "not a finite number"),
     ("big integer", HEAD + "seeds: [9223372036854775808]\n", "2:9", "64 bits"),
     ("octal", HEAD + "seeds: [010]\n", "2:9", "octal"),
-    ("octal 0o", HEAD + "seeds: [0o10]\n", "2:9", "octal"),
-    ("base 60", HEAD + "budget:\n  wall_s: 1:30\n", "3:11", "base-60"),
-    ("exponent", HEAD + "fixed:\n  training.learning_rate: 1e-5\n", "3:27", "text"),
-    ("date", "name: 2026-01-02\n", "1:7", "date"),
-    ("norway", HEAD + "fixed:\n  data.languages: [zh, no]\n", "3:24", "read by YAML as false"),
-    ("norway pivot", HEAD + "fixed:\n  data.pivot: no\n", "3:15", "read by YAML as false"),
-    ("norway key", HEAD + "fixed:\n  no: 1\n", "3:3", "read by YAML as false"),
-    ("norway method", HEAD + "compare: {method: [base, on]}\n", "2:26", "read by YAML as true"),
+    ("minutes", HEAD + "budget:\n  wall_s: 1:30\n", "3:11", "is text, a number is expected"),
+    (
+        "exponent for count",
+        HEAD + "fixed: {training.max_steps: 2e2}\n",
+        "2:29",
+        "is a fraction, a whole number is expected",
+    ),
+    ("exponent for text", HEAD + "fixed: {model.revision: 12e3}\n", "2:25", "is a fraction, text is expected"),
+    ("exponent too large", HEAD + "fixed: {model.revision: 12e4567}\n", "2:25", "not a finite number"),
+    ("norway", HEAD + "fixed:\n  data.languages: [zh, no]\n", "3:24", "language 'no' is unknown"),
+    ("norway pivot", HEAD + "fixed:\n  data.pivot: no\n", "3:15", "language 'no' is unknown"),
+    ("norway key", HEAD + "fixed:\n  no: 1\n", "3:3", "unknown field 'no'"),
+    ("norway method", HEAD + "compare: {method: [base, on]}\n", "2:26", '"on" is not known'),
+    (
+        "yes for true",
+        HEAD + "tune:\n  loss.temperature: {low: 0.1, high: 1, log: yes}\n",
+        "3:46",
+        "true or false is expected",
+    ),
+    ("true for text", HEAD + "fixed: {data.pivot: true}\n", "2:21", "read by YAML as true"),
     ("unknown top", HEAD + "seds: [0]\n", "2:1", "unknown field 'seds'"),
     ("unknown nested", HEAD + "budget:\n  trails: 3\n", "3:3", "unknown field 'budget.trails'"),
     ("unknown fixed", HEAD + "fixed:\n  training.max_stpes: 3\n", "3:3", "unknown field 'training.max_stpes'"),
@@ -155,9 +167,12 @@ def test_the_source_line_is_shown_with_a_caret(tmp_path: Path) -> None:
         ("fixed: {training.max_stpes: 3}", "did you mean training.max_steps?"),
         ("fixed: {max_steps: 3}", "did you mean training.max_steps?"),
         ("compare: {method: [apf]}", "did you mean afp?"),
-        ("fixed: {data.pivot: no}", 'write "no"'),
-        ("fixed: {training.learning_rate: 1e-5}", 'write 1.0e-5 (or "1e-5" for text)'),
-        ("fixed: {training.learning_rate: 2.5e5}", 'write 2.5e+5 (or "2.5e5" for text)'),
+        ("fixed: {data.pivot: true}", 'write "true"'),
+        ("fixed: {loss.symmetric: on}", "write true"),
+        ("fixed: {loss.symmetric: No}", "write false"),
+        ("fixed: {model.revision: 12e3}", 'write "12e3"'),
+        ("fixed: {model.revision: 12e4567}", 'write a finite number, or "12e4567" for text'),
+        ("fixed: {training.max_steps: 2e2}", "write 200"),
         ('fixed: {training.max_steps: "200"}', "remove the quotes"),
         ("seeds: [010]", 'write 10, or "010"'),
         ("compare: {method: afp}", "write [afp]"),
@@ -202,6 +217,16 @@ def test_a_list_of_half_a_million_numbers_is_refused_at_its_place_within_seconds
     assert ":1:" in error.where or ":2:" in error.where
 
 
+def test_scalars_mean_what_yaml_1_2_says(tmp_path: Path) -> None:
+    head = "name: 2026-01-02\ndescription: no\nseeds: [0o10, 0x10, 1_000]\nbudget: {gpu_hours: .5e1, wall_s: 1E+3}\n"
+    study = load_study(write(tmp_path, head + "fixed:\n  training.learning_rate: 1e-5\n  model.revision: 0891234\n"))
+    assert (study.name, study.description, study.seeds) == ("2026-01-02", "no", (8, 16, 1000))
+    assert (study.budget.gpu_hours, study.budget.wall_s) == (5.0, 1000.0)
+    assert study.fixed == {"training.learning_rate": 1e-5, "model.revision": "0891234"}
+    old = write(tmp_path, "%YAML 1.1\n---\n" + HEAD + "description: on\n")
+    assert load_study(old).description == "on"
+
+
 def test_a_plain_alias_is_allowed(tmp_path: Path) -> None:
     text = HEAD + "fixed: {data.languages: &l [zh, sw], evaluation.languages: *l}\n"
     assert load_study(write(tmp_path, text)).fixed["evaluation.languages"] == ["zh", "sw"]
@@ -240,15 +265,19 @@ def test_set_is_above_the_file(tmp_path: Path) -> None:
         ("fixed.loss.poling=last", "unknown field 'loss.poling'", "did you mean loss.pooling?"),
         ("training.max_steps", "'training.max_steps' is no `name=value`", "write --set training.max_steps=200"),
         ("training.max_steps=ten", 'training.max_steps = "ten" is text, a whole number is expected', ""),
-        ("training.learning_rate=1e-4", "1e-4 was read by YAML as text", 'write 1.0e-4 (or "1e-4" for text)'),
-        ("data.pivot=no", "data.pivot: no was read by YAML as false", 'write "no"'),
+        ("training.learning_rate=1e400", "1e400 is not a finite number", 'write a finite number, or "1e400" for text'),
+        ("data.pivot=true", "data.pivot: true was read by YAML as true", 'write "true"'),
         ("loss.temperature=0.1", "loss.temperature is in both `fixed` and `tune`", "keep one"),
         ("data.languages=[iw]", "language 'iw' is unknown", "write he"),
         ("fixed={data: {languages: [th, iw]}}", "language 'iw' is unknown", "write he"),
         ("data.sources=[{kind: tsv}]", "source kind tsv needs a `path`", ""),
         ("evaluation.tasks=[xcopa, xnlii]", 'evaluation.tasks = "xnlii" is not known', "did you mean xnli?"),
         ("seeds=[1, a]", 'seeds = "a" is text, a whole number is expected', ""),
-        ("data.sources=[{kind: tsv, path: no}]", "data.sources.0.path: no was read by YAML as false", 'write "no"'),
+        (
+            "data.sources=[{kind: tsv, path: true}]",
+            "data.sources.0.path: true was read by YAML as true",
+            'write "true"',
+        ),
     ],
 )
 def test_a_wrong_set_names_itself(tmp_path: Path, override: str, problem: str, fix: str) -> None:
