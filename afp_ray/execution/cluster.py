@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Container, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,8 +51,6 @@ WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 # The second because Tune counts callbacks by their kind before it starts an actor, and imports MLflow to tell one kind.
 _RUN_BY = ("ray.tune", "ray.air.integrations.mlflow")
-# The autoscaler, the carrier of logs to a driver that wants none, and the dashboard without its pages.
-_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 _ANSWER_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # only JSON and code cross it
 
@@ -64,7 +62,7 @@ def set_environment(values: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def connected(address: str | None, *, python: str | None = None) -> Iterator[bool]:
+def connected(address: str | None) -> Iterator[bool]:
     """A connection to a Ray cluster for the length of the block.
 
     A connection that this process has already is used and kept; one to `address` is closed; a cluster started here
@@ -72,7 +70,6 @@ def connected(address: str | None, *, python: str | None = None) -> Iterator[boo
 
     Args:
         address: of a running cluster; None takes RAY_ADDRESS, and without that starts one on this machine.
-        python: command that the workers of a cluster that starts here are started with; None is this interpreter.
     Yields: whether the cluster was started here.
     Raises: UnavailableError when the cluster does not answer.
     """
@@ -97,7 +94,7 @@ def connected(address: str | None, *, python: str | None = None) -> Iterator[boo
         others = _descendants(os.getpid())
         try:
             with _importing_tune():
-                start_local(str(folder / "ray"), python=python)
+                start_local(str(folder / "ray"))
             yield True
         finally:
             started = _descendants(os.getpid(), but=others)
@@ -194,30 +191,27 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def start_local(folder: str, *, num_cpus: int | None = None, python: str | None = None) -> None:
+def start_local(folder: str, *, num_cpus: int | None = None) -> None:
     """Start a cluster on this machine, on the loopback and on free ports, without a dashboard.
 
     Args:
         folder: for its sockets and logs; short, since a socket's path has at most 107 bytes.
         num_cpus: CPUs it offers; None offers those that this process may use.
-        python: command that its workers are started with; None is this interpreter.
     Raises: UnavailableError when it does not come up.
     """
     import ray
 
     keep_token_private(make=True)
     try:
-        with _without_unused_processes():
-            ray.init(
-                address="local",
-                num_cpus=num_cpus or cpus_here(),
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                _temp_dir=folder,
-                runtime_env={"py_executable": python} if python else None,
-            )
+        ray.init(
+            address="local",
+            num_cpus=num_cpus or cpus_here(),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
     except Exception as error:
         is_bare = type(error) is Exception  # as Ray raises when its node does not come up within half a minute
         if not (is_bare or isinstance(error, ConnectionError | RuntimeError | TimeoutError | OSError)):
@@ -226,23 +220,6 @@ def start_local(folder: str, *, num_cpus: int | None = None, python: str | None 
             f"Ray could not be started on this machine: {str(error).rstrip('.')}; nothing is lost: run the same "
             "command again when the machine has time for it"
         ) from error
-
-
-@contextmanager
-def _without_unused_processes() -> Iterator[None]:
-    """Let Ray start no process that a cluster of one machine and one study has no use for, while the block runs.
-
-    Each takes half a second of CPU or more, and the rest of the cluster waits for the dashboard, without which Ray does
-    as well. There is no argument for them; a Ray that names them otherwise starts them.
-    """
-    from ray._private.node import Node
-
-    with ExitStack() as undo:
-        for name in _UNUSED:
-            if (start := vars(Node).get(name)) is not None:
-                undo.callback(setattr, Node, name, start)
-                setattr(Node, name, lambda *_, **__: None)
-        yield
 
 
 def num_trials_at_once(runtime: RuntimeConfig, *, is_own: bool) -> int:

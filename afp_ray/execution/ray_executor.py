@@ -30,12 +30,10 @@ class RayExecutor:
     Args:
         runtime: workers per trial, their resources, and how many trials run at once.
         address: of a running cluster; None takes RAY_ADDRESS, and without that starts one here.
-        python: command that the workers of a cluster that starts here are started with, as `forking.workers_ahead`
-            gives it; None is this interpreter.
     """
 
-    def __init__(self, runtime: RuntimeConfig, *, address: str | None = None, python: str | None = None) -> None:
-        self.runtime, self.address, self.python = runtime, address, python
+    def __init__(self, runtime: RuntimeConfig, *, address: str | None = None) -> None:
+        self.runtime, self.address = runtime, address
 
     def run(self, queue: JobQueue) -> None:
         """Run every job of `queue`; Ray is not started when there is none.
@@ -45,7 +43,7 @@ class RayExecutor:
         first = queue.next_job()
         if not isinstance(first, Job):
             return
-        with connected(self.address, python=self.python) as is_own:
+        with connected(self.address) as is_own:
             queue.stop.listen()  # Ray has put its own handler in place
             cluster_watch()
             free_leaked_groups()
