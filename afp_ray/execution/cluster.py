@@ -1,5 +1,6 @@
 """Connects to a Ray cluster or starts one on this machine, and says how many trials it has room for."""
 
+import gc
 import importlib
 import logging
 import os
@@ -11,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from afp_ray.collection import without_collection
 from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.cluster_auth import keep_token_private
@@ -76,8 +76,7 @@ def connected(address: str | None) -> Iterator[bool]:
     set_environment(DRIVER_ENVIRONMENT)
     if not address and not os.environ.get("RAY_ADDRESS"):
         set_environment(WORKER_ENVIRONMENT)  # inherited by the workers of a cluster that starts here
-    with without_collection():
-        import ray
+    import ray
 
     if ray.is_initialized():
         yield False
@@ -105,8 +104,11 @@ def connected(address: str | None) -> Iterator[bool]:
 def _leave() -> None:
     import ray
 
-    with without_collection():  # a thread that frees one of Ray's references meanwhile would end the process
+    gc.disable()  # a collection in any thread that frees one of Ray's references meanwhile would end the process
+    try:
         ray.shutdown()
+    finally:
+        gc.enable()
 
 
 @contextmanager
@@ -121,13 +123,12 @@ def _importing_tune() -> Iterator[None]:
             for name in _RUN_BY:
                 importlib.import_module(name)
 
-    with without_collection(stays=True):
-        thread = threading.Thread(target=load, name="imports")
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
+    thread = threading.Thread(target=load, name="imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _descendants(pid: int, *, but: Container[int] = ()) -> dict[int, str]:

@@ -18,7 +18,6 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from afp_ray.collection import without_collection
 from afp_ray.errors import DataError
 from afp_ray.ledger import snapshot
 from afp_ray.records import Failure, LedgerEvent, StudyState, TrialRecord, TrialStatus, Until
@@ -248,10 +247,9 @@ def read(path: Path, *, quiet: bool = False) -> Replayer:
         content = path.read_bytes()
     except FileNotFoundError:
         return replayer
-    with without_collection():
-        snapshot.restore(replayer, snapshot.path_of(path), content)
-        _apply_lines(replayer, path, content)
-        replayer._refresh()
+    snapshot.restore(replayer, snapshot.path_of(path), content)
+    _apply_lines(replayer, path, content)
+    replayer._refresh()
     if replayer.num_stale and not quiet:
         logger.warning("passed over %d events of a driver that had lost its lease, in %s", replayer.num_stale, path)
     return replayer

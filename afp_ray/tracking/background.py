@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from afp_ray.collection import without_collection
 from afp_ray.config import StudyConfig
 from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths
@@ -75,8 +74,7 @@ class BackgroundProjector:
         outbox = Outbox(paths, uri)
 
         def make() -> Projector:
-            with without_collection(stays=True):
-                from afp_ray.tracking.projector import MlflowProjector
+            from afp_ray.tracking.projector import MlflowProjector
 
             return MlflowProjector(study, paths, uri, outbox=outbox)
 

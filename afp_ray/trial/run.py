@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afp_ray import __version__
-from afp_ray.collection import without_collection
 from afp_ray.config import SPLITS, Split, TrainingRuntime, TrialConfig
 from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
@@ -142,9 +141,8 @@ class _Run:
 
 def import_libraries() -> None:
     """Import all that a trial needs, so that no later import is a slow one."""
-    with without_collection():
-        import afp_ray.models.load
-        import afp_ray.training.loop  # noqa: F401
+    import afp_ray.models.load
+    import afp_ray.training.loop  # noqa: F401
 
 
 def run_trial(
