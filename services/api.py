@@ -27,11 +27,11 @@ from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
 from services.computations import DEADLINE_S, Computations
 from services.kept import kept, mark_of
-from services.reports.incomplete import incomplete_grids
-from services.reports.page import render_report
 from services.running import answers_of
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
 from services.studies import paths_of
+from services.views.html import render_report
+from services.views.tables import incomplete_grids
 
 logger = logging.getLogger(__name__)
 

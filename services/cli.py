@@ -10,10 +10,9 @@ import typer
 
 from afp_ray.errors import ConfigError
 from afp_ray.redaction import remember
-from services.data_commands import data_app
-from services.edge import run_guarded
-from services.export_commands import export
-from services.options import (
+from services.commands.cluster import submit
+from services.commands.data import data_app
+from services.commands.options import (
     EVAL_EXAMPLES,
     Address,
     AllowOpen,
@@ -27,9 +26,10 @@ from services.options import (
     StudyFile,
     StudyName,
 )
+from services.commands.results import export
+from services.commands.trial import evaluate, reproduce, trial
+from services.edge import run_guarded
 from services.output import AWAY, GATE, USAGE, note, open_streams, plain, say, say_json, say_json_text
-from services.submit_commands import submit
-from services.trial_commands import evaluate, reproduce, trial
 
 app = typer.Typer(
     name="afp",
@@ -71,8 +71,8 @@ def plan(
 ) -> None:
     """Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."""
     from afp_ray.study import plan as plan_study
-    from services.showing import show_plan
     from services.studies import load, storage_folder
+    from services.views.text import show_plan
 
     answer = plan_study(load(study, sets, small=small), storage_folder(storage), probe=probe)
     say_json(answer) if as_json else show_plan(answer, f"{study} --small" if small else study)
@@ -155,8 +155,8 @@ def status(
 ) -> None:
     """Show how far a study is, also when its driver is dead."""
     from services.answers import all_statuses, status_answer
-    from services.showing import show_status, show_studies
     from services.studies import storage_folder
+    from services.views.text import show_status, show_studies
 
     folder = storage_folder(storage)
     if study is None:
@@ -230,9 +230,9 @@ def compare(
 ) -> None:
     """Show the ablation table: arms by language, differences to base, significance."""
     from services.answers import comparison_answer, requirement_answer
-    from services.reports.tables import FORMATS
     from services.running import show_comparison, show_requirements
     from services.studies import storage_folder
+    from services.views.formats import FORMATS
 
     if form is not None and form not in FORMATS:
         raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS))
@@ -281,7 +281,7 @@ def serve(
     storage: Storage = None,
 ) -> None:
     """Serve the same answers over HTTP under /v1, on this machine alone."""
-    from services.listening import serve as listen
+    from services.server import serve as listen
     from services.studies import storage_folder
 
     listen(storage_folder(storage), host=host, port=port)

@@ -3,14 +3,19 @@
 import errno
 import os
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from afp_ray.errors import AfpError
-from services.output import AWAY, BUG, COMPLETE, SIGINT, note, of_the_machine, show_bug, show_error
+from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
+from afp_ray.redaction import redact
+from services.output import AWAY, BUG, COMPLETE, LOCKED, SIGINT, USAGE, note, say_json
 
 
 def run_guarded(call: Callable[[], Any], *, as_json: bool) -> int:
@@ -81,3 +86,100 @@ def _usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     note(f"fix    see {context.command_path if context else 'afp'} --help")
     return int(error.exit_code)
+
+
+def show_error(error: AfpError, *, as_json: bool = False) -> int:
+    """Print an error with its place and fix; returns the exit code of its class."""
+    code = exit_code_of(error)
+    if as_json:
+        fields = {name: getattr(error, name, "") for name in ("problem", "where", "allowed", "fix")}
+        fields["problem"] = fields["problem"] or str(error)
+        fields["fix"] = fields["fix"] or _fix_of(error)
+        say_json({"error": {"code": code, "class": type(error).__name__, **fields}})
+        return code
+    is_colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    if is_colored:
+        sys.stderr.write("\033[1;31m")
+    sys.stderr.write("error")
+    sys.stderr.write("\033[0m  " if is_colored else "  ")
+    if isinstance(error, UserError):
+        first, *rest = error.problem.split("\n")
+        note(f"{f'{error.where}  ' if error.where else ''}{first}")
+        for line in rest:
+            note(line)
+        if error.allowed:
+            note(f"allowed  {error.allowed}")
+        if error.fix:
+            note(f"fix    {error.fix}")
+    else:
+        note(str(error))
+        if fix := _fix_of(error):
+            note(f"fix    {fix}")
+    return code
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
+
+
+def of_the_machine(error: BaseException) -> AfpError | None:
+    """An error that is no bug but the machine's answer to what was asked: a path, a disk, a port; None for others."""
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return ConfigError(
+            "a path begins with ~ and the name of a user that this machine does not know",
+            where=next((word for word in sys.argv[1:] if "~" in word), "paths"),
+            fix="write the whole path",
+        )
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return ConfigError("a path holds a NUL character", where="paths", fix="write the path without it")
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
+        return None
+    place = redact(str(error.filename)) if error.filename is not None else ""
+    shown = place if len(place) <= 200 else f"{place[:200]}... ({len(place)} characters)"
+    said = f"{error.strerror or error}{f': {shown}' if shown else ''}"
+    if error.errno in _FULL:
+        return StorageError(said)
+    if error.errno == errno.ENAMETOOLONG:
+        return ConfigError(f"a path is too long: {said}", where="paths", fix="write a shorter one")
+    if isinstance(error, FileNotFoundError) and not place and _has_lost_folder():
+        return ConfigError("the working folder no longer exists", where="paths", fix="cd into one that does")
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError) and place:
+        return ConfigError(said, where="paths", fix="check the path and who may read and write it")
+    if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+        return UnavailableError(said)
+    return None
+
+
+def _has_lost_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _fix_of(error: AfpError) -> str:
+    """What to do about an error that does not say it; "" where there is nothing."""
+    if isinstance(error, StudyLockedError):
+        return "afp run STUDY --attach follows it, afp status STUDY shows it, afp stop STUDY ends it"
+    return "try again later; what was done is saved" if isinstance(error, UnavailableError) else ""
+
+
+def exit_code_of(error: AfpError) -> int:
+    """2 for what the user can mend, 6 for a study in other hands, 75 for what is away for now, else 1."""
+    if isinstance(error, UserError):
+        return USAGE
+    if isinstance(error, StudyLockedError):
+        return LOCKED
+    return AWAY if isinstance(error, UnavailableError) else BUG
+
+
+def show_bug(error: BaseException) -> int:
+    """Write the traceback of an unexpected error to a file, and say where; no traceback on the terminal."""
+    text = "".join(traceback.format_exception(error))
+    handle, name = tempfile.mkstemp(prefix=f"afp-error-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(redact(f"{' '.join(sys.argv)}\n{text}"))
+    first = str(error).splitlines()[0] if str(error) else ""
+    note(f"error  unexpected {type(error).__name__}: {first}")
+    note(f"fix    this is a bug of afp_ray; the traceback is in {Path(name)}")
+    return BUG

@@ -3,26 +3,10 @@
 import shlex
 from pathlib import Path
 
-from afp_ray.config import StrictModel
 from afp_ray.ledger import replay
 from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import read_runs
-
-
-class OptunaExport(StrictModel):
-    """What `afp export --optuna` wrote."""
-
-    file: str
-    studies: tuple[str, ...]
-    """Optuna studies, one for each arm that has trials."""
-    trials: int
-    """Trials that they hold."""
-    changed: int
-    """Of them those that were added or changed."""
-    left_out: int
-    """Trials whose parameters are outside the space that the study has now."""
-    open_with: str
-    """The command that shows them in a browser."""
+from services.schemas import OptunaExport
 
 
 def export_optuna(paths: StudyPaths, file: Path) -> OptunaExport:

@@ -18,25 +18,25 @@ from afp_ray.remote.place import place_of
 from afp_ray.store import StudyPaths, read_study, write_atomic
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.answers import best_answer, changes_answer, comparison_answer, status_of
-from services.output import BUDGET, SIGINT, SIGTERM, console, exit_code_of_study, note, say, say_json_text
-from services.progress import LineProgress, LiveProgress
-from services.reports.fronts import front_grids
-from services.reports.grid import scored
-from services.reports.incomplete import incomplete_grids
-from services.reports.published import LEGEND, published_lines
-from services.reports.tables import (
-    FORMATS,
+from services.output import BUDGET, SIGINT, SIGTERM, exit_code_of_study, note, say, say_json_text
+from services.schemas import RESULT_MARK, JobResult
+from services.views.formats import FORMATS
+from services.views.grid import scored
+from services.views.live import LineProgress, LiveProgress
+from services.views.published import LEGEND, published_lines
+from services.views.tables import (
     MARKS,
     ablation_grid,
     cost_legend,
     cost_words,
     finding_grids,
+    front_grids,
+    incomplete_grids,
     measured,
     pareto_grid,
     representation_grid,
-    to_terminal,
 )
-from services.schemas import RESULT_MARK, JobResult
+from services.views.terminal import console, to_terminal
 
 MAX_INCOMPLETE = 3
 """Failed trials whose scores are shown at the end of a run; all are in the report."""
@@ -182,7 +182,7 @@ def answers_of(paths: StudyPaths) -> tuple[Comparison | None, Best | None, AfpEr
 
 def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: bool = False) -> list[Path]:
     """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all."""
-    from services.reports.page import render_report
+    from services.views.html import render_report
 
     state = state or replay(paths.ledger)
     comparison, best, error = answers_of(paths)

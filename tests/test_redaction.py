@@ -18,8 +18,9 @@ from afp_ray.redaction import redact, redact_json, remember
 from afp_ray.store import StudyPaths, write_json
 from services import cli
 from services.api import LOOPBACK_NAMES, create_app
-from services.output import console, say_json_text
-from services.reports.grid import Grid, to_terminal
+from services.output import say_json_text
+from services.views.grid import Grid
+from services.views.terminal import console, to_terminal
 
 SUPPORT = Path(__file__).parent / "support"
 

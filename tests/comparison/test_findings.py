@@ -16,7 +16,8 @@ from afp_ray.ledger import Ledger
 from afp_ray.records import TrialStatus
 from afp_ray.store import StudyPaths
 from services.cli import main
-from services.reports.tables import ablation_grid, effect_grid, pareto_grid, to_markdown
+from services.views.formats import to_markdown
+from services.views.tables import ablation_grid, effect_grid, pareto_grid
 
 METHODS = ("base", "mcl", "cit", "mcl_mit", "afp")
 ACCURACY = {"base": 0.5, "mcl": 0.52, "cit": 0.7, "mcl_mit": 0.7, "afp": 0.7}

@@ -13,7 +13,8 @@ from afp_ray.comparison import best, compare
 from afp_ray.methods import METHODS
 from afp_ray.records import Comparison
 from afp_ray.store import StudyPaths
-from services.reports.tables import DEMONSTRATIONS, ablation_grid, cell_grid, to_csv, to_markdown
+from services.views.formats import to_csv, to_markdown
+from services.views.tables import DEMONSTRATIONS, ablation_grid, cell_grid
 
 ONE_SEED = "one seed only, so that intervals say nothing about training noise: "
 

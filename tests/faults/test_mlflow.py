@@ -32,7 +32,7 @@ from afp_ray.tracking.outbox import lag
 from afp_ray.tracking.projector import sync
 from afp_ray.tracking.schema import mlflow_revisions
 from services.answers import status_of
-from services.showing import show_status
+from services.views.text import show_status
 
 ROOT = Path(__file__).parents[2]
 OWN = ("mlflow.parentRunId", "afp.digest")

@@ -18,8 +18,8 @@ from services import answers, computations, kept
 from services.answers import best_answer, comparison_answer
 from services.api import LOOPBACK_NAMES, create_app
 from services.client import ApiError, Client
-from services.listening import check_host
 from services.schemas import Problem
+from services.server import check_host
 
 
 def client_of(storage: Path, *hosts: str, deadline_s: float = 60) -> Any:

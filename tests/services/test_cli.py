@@ -22,7 +22,8 @@ from afp_ray.planning.check import Checked
 from afp_ray.records import StudyState, TrialRecord, TrialStatus
 from afp_ray.store import StudyPaths
 from services import cli
-from services.output import exit_code_of_study, show_error
+from services.edge import show_error
+from services.output import exit_code_of_study
 from services.studies import find, storage_folder
 
 ROOT = Path(__file__).resolve().parents[2]

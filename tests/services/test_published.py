@@ -12,8 +12,8 @@ from afp_ray.comparison import compare
 from afp_ray.records import Comparison
 from afp_ray.store import StudyPaths
 from services import cli
-from services.reports.published import caption, published_grid
-from services.reports.tables import to_csv, to_json, to_latex, to_markdown
+from services.views.formats import to_csv, to_json, to_latex, to_markdown
+from services.views.published import caption, published_grid
 
 
 @pytest.fixture(scope="module")

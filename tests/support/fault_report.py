@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+import services.reports.page  # noqa: F401  # seconds, which a nursery pays once
 from fault_driver import REFUSED, suffer
 
-import services.reports.page  # noqa: F401  # seconds, which a nursery pays once
 from afp_ray.errors import AfpError
 from afp_ray.store import StudyPaths
 from services.running import write_reports

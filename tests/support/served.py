@@ -59,7 +59,7 @@ def serving(app: "FastAPI") -> Iterator[int]:
     """The port of an application that listens as the service does, in a thread of this process."""
     import uvicorn
 
-    from services.listening import OPTIONS
+    from services.server import OPTIONS
 
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **OPTIONS))

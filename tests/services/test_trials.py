@@ -8,9 +8,9 @@ import pytest
 from afp_ray.records import Difference, Score, TrainingSummary, TrialResult
 from afp_ray.store import StudyPaths
 from services import cli
-from services.eval_schemas import EvalAnswer, EvalCell
-from services.evaluating import eval_answer, eval_config
-from services.showing_eval import aligned, eval_lines
+from services.schemas import EvalAnswer, EvalCell
+from services.trials import eval_answer, eval_config
+from services.views.results import aligned, eval_lines
 
 SMALL = ["--tasks", "xcopa", "--languages", "en,zh", "--limit", "8"]
 

@@ -12,12 +12,19 @@ from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig, flatten
 from afp_ray.records import Best, Comparison, ConstraintCheck, StudyState, TrialStatus, signed_points
 from afp_ray.redaction import redact
-from services.reports.fronts import front_grids
-from services.reports.grid import FAMILY, RAW, Grid, interval, scored
-from services.reports.published import LEGEND, published_lines
-from services.reports.representation import NUM_COLOURS, figures
-from services.reports.tables import MARKS, ablation_grid, cell_grid, cost_words, finding_grids, representation_grid
 from services.schemas import StudyStatus
+from services.views.grid import FAMILY, RAW, Grid, interval, scored
+from services.views.published import LEGEND, published_lines
+from services.views.representation import NUM_COLOURS, figures
+from services.views.tables import (
+    MARKS,
+    ablation_grid,
+    cell_grid,
+    cost_words,
+    finding_grids,
+    front_grids,
+    representation_grid,
+)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRIALS = 2000

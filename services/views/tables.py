@@ -1,50 +1,24 @@
-"""The ablation table as Markdown, LaTeX, CSV, JSON and for a terminal; accuracies in percent, differences in points."""
+"""The tables of a comparison as text: arms, components, searched fields, costs, cells, representations, fronts."""
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from afp_ray.records import (
     ArmRow,
     Comparison,
     DeviceHours,
     Difference,
+    IncompleteScores,
     MajorityRow,
     ParetoPoint,
     RepresentationRow,
+    SearchFront,
     TableCell,
+    TrialRecord,
+    TrialStatus,
     signed_points,
 )
-from services.reports.grid import (
-    FAMILY,
-    Grid,
-    escape_latex,
-    escape_markdown,
-    grid_latex,
-    grid_markdown,
-    interval,
-    mark,
-    percent,
-    plain,
-    plain_grid,
-    to_terminal,
-)
-from services.reports.published import LEGEND, published_csv, published_lines
-
-__all__ = [
-    "FORMATS",
-    "MARKS",
-    "Grid",
-    "ablation_grid",
-    "cell_grid",
-    "cost_legend",
-    "cost_words",
-    "escape_latex",
-    "finding_grids",
-    "pareto_grid",
-    "representation_grid",
-    "to_terminal",
-]
+from afp_ray.store import StudyPaths, read_incomplete
+from services.views.grid import FAMILY, Grid, interval, mark, percent, plain, plain_grid
 
 MARKS = f"† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and seeds, against base; {FAMILY}"
 DEMONSTRATIONS = "± demonstrations"
@@ -231,84 +205,6 @@ def representation_grid(rows: Sequence[RepresentationRow]) -> Grid:
     return plain_grid(header, shown)
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """The tables and verdicts as Markdown."""
-    parts = [
-        f"# {', '.join(comparison.studies)}",
-        _caption(comparison),
-        grid_markdown(ablation_grid(comparison)),
-        MARKS,
-    ]
-    if comparison.verdicts:
-        parts.append("\n".join(f"- {escape_markdown(line)}" for line in comparison.verdicts))
-    for title, grid in finding_grids(comparison):
-        parts += [
-            f"## {title.partition(':')[0].partition(' (')[0].partition(';')[0]}",
-            f"{title}.",
-            grid_markdown(grid),
-        ]
-    if comparison.representation:
-        parts += ["## Sentence representations", grid_markdown(representation_grid(comparison.representation))]
-    parts += ["## Every task, language and number of shots", grid_markdown(cell_grid(comparison))]
-    if comparison.published:
-        parts += ["## Published tables beside ours", f"In percent; {LEGEND}."]
-        parts += [
-            part
-            for words, grid in published_lines(comparison)
-            for part in (escape_markdown(words), grid_markdown(grid))
-        ]
-    if told := [line for line in comparison.warnings if line not in comparison.verdicts]:
-        parts.append("\n".join(f"- warning: {escape_markdown(line)}" for line in told))
-    return "\n\n".join(parts) + "\n"
-
-
-def to_latex(comparison: Comparison) -> str:
-    """The ablation table, and each published one beside ours, as LaTeX `table`s (booktabs)."""
-    caption = f"{', '.join(comparison.studies)}. {_caption(comparison)} {MARKS}."
-    parts = [grid_latex(ablation_grid(comparison), caption)]
-    parts += [grid_latex(grid, f"{title}.") for title, grid in finding_grids(comparison)]
-    parts += [grid_latex(grid, f"{words} In percent; {LEGEND}.") for words, grid in published_lines(comparison)]
-    return "\n".join(parts)
-
-
-def to_csv(comparison: Comparison) -> str:
-    """One line per arm and cell, numbers as they are (accuracy in [0, 1])."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = ["arm", "n_seeds", "task", "language", "shots", "mean", "delta", "low", "high", "p", "p_holm", "n"]
-    writer.writerow([*head, "demo_deviation"])
-    if comparison.majority is not None:
-        for cell in comparison.majority.cells:
-            writer.writerow(["majority", "", cell.task, cell.language, "", cell.mean, *[""] * 7])
-    for arm in comparison.arms:
-        for cell in (*(mean for mean in (arm.mean, arm.pivot_mean) if mean), *arm.cells):
-            delta = cell.vs_base
-            low, high = delta.ci95 if delta and delta.ci95 else ("", "")
-            shown = [delta.delta, low, high, _blank(delta.p), _blank(delta.p_holm), delta.n] if delta else [""] * 6
-            tail = [*shown, _blank(cell.demo_deviation)]
-            name = (
-                f"'{arm.arm}" if arm.arm.startswith(("=", "+", "-", "@")) else arm.arm
-            )  # no formula for a spreadsheet
-            writer.writerow([name, arm.n_seeds, cell.task, cell.language, _blank(cell.shots), cell.mean, *tail])
-    writer.writerows([*row, "", "", "", "", "", ""] for row in published_csv(comparison))
-    return out.getvalue()
-
-
-def to_json(comparison: Comparison) -> str:
-    """The whole comparison."""
-    return comparison.model_dump_json(indent=2) + "\n"
-
-
-FORMATS: dict[str, Callable[[Comparison], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "json": to_json}
-
-
-def _caption(comparison: Comparison) -> str:
-    base = f"differences to {comparison.base}" if comparison.base else "no base to compare with"
-    chosen = f"configurations chosen to {comparison.objective}"
-    numbers = measured(comparison)
-    return f"{numbers[0].upper()}{numbers[1:]} in % on {comparison.split}, mean over seeds; {base}; {chosen}."
-
-
 TITLES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "target_language_rate": "target-language rate"}
 """Main metrics as captions name them."""
 
@@ -362,5 +258,75 @@ def _beside(after: str, before: str) -> str:
     return after if before == "-" else f"{after} ({before})"
 
 
-def _blank(value: float | int | None) -> float | int | str:
-    return "" if value is None else value
+def front_grids(fronts: Sequence[SearchFront]) -> list[tuple[str, Grid]]:
+    """Title and table of every arm that has a front."""
+    return [
+        (f"{front.arm}: front of the search on validation ({', '.join(front.objectives)})", front_grid(front))
+        for front in fronts
+        if front.points
+    ]
+
+
+def front_grid(front: SearchFront) -> Grid:
+    """Trials that no other dominates, the best first objective first; the first one is the one that is confirmed."""
+    metrics = list(dict.fromkeys(name for point in front.points for name in (*point.values, *point.limited)))
+    fields = list(dict.fromkeys(name for point in front.points for name in point.params))
+    rows = [
+        [
+            point.trial_id,
+            *(_number({**point.limited, **point.values}.get(name)) for name in metrics),
+            *(_text(point.params.get(name)) for name in fields),
+            "yes" if point.is_chosen else "",
+        ]
+        for point in front.points
+    ]
+    return plain_grid(["trial", *metrics, *fields, "chosen"], rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+MISSING = "missing"
+
+
+def incomplete_grids(paths: StudyPaths, trials: Iterable[TrialRecord]) -> dict[str, Grid]:
+    """The scores of failed trials that could not score everything, by id of the trial."""
+    failed = (trial.trial_id for trial in trials if trial.status is TrialStatus.FAILED)
+    found = {trial_id: read_incomplete(paths.trial(trial_id)) for trial_id in failed}
+    return {trial_id: incomplete_grid(scores) for trial_id, scores in found.items() if scores is not None}
+
+
+def incomplete_grid(found: IncompleteScores) -> Grid:
+    """Main metrics in percent: tasks at their splits and shots down, languages across."""
+    values: dict[tuple[str, str, int, str], float] = {
+        (one.task, one.split, one.shots, one.language): one.value for one in found.scores if one.is_main
+    }
+    lacking: dict[tuple[str, str, str], None] = {(one.task, one.split, one.language): None for one in found.missing}
+    languages = list(dict.fromkeys([*(key[-1] for key in values), *(cell[-1] for cell in lacking)]))
+    rows = sorted({key[:3] for key in values} | {(task, split, 0) for task, split, _ in _unseen(values, lacking)})
+    cells = [
+        [
+            f"{task} {split} {shots}-shot",
+            *(
+                MISSING if (task, split, language) in lacking else percent(values.get((task, split, shots, language)))
+                for language in languages
+            ),
+        ]
+        for task, split, shots in rows
+    ]
+    return plain_grid(["task", *languages], cells)
+
+
+def _unseen(
+    values: Iterable[tuple[str, str, int, str]], lacking: Iterable[tuple[str, str, str]]
+) -> Iterable[tuple[str, str, str]]:
+    """What lacks and has no row of its own, since its task was scored in no language at all."""
+    seen = {(task, split) for task, split, _, _ in values}
+    return (cell for cell in lacking if cell[:2] not in seen)

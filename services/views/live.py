@@ -8,8 +8,9 @@ from afp_ray.records import LedgerEvent, StudyState, TrialStatus
 from afp_ray.reporter import Pace
 from afp_ray.store import StudyPaths
 from services.answers import status_of
-from services.output import console, note, say, say_json_text
+from services.output import note, say, say_json_text
 from services.schemas import RunningTrial, StudyStatus
+from services.views.terminal import console
 
 if TYPE_CHECKING:
     from rich.console import Group

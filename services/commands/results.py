@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from services.options import Json, Storage, StudyName
+from services.commands.options import Json, Storage, StudyName
 from services.output import say, say_json
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from afp_ray.records import Comparison, PaperCell, PaperRow, PaperTable, signed_points
-from services.reports.grid import FAMILY, Grid, interval, mark_of, percent, plain_grid
+from services.views.grid import FAMILY, Grid, interval, mark_of, percent, plain_grid
 
 LEGEND = f"differences to the own base in brackets, means with 95 % intervals; {FAMILY}; - where there is no score"
 

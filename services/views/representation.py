@@ -9,7 +9,7 @@ from typing import Any
 
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
 from afp_ray.languages import LANGUAGES
-from services.reports.grid import Grid, percent, plain, plain_grid
+from services.views.grid import Grid, percent, plain, plain_grid
 
 NUM_COLOURS = 12
 """Classes `c0`, `c1`, ... of the page; further languages begin again."""

@@ -80,7 +80,7 @@ def test_the_projects_own_studies_are_found_from_any_folder(tmp_path: Path, monk
 
 
 def test_what_is_sent_reads_as_the_same_study(fake: FakeDashboard, tmp_path: Path) -> None:
-    from services.sending import pack
+    from services.submission import pack
 
     pack(load("demo"), tmp_path)
     assert load(str(tmp_path / "study.json")) == load("demo")

@@ -3,9 +3,9 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from services.eval_schemas import EvalAnswer, EvalCell
 from services.output import say
-from services.reports.grid import FAMILY, with_interval
+from services.schemas import EvalAnswer, EvalCell
+from services.views.grid import FAMILY, with_interval
 
 _RAW = ("alignment", "uniformity")
 """Metrics that are no shares."""

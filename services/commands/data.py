@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from services.options import Json, Sets, Small, StudyFile
+from services.commands.options import Json, Sets, Small, StudyFile
 from services.output import say, say_json
 from services.studies import load
 
@@ -19,7 +19,7 @@ Arm = Annotated[
 def inspect(study: StudyFile, arm: Arm = None, sets: Sets = None, small: Small = False, as_json: Json = False) -> None:
     """Show what an arm trains on: amounts, languages, lengths, fertility, truncation and ten rows."""
     from services.inspection import inspect_answer
-    from services.showing_data import show_inspection
+    from services.views.data import show_inspection
 
     answer = inspect_answer(load(study, sets, small=small), arm=arm)
     say_json(answer) if as_json else show_inspection(answer)
@@ -30,8 +30,8 @@ def filter_rows(
     study: StudyFile, arm: Arm = None, sets: Sets = None, small: Small = False, as_json: Json = False
 ) -> None:
     """Show what the quality filter drops, per language, with the reason and an example of each."""
-    from services.filtering import filter_answer
-    from services.showing_data import show_filter
+    from services.inspection import filter_answer
+    from services.views.data import show_filter
 
     answer = filter_answer(load(study, sets, small=small), arm=arm)
     say_json(answer) if as_json else show_filter(answer)

@@ -6,7 +6,7 @@ import typer
 
 from afp_ray.config import DEFAULT_TASKS
 from afp_ray.errors import ConfigError
-from services.options import EvalSets, EvalSplit, Json, Sets, Storage
+from services.commands.options import EvalSets, EvalSplit, Json, Sets, Storage
 from services.output import GATE
 
 
@@ -17,8 +17,8 @@ def trial(
     as_json: Json = False,
 ) -> None:
     """Train and score one configuration in this process, without Ray."""
-    from services.single import run_single
     from services.studies import storage_folder
+    from services.trials import run_single
 
     run_single(config, sets or [], storage_folder(storage), as_json=as_json)
 
@@ -42,9 +42,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score any causal language model as it is, beside the majority, another model and published baselines."""
-    from services.evaluating import eval_config
-    from services.single import evaluate_model
     from services.studies import storage_folder
+    from services.trials import eval_config, evaluate_model
 
     config, other = (
         None
@@ -80,8 +79,8 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run a finished trial again and compare every score; 7 when one differs by more than the tolerance."""
-    from services.single import reproduce as run_again
     from services.studies import storage_folder
+    from services.trials import reproduce as run_again
 
     if not run_again(trial_id, storage_folder(storage), tolerance=tolerance, as_json=as_json):
         raise typer.Exit(GATE)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from afp_ray.errors import ConfigError
-from services.options import AllowOpen, Drift, Json, Sets, Small, StudyFile
+from services.commands.options import AllowOpen, Drift, Json, Sets, Small, StudyFile
 
 
 def submit(

@@ -2,9 +2,10 @@
 
 import re
 
-from services.data_schemas import FilterAnswer, InspectAnswer, SampleRow, Spread
-from services.output import console, say
-from services.reports.grid import percent, plain_grid, to_terminal
+from services.output import say
+from services.schemas import FilterAnswer, InspectAnswer, SampleRow, Spread
+from services.views.grid import percent, plain_grid
+from services.views.terminal import console, to_terminal
 
 _SHOWN = 88
 _FOLDERS = re.compile(r"\S*/")

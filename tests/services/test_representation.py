@@ -9,8 +9,8 @@ import pytest
 from fabricate import add_representation, fabricate
 
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
-from services.reports.representation import NUM_COLOURS, Figure, figures
 from services.running import write_reports
+from services.views.representation import NUM_COLOURS, Figure, figures
 
 
 def change(arm: str = "afp", *, languages: tuple[str, ...] = ("en", "zh"), with_drawing: bool = True) -> Change:

@@ -12,10 +12,10 @@ from fabricate import fabricate
 from fastapi import FastAPI, Response
 from served import served, serving
 
-from services import answers, listening
+from services import answers, server
 from services.api import create_app
 from services.client import ApiError, Client
-from services.listening import REQUEST_S
+from services.server import REQUEST_S
 
 SLACK_S = 10.0
 """On two cores that other processes share."""
@@ -70,7 +70,7 @@ def test_a_client_that_never_finishes_asking_is_dropped_by_the_command(tmp_path:
 
 
 def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "READ_S", 0.5)
+    monkeypatch.setattr(server, "READ_S", 0.5)
     app, size = FastAPI(), 50_000_000
 
     @app.get("/")
@@ -99,7 +99,7 @@ def test_who_waits_when_the_service_ends_is_told_so(
         begun.release()
         time.sleep(4)
 
-    monkeypatch.setitem(listening.OPTIONS, "timeout_graceful_shutdown", 1)
+    monkeypatch.setitem(server.OPTIONS, "timeout_graceful_shutdown", 1)
     monkeypatch.setattr(answers, "best_answer", slow)
     with ThreadPoolExecutor(2) as pool:
         with serving(create_app(tmp_path)) as port:

@@ -1,0 +1,1 @@
+"""The commands of `afp`: one function each, which validates, calls and shows."""

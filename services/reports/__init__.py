@@ -1,1 +1,0 @@
-"""Ablation tables and the HTML report: they format numbers and compute none."""

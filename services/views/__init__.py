@@ -1,0 +1,1 @@
+"""How answers read: text, tables, the page of a report, and what is redrawn while a study runs."""

@@ -1,0 +1,63 @@
+"""The table of text that every form of a report is rendered from, and how numbers read in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from afp_ray.records import Difference, signed_points
+
+FAMILY = "intervals at the level at which Holm tests each (95 % where there is one): 0 is inside just where p >= 0.05"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of text: the column names, the rows, and the marks of the best value of each column."""
+
+    header: list[str]
+    rows: list[list[str]]
+    is_best: list[list[bool]]
+
+
+def plain_grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+    """A table in which no value is the best."""
+    return Grid(list(header), [list(row) for row in rows], [[False] * len(header) for _ in rows])
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent, "-" for none."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def plain(value: float) -> str:
+    """A number that is no share, with three digits; nothing has a sign where it rounds to nothing."""
+    text = f"{value:.3f}"
+    return text.lstrip("-") if not text.strip("-0.") else text
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """The interval of a difference in points, "-" for none."""
+    return f"[{signed_points(ends[0])}, {signed_points(ends[1])}]" if ends else "-"
+
+
+def with_interval(delta: Difference) -> str:
+    """A difference in points with the interval that agrees with its p-value."""
+    shown = signed_points(delta.delta)
+    return f"{shown} {interval(delta.shown)}" if delta.shown else shown
+
+
+RAW = ("alignment", "uniformity")
+"""Metrics that are no shares."""
+
+
+def scored(value: float, metric: str) -> str:
+    """A score of a metric without its unit: in percent, or as it is where it is no share."""
+    return plain(value) if metric in RAW else percent(value)
+
+
+def mark(delta: Difference | None) -> str:
+    """The mark of a significant difference."""
+    return mark_of(None if delta is None else delta.p if delta.p_holm is None else delta.p_holm)
+
+
+def mark_of(p: float | None) -> str:
+    """The mark of a p-value; "" where nothing was tested."""
+    return "" if p is None or p >= 0.05 else "‡" if p < 0.01 else "†"
