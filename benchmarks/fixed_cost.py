@@ -33,7 +33,8 @@ def fixed_seconds(configs: Sequence[TrialConfig]) -> float:
 
 def run_trials(configs: Sequence[TrialConfig]) -> list[dict[str, float]]:
     """Run trials one after another in this process; CPU seconds of each as a whole and of its parts."""
-    from afp_ray.trial.run import fingerprints, run_trial
+    from afp_ray.trial.check import fingerprints
+    from afp_ray.trial.run import run_trial
 
     found = []
     with tempfile.TemporaryDirectory(prefix="afp_fixed_") as folder, timed_parts() as spent:

@@ -226,7 +226,7 @@ def evaluate_model(
         as_json: answer as JSON.
     Raises: UserError for a model, task, language or file that cannot be scored.
     """
-    from afp_ray.trial.run import check_trial
+    from afp_ray.trial.check import check_trial
 
     for one in (config, base) if base is not None else (config,):
         check_trial(one, splits=splits)
@@ -251,7 +251,8 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) 
     """
     stored = _stored_trial(identity, storage)
     config = TrialConfig.model_validate(stored.config)
-    from afp_ray.trial.run import check_trial, run_trial
+    from afp_ray.trial.check import check_trial
+    from afp_ray.trial.run import run_trial
 
     check_trial(config)
     with tempfile.TemporaryDirectory(prefix="afp-reproduce-") as folder:
@@ -305,7 +306,7 @@ def _changes_of_scores(stored: TrialResult, again: TrialResult) -> dict[str, flo
 
 
 def _run_and_show(config: TrialConfig, storage: Path, *, as_json: bool) -> TrialResult:
-    from afp_ray.trial.run import check_trial
+    from afp_ray.trial.check import check_trial
 
     check_trial(config)
     result = _run(config, storage, splits=("validation", "test"))
@@ -321,7 +322,8 @@ def _run_and_show(config: TrialConfig, storage: Path, *, as_json: bool) -> Trial
 
 
 def _run(config: TrialConfig, storage: Path, *, splits: Sequence[Literal["validation", "test"]]) -> TrialResult:
-    from afp_ray.trial.run import fingerprints, run_trial
+    from afp_ray.trial.check import fingerprints
+    from afp_ray.trial.run import run_trial
 
     identity = trial_id(config, fingerprints(config))
     folder = storage / "trials" / identity

@@ -20,7 +20,7 @@ from afp_ray.search.objectives import require_base
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.location import require_tracking
 from afp_ray.training.option_conflicts import check_lengths, check_together
-from afp_ray.trial.run import check_trial, fingerprints
+from afp_ray.trial.check import check_trial, fingerprints
 
 MAX_MESSAGE = 500
 """Characters of a failure's message that the ledger keeps."""

@@ -14,7 +14,8 @@ from afp_ray.evaluation.predictions import read_predictions
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
 from afp_ray.reporter import SilentReporter
-from afp_ray.trial.run import check_trial, fingerprints, run_trial
+from afp_ray.trial.check import check_trial, fingerprints
+from afp_ray.trial.run import run_trial
 
 
 def trial(method: str = "afp", **fields: Any) -> TrialConfig:

@@ -1,0 +1,90 @@
+"""Before a trial starts, without torch: what would fail is refused, and its inputs are hashed for its id."""
+
+import itertools
+from collections.abc import Sequence
+
+from afp_ray.config import SPLITS, Split, TrialConfig
+from afp_ray.data import sources
+from afp_ray.data.quality.best import read_scores, scores_digest
+from afp_ray.errors import ConfigError, ModelError
+from afp_ray.evaluation import run as evaluation
+from afp_ray.models.describe import describe
+from afp_ray.trial.prepare import heldout_pairs, read_texts, retrieval_languages
+
+
+def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> None:
+    """Refuse, within about a second and without torch, what would fail once a GPU is granted.
+
+    Raises: ModelError, DataError, TaskError or ConfigError, each with the place, the allowed set and the fix.
+    """
+    description = describe(config.model)
+    if (
+        config.loss.contrastive_weight > 0
+        and config.training.max_steps > 0
+        and isinstance(config.loss.layer, int)
+        and config.loss.layer > description.num_layers
+    ):
+        raise ConfigError(
+            f"loss.layer {config.loss.layer} is beyond the model {config.model.name!r}",
+            where="loss.layer",
+            allowed=f"0 (the embedding output) to {description.num_layers}",
+            fix=f"choose a layer up to {description.num_layers}",
+        )
+    limit = description.max_positions
+    if config.training.max_steps > 0 and limit is not None and config.training.max_length > limit:
+        raise ConfigError(
+            f"training.max_length {config.training.max_length} is beyond the positions of {config.model.name!r}",
+            where="training.max_length",
+            allowed=f"2 to {limit}",
+            fix=f"set training.max_length: {limit}",
+        )
+    if config.training.max_steps > 0:
+        sources.check(config.data)
+        if config.data.keep_best is not None and config.data.instruction_scores is not None:
+            read_scores(config.data.instruction_scores)
+    evaluation.check_evaluation(
+        config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot, splits=splits
+    )
+    for language in retrieval_languages(config):
+        heldout_pairs(config, language, "validation")
+    _check_model(config)
+
+
+def _check_model(config: TrialConfig) -> None:
+    """Refuse a checkpoint that would not load, and texts with tokens that it has no embedding for."""
+    from afp_ray.models.check import check_checkpoint
+
+    outside = check_checkpoint(config.model)
+    if not outside:
+        return
+    texts = evaluation.evaluation_texts(
+        config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot
+    )
+    for text in itertools.chain(texts, read_texts(config) if config.training.max_steps > 0 else ()):
+        token = next((token for token in outside if token in text), None)
+        if token is not None:
+            raise ModelError(
+                f"a text uses the token {token!r}, which the model {config.model.name!r} has no embedding for: "
+                f"{text[:80]!r}",
+                where="model.name",
+                fix="take it out of the data, or use a model that embeds it",
+            )
+
+
+def fingerprints(config: TrialConfig) -> dict[str, str]:
+    """Content hashes of what the names and paths of `config` point to; they enter the trial id."""
+    found = {
+        "model": describe(config.model).fingerprint,
+        "evaluation": evaluation.evaluation_fingerprint(
+            config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot
+        ),
+    }
+    if config.evaluation.representation is not None:
+        found["heldout"] = sources.heldout_fingerprint(
+            config.evaluation.representation.source, config.data.pivot, retrieval_languages(config)
+        )
+    # A model that is not trained scores the same whatever the training rows are.
+    found["data"] = sources.fingerprint(config.data) if config.training.max_steps > 0 else ""
+    if config.data.instruction_scores is not None:
+        found["instruction_scores"] = scores_digest(config.data.instruction_scores)
+    return found
