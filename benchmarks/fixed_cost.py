@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from afp_ray.config import TrialConfig, trial_id
-from afp_ray.reporter import SilentReporter
+from afp_ray.records import Host, TrialRequest
 
 STEPS, SCORING, WHOLE = "steps", "scoring", "whole"
 PARTS = {
@@ -42,16 +42,8 @@ def run_trials(configs: Sequence[TrialConfig]) -> list[dict[str, float]]:
             spent.clear()
             started = time.process_time()
             identity = trial_id(config, fingerprints(config))
-            run_trial(
-                config,
-                trial_id=identity,
-                folder=Path(folder) / identity,
-                splits=("validation",),
-                reporter=SilentReporter(),
-                device="cpu",
-                num_threads=1,
-                keep_scores=False,
-            )
+            request = TrialRequest(config=config, trial_id=identity, splits=("validation",))
+            run_trial(request, Path(folder) / identity, Host(device="cpu", num_threads=1, caches_scores=False))
             found.append({**dict.fromkeys((STEPS, SCORING), 0.0), **spent, WHOLE: time.process_time() - started})
     return found
 

@@ -23,7 +23,8 @@ from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainingBatches
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.models.load import load_model
-from afp_ray.training.loop import train
+from afp_ray.records import Host
+from afp_ray.training.loop import TrainingRequest, train
 from benchmarks.figures import Figure, show
 
 MAX_LENGTH = 256
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     training = TrainingConfig(batch_size=options.batch_size, max_steps=options.steps, max_length=MAX_LENGTH)
     progress = _Progress()
     clock, cpu = time.perf_counter(), time.process_time()
-    summary = train(loaded.model, batches, loss=LossConfig(), training=training, reporter=progress)
+    summary = train(loaded.model, batches, TrainingRequest(LossConfig(), training), Host(reporter=progress))
     clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     losses = [row["instruction_loss"] for row in progress.metrics]
     sys.stdout.write(

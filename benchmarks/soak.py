@@ -12,15 +12,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from afp_ray.config import StudyConfig, TrialConfig
+from afp_ray.config import StudyConfig
 from afp_ray.execution import Driver, Executor, LocalExecutor
 from afp_ray.ledger import Ledger, state
-from afp_ray.records import LedgerEvent, Score, StudyState, TrainingSummary, TrialResult, TrialStatus
+from afp_ray.records import (
+    Host,
+    LedgerEvent,
+    Score,
+    StudyState,
+    TrainingSummary,
+    TrialRequest,
+    TrialResult,
+    TrialStatus,
+)
 from afp_ray.search import StudySearch
 from afp_ray.store import StudyPaths, TrialPaths, write_json
 from benchmarks.figures import Figure, Scale, run
@@ -146,16 +153,9 @@ def soak(study: StudyConfig, storage: Path, executor: Executor) -> Watch:
     return watch
 
 
-def run_trial(
-    config: TrialConfig,
-    *,
-    trial_id: str,
-    folder: Path,
-    splits: Sequence[str],
-    fence: Callable[[], None] = lambda: None,
-    **_: Any,
-) -> TrialResult:
+def run_trial(request: TrialRequest, folder: Path, host: Host) -> TrialResult:
     """A trial that lasts 50 ms, and leaves the files of a real one."""
+    config, splits = request.config, request.splits
     time.sleep(TRIAL_S)
     with TrialPaths(folder).training_calls.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
@@ -168,10 +168,10 @@ def run_trial(
     ]
     training = TrainingSummary(steps=1, gpu_hours=TRIAL_S / 3600)
     result = TrialResult(
-        trial_id=trial_id, config=config.model_dump(mode="json"), splits=tuple(splits), scores=tuple(scores),
+        trial_id=request.trial_id, config=config.model_dump(mode="json"), splits=splits, scores=tuple(scores),
         training=training, seconds=TRIAL_S,
     )  # fmt: skip
-    fence()
+    host.fence()
     write_json(TrialPaths(folder).result, result.model_dump(mode="json"))
     return result
 

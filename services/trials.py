@@ -15,12 +15,12 @@ from afp_ray.comparison.confirmed import ConfirmedArm, arm_of_result
 from afp_ray.comparison.metric import measure_under
 from afp_ray.comparison.published import BASELINES, CellKey, is_same_model, load_published
 from afp_ray.comparison.wording import adjust
-from afp_ray.config import TrialConfig, flatten, nest, trial_id
+from afp_ray.config import SPLITS, TrialConfig, flatten, nest, trial_id
 from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.methods import METHODS
-from afp_ray.records import Difference, Score, TrialResult
+from afp_ray.records import Difference, Host, Score, TrialRequest, TrialResult
 from afp_ray.reporter import Pace
 from afp_ray.store import StudyPaths, TrialPaths, read_result, write_json
 from services.output import note, say, say_json
@@ -256,15 +256,14 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) 
 
     check_trial(config)
     with tempfile.TemporaryDirectory(prefix="afp-reproduce-") as folder:
-        again = run_trial(
-            config,
-            trial_id=stored.trial_id,
-            folder=Path(folder),
-            splits=stored.splits,
+        splits = tuple(split for split in SPLITS if split in stored.splits)
+        request = TrialRequest(config=config, trial_id=stored.trial_id, splits=splits)
+        host = Host(
             reporter=LineReporter(),
             num_threads=int(stored.environment.get("threads", "1")),  # sums round otherwise with another number
-            keep_scores=False,  # what was answered before proves nothing
+            caches_scores=False,  # what was answered before proves nothing
         )
+        again = run_trial(request, Path(folder), host)
     assert again is not None
     differences = _changes_of_scores(stored, again)
     worst = max(differences.values(), default=0.0)
@@ -328,7 +327,8 @@ def _run(config: TrialConfig, storage: Path, *, splits: Sequence[Literal["valida
     identity = trial_id(config, fingerprints(config))
     folder = storage / "trials" / identity
     write_json(TrialPaths(folder).config, config.model_dump(mode="json"))
-    result = run_trial(config, trial_id=identity, folder=folder, splits=splits, reporter=LineReporter())
+    request = TrialRequest(config=config, trial_id=identity, splits=tuple(splits))
+    result = run_trial(request, folder, Host(reporter=LineReporter()))
     assert result is not None
     return result
 

@@ -18,8 +18,7 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.methods import pins
 from afp_ray.models.packing import packed_last_hidden_state
-from afp_ray.records import TrialResult
-from afp_ray.reporter import SilentReporter
+from afp_ray.records import Host, TrialRequest, TrialResult
 from afp_ray.training.optimizer import BackwardOptimizer, backward_with_updates, make_optimizer
 from afp_ray.training.step import TrainingStep
 from afp_ray.trial.run import run_trial
@@ -110,15 +109,8 @@ def _train(folder: Path) -> TrialResult:
         "evaluation.representation.num_pairs": 20,
     }
     config = TrialConfig.model_validate(nest({**fields, **pins("afp")}))
-    result = run_trial(
-        config,
-        trial_id="t",
-        folder=folder,
-        splits=("validation",),
-        reporter=SilentReporter(),
-        device="cuda",
-        num_threads=1,
-    )
+    request = TrialRequest(config=config, trial_id="t", splits=("validation",))
+    result = run_trial(request, folder, Host(device="cuda", num_threads=1))
     assert result is not None
     return result
 

@@ -18,9 +18,9 @@ from afp_ray.data.batches import TrainBatch, TrainingBatches
 from afp_ray.data.mixing import draw_instructions
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.methods import METHODS
-from afp_ray.reporter import SilentReporter
+from afp_ray.records import Host
 from afp_ray.search import make_arms, resolve
-from afp_ray.training.loop import terms_of_step, train
+from afp_ray.training.loop import TrainingRequest, terms_of_step, train
 from afp_ray.training.step import StepLosses, TrainingStep
 
 NUM_LAYERS = 4
@@ -206,9 +206,7 @@ def test_an_untrained_row_leaves_the_weights_alone(method: str) -> None:
         def batch(self, step: int, **sizes: Any) -> TrainBatch:
             raise AssertionError("an untrained row takes no batch")
 
-    summary = train(
-        model, NoBatches(), loss=config.loss, training=config.training, reporter=SilentReporter(), seed=config.seed
-    )
+    summary = train(model, NoBatches(), TrainingRequest(config.loss, config.training, seed=config.seed), Host())
     assert summary.steps == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert config.model.name == UNTRAINED[method]
@@ -275,9 +273,7 @@ def test_terms_in_turns_need_both_and_end_with_a_loss_of_each() -> None:
             return batch
 
     config = config_of("mid_align", **{"training.max_steps": 5, "training.batch_size": 3})
-    summary = train(
-        model_of_four_blocks(), SameBatch(), loss=config.loss, training=config.training, reporter=SilentReporter()
-    )
+    summary = train(model_of_four_blocks(), SameBatch(), TrainingRequest(config.loss, config.training), Host())
     assert summary.contrastive_loss is not None and math.isfinite(summary.contrastive_loss)
     assert summary.instruction_loss is not None and math.isfinite(summary.instruction_loss)
     alone = config.loss.model_copy(update={"instruction_weight": 0.0})

@@ -7,6 +7,22 @@ from typing import Any
 from afp_ray.config import EvaluationConfig, Split
 from afp_ray.evaluation.score_cache import Answers, ScoreCache
 from afp_ray.evaluation.workers import Workers
+from afp_ray.reporter import Reporter, SilentReporter
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringHost:
+    """How scoring runs and who hears of it; nothing here changes a score.
+
+    Attributes:
+        reporter: told after every cell, as stage `evaluate`.
+        cache: what this very model answered before; None asks for everything anew.
+        workers: those that answer a part each, and end with all answers; the default leaves all to this process.
+    """
+
+    reporter: Reporter = field(default_factory=SilentReporter)
+    cache: ScoreCache | None = None
+    workers: Workers = field(default_factory=Workers)
 
 
 @dataclass
@@ -19,8 +35,7 @@ class CellScoring:
         pivot: language of the prompts when `prompt_language` is `pivot`, and one side of every direction.
         split: rows to score.
         warnings: cut prompts and unfinished texts are told there.
-        cache: what the model answered before; None asks for everything anew.
-        workers: those that answer a part each, and end with all answers.
+        host: the cache that is asked first, and the workers that answer the rest.
     """
 
     model: Any
@@ -29,8 +44,7 @@ class CellScoring:
     pivot: str
     split: Split
     warnings: list[str]
-    cache: ScoreCache | None = None
-    workers: Workers = field(default_factory=Workers)
+    host: ScoringHost = field(default_factory=ScoringHost)
 
     def answers(
         self,
@@ -42,12 +56,12 @@ class CellScoring:
 
         The first worker alone reads and writes the cache: what it found, or not, holds for all.
         """
-        if self.cache is None:
+        cache, workers = self.host.cache, self.host.workers
+        if cache is None:
             return make()
-        cache = self.cache
-        found = self.workers.of_first(lambda: cache.find(asked, prompts))
-        if found is None:
-            found = make()
-            if self.workers.is_first:
-                cache.keep(asked, prompts, *found)
-        return found
+        answers = workers.of_first(lambda: cache.find(asked, prompts))
+        if answers is None:
+            answers = make()
+            if workers.is_first:
+                cache.keep(asked, prompts, *answers)
+        return answers

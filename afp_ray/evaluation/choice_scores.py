@@ -75,7 +75,7 @@ class ChoiceScoring(CellScoring):
 
         def make() -> tuple[Answers, Mapping[str, int]]:
             before = self._scorer.num_truncated
-            values = self._scorer.score(questions, workers=self.workers)
+            values = self._scorer.score(questions, workers=self.host.workers)
             return values, {"num_truncated": self._scorer.num_truncated - before}
 
         prompts = [[list(choice) for choice in question] for question in questions]

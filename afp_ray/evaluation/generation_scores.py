@@ -71,7 +71,7 @@ class GenerationScoring(CellScoring):
         def make() -> tuple[list[str], Mapping[str, int]]:
             generator, prompts = self._generator, [Prompt(*one) for one in asked]
             before = {name: getattr(generator, name) for name in _COUNTED}
-            texts = generator.generate(prompts, stop=stop, workers=self.workers)
+            texts = generator.generate(prompts, stop=stop, workers=self.host.workers)
             return texts, {name: getattr(generator, name) - count for name, count in before.items()}
 
         rendered = [[list(demonstrations), question] for demonstrations, question in asked]

@@ -7,6 +7,7 @@ from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig, Split
 from afp_ray.errors import AfpError, ConfigError, ModelError, UserError
+from afp_ray.evaluation.cell_scoring import ScoringHost
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint, evaluation_texts
 from afp_ray.evaluation.choice_scores import ChoiceScoring
 from afp_ray.evaluation.generation_scores import GenerationScoring
@@ -16,11 +17,9 @@ from afp_ray.evaluation.objective import allowed_metrics, check_metric, objectiv
 from afp_ray.evaluation.predictions import Prediction, read_predictions, write_predictions
 from afp_ray.evaluation.prompts import generation_languages, task_of
 from afp_ray.evaluation.questions import Cell
-from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.evaluation.workers import Workers, one_line
 from afp_ray.records import MissingScore, Score
-from afp_ray.reporter import Reporter
 
 __all__ = [
     "Evaluation",
@@ -62,9 +61,7 @@ def evaluate_tasks(
     languages: Sequence[str],
     pivot: str,
     split: Split,
-    reporter: Reporter | None = None,
-    cache: ScoreCache | None = None,
-    workers: Workers | None = None,
+    host: ScoringHost | None = None,
 ) -> Evaluation:
     """Score every task in every language on `split`; all workers call this alike, inside `together`.
 
@@ -75,9 +72,7 @@ def evaluate_tasks(
         languages: languages to score; generation tasks go between the pivot and each other one.
         pivot: language of the prompts when `prompt_language` is `pivot`, and one side of the generation tasks.
         split: rows to score; demonstrations always come from validation.
-        reporter: told after every cell, as stage `evaluate`.
-        cache: what this very model answered before; None scores everything anew.
-        workers: those that score a part of the examples each; None leaves all of them to this process.
+        host: cache, workers and reporter; None scores everything anew in this process.
 
     Returns: scores per (task, language, shots), over all demonstration seeds; every value in [0, 1]. The same on every
         worker.
@@ -86,37 +81,17 @@ def evaluate_tasks(
         disk that refuses, ElsewhereFailedError when another worker has left; so is the error when nothing was scored.
     """
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
-    result, workers = Evaluation([], []), workers or Workers()
-    shared = (split, result.warnings, cache, workers)
-    choices = ChoiceScoring(model, tokenizer, config, pivot, *shared)
-    generations = GenerationScoring(model, tokenizer, config, side, *shared)
-    units: list[tuple[ChoiceScoring | GenerationScoring, str, str]] = []
+    result, host = Evaluation([], []), host or ScoringHost()
+    choices = ChoiceScoring(model, tokenizer, config, pivot, split, result.warnings, host)
+    generations = GenerationScoring(model, tokenizer, config, side, split, result.warnings, host)
+    units: list[_Unit] = []
     for task in config.tasks:
         if task in CHOICE_TASKS:
-            units += [(choices, task, language) for language in languages]
+            units += [_Unit(choices, task, language) for language in languages]
         else:
-            chosen = [name for name in DIRECTIONS[task] if name in config.directions]
-            units += [(generations, name, language) for name in chosen for language in spoken[name]]
-    cells = sum(len(config.demo_seeds) if shots else 1 for shots in config.shots)
-    missing: list[MissingScore] = []
-    first: Exception | None = None
-    for place, (scoring, name, language) in enumerate(units):
-        if cache is not None:
-            cache.of_task(name, task_version(name))
-
-        def report(done: int, before: int = place * cells) -> None:
-            if reporter is not None:
-                reporter.report("evaluate", before + done, len(units) * cells)
-
-        unit = partial(_score_unit, scoring, name, language, report)
-        found, error = workers.attempt(unit, ends_all=_ends_all)
-        if error is not None:
-            first = first or error
-            missing.append(MissingScore(task=name, language=language, split=split, problem=one_line(error)))
-            report(cells)
-        elif found is not None:
-            result.predictions.extend(found[0])
-            result.scores.extend(found[1])
+            directions = [name for name in DIRECTIONS[task] if name in config.directions]
+            units += [_Unit(generations, name, language) for name in directions for language in spoken[name]]
+    missing, first = _score_units(units, result, host)
     if first is not None:
         if not result.scores:
             raise first
@@ -124,21 +99,57 @@ def evaluate_tasks(
     return result
 
 
-def _score_unit(
-    scoring: ChoiceScoring | GenerationScoring, name: str, language: str, report: Callable[[int], None]
-) -> tuple[list[Prediction], list[Score]]:
-    """Predictions and scores of one task in one language; `report` hears how many cells of it are done."""
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """One task, or direction of a task, in one language: what is scored or missing as a whole."""
+
+    scoring: ChoiceScoring | GenerationScoring
+    name: str
+    language: str
+
+
+def _score_units(
+    units: Sequence[_Unit], result: Evaluation, host: ScoringHost
+) -> tuple[list[MissingScore], Exception | None]:
+    """Add the predictions and scores of each unit to `result`; what could not be scored, and the first reason why."""
+    missing: list[MissingScore] = []
+    first: Exception | None = None
+    for index, unit in enumerate(units):
+        config = unit.scoring.config
+        num_cells = sum(len(config.demo_seeds) if shots else 1 for shots in config.shots)
+        if host.cache is not None:
+            host.cache.of_task(unit.name, task_version(unit.name))
+
+        def report(done: int, before: int = index * num_cells, total: int = len(units) * num_cells) -> None:
+            host.reporter.report("evaluate", before + done, total)
+
+        scored, error = host.workers.attempt(partial(_score_unit, unit, report), ends_all=_ends_all)
+        if error is not None:
+            first = first or error
+            split = unit.scoring.split
+            missing.append(MissingScore(task=unit.name, language=unit.language, split=split, problem=one_line(error)))
+            report(num_cells)
+        elif scored is not None:
+            predictions, scores = scored
+            result.predictions.extend(predictions)
+            result.scores.extend(scores)
+    return missing, first
+
+
+def _score_unit(unit: _Unit, report: Callable[[int], None]) -> tuple[list[Prediction], list[Score]]:
+    """Predictions and scores of one unit; `report` hears how many cells of it are done."""
+    scoring, name = unit.scoring, f"{unit.name}/{unit.language}"
     by_shots: dict[int, list[Prediction]] = {shots: [] for shots in scoring.config.shots}
-    cells: Iterator[Any] = scoring.cells(name, language)
+    cells: Iterator[Any] = scoring.cells(unit.name, unit.language)
     for done, cell in enumerate(cells, start=1):
         by_shots[cell.shots] += _score_cell(scoring, cell)
         report(done)
     if left_out := getattr(cell, "left_out", ""):
-        scoring.warnings.append(f"{name}/{language}: {left_out} has no labels and was left out")
+        scoring.warnings.append(f"{name}: {left_out} has no labels and was left out")
     if cell.num_skipped:
-        scoring.warnings.append(f"{name}/{language}: {cell.num_skipped} rows without text to score were skipped")
-    parts = list(by_shots.values())
-    return [one for part in parts for one in part], [score for part in parts for score in scoring.scores(part)]
+        scoring.warnings.append(f"{name}: {cell.num_skipped} rows without text to score were skipped")
+    predictions = [prediction for part in by_shots.values() for prediction in part]
+    return predictions, [score for part in by_shots.values() for score in scoring.scores(part)]
 
 
 def _ends_all(error: Exception) -> bool:

@@ -1,12 +1,10 @@
 """The protocols of this room: where jobs come from, who runs them, and the function that is one trial."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from afp_ray.config import TrainingRuntime, TrialConfig
-from afp_ray.records import Failure, Job, StudyState, TrialRecord, TrialResult, Until
-from afp_ray.reporter import Reporter
+from afp_ray.records import Failure, Host, Job, StudyState, TrialRecord, TrialRequest, TrialResult, Work
 from afp_ray.search import Wait
 
 if TYPE_CHECKING:
@@ -16,32 +14,12 @@ if TYPE_CHECKING:
 RUN_TRIAL = "afp_ray.trial.run:run_trial"
 """The `RunTrial` of real studies, as `module:function`: workers import it, nothing pickled crosses to them."""
 
+RunTrial = Callable[[TrialRequest, Path, Host], TrialResult | None]
+"""Trains and scores one trial, or only the splits that its folder lacks; durable there before it returns.
 
-class RunTrial(Protocol):
-    """Trains and scores one trial; durable in `folder` before it returns."""
-
-    def __call__(
-        self,
-        config: TrialConfig,
-        *,
-        trial_id: str,
-        folder: Path,
-        splits: Sequence[str],
-        reporter: Reporter,
-        device: str = "auto",
-        runtime: TrainingRuntime | None = None,
-        num_threads: int | None = None,
-        stop: Callable[[], bool] | None = None,
-        until: Until | None = None,
-        fence: Callable[[], None] = lambda: None,
-    ) -> TrialResult | None:
-        """Run the trial, or only the splits that `folder` lacks; None on workers other than the first.
-
-        `stop` is asked all along: true saves what is done and raises TrainingInterruptedError. With `until` the trial
-        trains to that rung, is scored there on validation alone, and gives a PAUSED result. `fence` is called before a
-        result or checkpoint is written, and raises when this attempt may write no more.
-        """
-        ...
+Gives None on workers other than the first. It asks `Host.stop` all along, and calls `Host.fence` before it writes a
+result or checkpoint: what they raise ends it. At a rung (`TrialRequest.until`) the result is PAUSED.
+"""
 
 
 class JobSource(Protocol):
@@ -98,8 +76,8 @@ class JobQueue(Protocol):
         """Hand over what became of a job."""
         ...
 
-    def work(self, job: Job) -> dict[str, Any]:
-        """The job as JSON for the process that runs it."""
+    def work(self, job: Job) -> Work:
+        """The job as the process that runs it takes it."""
         ...
 
     def check(self) -> None:

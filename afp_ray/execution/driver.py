@@ -2,11 +2,11 @@
 
 import logging
 import math
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -31,6 +31,7 @@ from afp_ray.records import (
     TrialRecord,
     TrialResult,
     TrialStatus,
+    Work,
 )
 from afp_ray.redaction import redact
 from afp_ray.search import WAIT, Wait
@@ -185,19 +186,18 @@ class Driver:
         self._running.pop(job.trial_id, None)
         self._finish(job, outcome)
 
-    def work(self, job: Job) -> dict[str, Any]:
-        """The job as JSON for the process that runs it."""
-        return {
-            "run_trial": self._run_trial,
-            "job": job.model_dump(mode="json"),
-            "folder": str(self._ledger.paths.trial(job.trial_id).folder),
-            "cwd": os.getcwd(),
-            "device": "auto",
-            "runtime": self._training_runtime(job).model_dump(mode="json"),
-            "num_threads": max(1, int(self.runtime.cpus_per_worker)),
-            "token": self._ledger.token,
-            "hub": pins(),
-        }
+    def work(self, job: Job) -> Work:
+        """The job as the process that runs it takes it."""
+        return Work(
+            run_trial=self._run_trial,
+            job=job,
+            folder=self._ledger.paths.trial(job.trial_id).folder,
+            cwd=Path.cwd(),
+            runtime=self._training_runtime(job),
+            num_threads=max(1, int(self.runtime.cpus_per_worker)),
+            token=self._ledger.token,
+            hub=tuple(pins()),
+        )
 
     def check(self) -> None:
         """Look whether the study is still this driver's.

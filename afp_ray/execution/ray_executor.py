@@ -9,7 +9,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from afp_ray.config import RuntimeConfig
 from afp_ray.execution.base import JobQueue
@@ -17,7 +17,7 @@ from afp_ray.execution.cluster import connected, guarded, head_patience_s, num_t
 from afp_ray.execution.placement import free_leaked_groups
 from afp_ray.execution.preemption import cluster_watch
 from afp_ray.execution.stop import StopNowError
-from afp_ray.records import Job
+from afp_ray.records import Job, WorkerGroup
 
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
@@ -62,7 +62,7 @@ class RayExecutor:
         from afp_ray.execution.tune_bridge import JobBridge, LeaveTuneError, LedgerSearcher
 
         gc.freeze()  # what is imported stays: without this each full collection spends 0.1 s on Ray and MLflow
-        bridge = JobBridge(queue, first, runtime=self.runtime, extras=self._work_extras(), patience_s=patience_s)
+        bridge = JobBridge(queue, first, runtime=self.runtime, group=self._group(), patience_s=patience_s)
         tuner = tune.Tuner(
             tune.with_resources(JobTrainable, self._resources()),
             tune_config=tune.TuneConfig(
@@ -104,11 +104,11 @@ class RayExecutor:
             bundle["GPU"] = self.runtime.gpus_per_worker
         return PlacementGroupFactory([bundle])
 
-    def _work_extras(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.runtime.workers_per_trial,
-            "cpus_per_worker": self.runtime.cpus_per_worker,
-            "gpus_per_worker": self.runtime.gpus_per_worker,
-            "start_s": self.runtime.start_s,
-            "device": "auto" if self.runtime.gpus_per_worker > 0 else "cpu",
-        }
+    def _group(self) -> WorkerGroup:
+        runtime = self.runtime
+        return WorkerGroup(
+            num_workers=runtime.workers_per_trial,
+            cpus_per_worker=runtime.cpus_per_worker,
+            gpus_per_worker=runtime.gpus_per_worker,
+            start_s=runtime.start_s,
+        )

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
@@ -16,7 +15,7 @@ from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of, wo
 from afp_ray.execution.preemption import is_announced
 from afp_ray.execution.trainable import WORK
 from afp_ray.execution.worker import output_to, run_job
-from afp_ray.records import Failure, FailureClass
+from afp_ray.records import Failure, FailureClass, Work
 from afp_ray.store import TrialPaths
 
 _FOREVER_S = 10.0**9
@@ -27,25 +26,27 @@ class StarvedError(Exception):
     """The workers of a group did not get their resources in time."""
 
 
-def prepare(work: dict[str, Any]) -> None:
+def prepare(work: Work) -> None:
     """Import what the job will need in this process: all of a trial, or nothing more where others train."""
-    if work["num_workers"] == 1:
+    if work.num_workers == 1:
         from afp_ray.trial.run import import_libraries
 
         import_libraries()
 
 
-def run_alone(work: dict[str, Any]) -> str:
+def run_alone(work: Work) -> str:
     """A job of one worker, in this process."""
-    with output_to(TrialPaths(Path(work["folder"])).log):
+    with output_to(TrialPaths(work.folder).log):
         trainer = TorchTrainer(
-            _in_process_loop, train_loop_config={WORK: work}, scaling_config=ScalingConfig(num_workers=0)
+            _in_process_loop,
+            train_loop_config={WORK: work.model_dump_json()},
+            scaling_config=ScalingConfig(num_workers=0),
         )
         return str(trainer.fit().return_value)
 
 
 def _in_process_loop(config: dict[str, Any]) -> str | None:
-    return run_job(config[WORK], notice=is_announced)
+    return run_job(Work.model_validate_json(config[WORK]), notice=is_announced)
 
 
 class _GroupTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
@@ -58,20 +59,22 @@ class _GroupTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyp
         return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback | DatasetsCallback)]
 
 
-def run_group(work: dict[str, Any]) -> str:
+def run_group(work: Work) -> str:
     """A job of several workers, each its own process; the first gives the outcome."""
-    with_gpu = work["gpus_per_worker"] > 0
-    resources = {"CPU": work["cpus_per_worker"], **({"GPU": work["gpus_per_worker"]} if with_gpu else {})}
-    folder = TrialPaths(Path(work["folder"])).folder
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(work["start_s"] or _FOREVER_S)
+    group = work.group
+    assert group is not None, "only a cluster has groups"
+    with_gpu = group.gpus_per_worker > 0
+    resources = {"CPU": group.cpus_per_worker, **({"GPU": group.gpus_per_worker} if with_gpu else {})}
+    scratch = work.folder / ".train"
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(group.start_s or _FOREVER_S)
     trainer = _GroupTrainer(
         _group_loop,
-        train_loop_config={WORK: work},
-        scaling_config=ScalingConfig(num_workers=work["num_workers"], use_gpu=with_gpu, resources_per_worker=resources),
+        train_loop_config={WORK: work.model_dump_json()},
+        scaling_config=ScalingConfig(num_workers=group.num_workers, use_gpu=with_gpu, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if with_gpu else "gloo"),
         run_config=RunConfig(
-            name=f"attempt-{work['job']['attempt']}",
-            storage_path=str(folder / ".train"),
+            name=f"attempt-{work.job.attempt}",
+            storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
@@ -82,7 +85,7 @@ def run_group(work: dict[str, Any]) -> str:
             raise StarvedError from error
         return Outcome(failure=_group_failure(error)).model_dump_json()
     finally:
-        shutil.rmtree(folder / ".train", ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _group_failure(error: Exception) -> Failure:
@@ -100,10 +103,10 @@ def _group_failure(error: Exception) -> Failure:
 
 def _group_loop(config: dict[str, Any]) -> str | None:
     """One worker of a group; its output goes to the trial's log."""
-    work, rank = config[WORK], get_context().get_world_rank()
+    work, rank = Work.model_validate_json(config[WORK]), get_context().get_world_rank()
     set_environment(WORKER_ENVIRONMENT)
-    with output_to(TrialPaths(Path(work["folder"])).log):
+    with output_to(TrialPaths(work.folder).log):
         try:
-            return run_job(work, rank=rank, num_workers=work["num_workers"], notice=is_announced)
+            return run_job(work, rank=rank, notice=is_announced)
         except WorkerFailedError as error:
             raise error from None  # the cause is in its text, and need not be picklable

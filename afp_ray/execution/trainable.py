@@ -5,7 +5,6 @@ The driver imports this module to hand the class to Tune, so that it knows nothi
 """
 
 import gc
-import json
 import logging
 import signal
 import threading
@@ -16,9 +15,10 @@ from ray.tune import Trainable
 from afp_ray.execution.cluster import WORKER_ENVIRONMENT, set_environment
 from afp_ray.execution.outcome import Outcome
 from afp_ray.execution.preemption import is_announced
-from afp_ray.records import FailureClass
+from afp_ray.records import FailureClass, Work
 
 WORK, OUTCOME, STARVED = "work", "outcome", "starved"
+"""Keys of what comes and goes: a `Work` and an `Outcome`, each as JSON, and whether a group found no room."""
 
 
 class LeavingError(Exception):
@@ -36,25 +36,24 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which drains
-        self._work = config[WORK]
+        self._work = Work.model_validate_json(config[WORK])
         # Before the trial counts as running: its time is watched from then on.
         from afp_ray.execution.train_job import prepare
 
-        prepare(json.loads(self._work))
+        prepare(self._work)
         gc.freeze()  # what is imported stays: without this each full collection spends 0.2 s on torch and transformers
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job."""
-        self._work = new_config[WORK]
+        self._work = Work.model_validate_json(new_config[WORK])
         return True
 
     def step(self) -> dict[str, Any]:
         """Run the job to its end; whatever happens is an outcome, so that the actor stays."""
         from afp_ray.execution.train_job import StarvedError, run_alone, run_group
 
-        work = json.loads(self._work)
         try:
-            outcome = run_alone(work) if work["num_workers"] == 1 else run_group(work)
+            outcome = run_alone(self._work) if self._work.num_workers == 1 else run_group(self._work)
         except StarvedError:
             return {STARVED: True, "done": True}
         failure = Outcome.model_validate_json(outcome).failure

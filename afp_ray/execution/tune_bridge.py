@@ -1,10 +1,8 @@
 """Between Ray Tune and the driver: Tune asks for a configuration and gets a job, Tune's completions become outcomes."""
 
-import json
 import logging
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +20,7 @@ from afp_ray.execution.preemption import cluster_watch
 from afp_ray.execution.stalls import TrialWatch
 from afp_ray.execution.stop import StopNowError
 from afp_ray.execution.trainable import OUTCOME, STARVED, WORK, LeavingError
-from afp_ray.records import Failure, FailureClass, Job
+from afp_ray.records import Failure, FailureClass, Job, WorkerGroup
 from afp_ray.store import TrialPaths
 
 logger = logging.getLogger(__name__)
@@ -47,14 +45,14 @@ class JobBridge(Callback):  # type: ignore[misc]  # Ray's class is untyped
         queue: the driver.
         first: a job that was taken before the cluster was there.
         runtime: workers, deadlines.
-        extras: what every job's work says of workers and device.
+        group: the processes of every job.
         patience_s: how long a head node that does not answer is waited for.
     """
 
     def __init__(
-        self, queue: JobQueue, first: Job, *, runtime: RuntimeConfig, extras: dict[str, Any], patience_s: float
+        self, queue: JobQueue, first: Job, *, runtime: RuntimeConfig, group: WorkerGroup, patience_s: float
     ) -> None:
-        self._queue, self._extras, self._runtime, self._patience_s = queue, extras, runtime, patience_s
+        self._queue, self._group, self._runtime, self._patience_s = queue, group, runtime, patience_s
         self._num_silent_looks = 0
         self._given_back: deque[Job] = deque([first])
         self._jobs: dict[str, Job] = {}
@@ -83,10 +81,10 @@ class JobBridge(Callback):  # type: ignore[misc]  # Ray's class is untyped
             return str(Searcher.FINISHED)
         if not isinstance(job, Job):
             return None
-        work = {**self._queue.work(job), **self._extras}
-        self._jobs[tune_id], self._folders[tune_id] = job, TrialPaths(Path(work["folder"]))
+        work = self._queue.work(job).model_copy(update={"group": self._group})
+        self._jobs[tune_id], self._folders[tune_id] = job, TrialPaths(work.folder)
         self._watch.handed_over(tune_id)
-        return {WORK: json.dumps(work)}
+        return {WORK: work.model_dump_json()}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Leave Tune's loop when the study is stopped at once; look after what runs, once a second."""

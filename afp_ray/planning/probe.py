@@ -13,6 +13,7 @@ from pathlib import Path
 from afp_ray.config import CHOICE_TASKS, DIRECTIONS, TrialConfig, canonical_json
 from afp_ray.errors import ConfigError
 from afp_ray.planning.costs import Measured, evaluation_key, step_key
+from afp_ray.records import Host, TrialRequest
 
 NUM_STEPS = 6
 """Steps of a probe; the first one warms up and does not count."""
@@ -76,16 +77,10 @@ def _probe(config: TrialConfig, *, num_threads: int) -> Measured:
     marks = Marks()
     with tempfile.TemporaryDirectory(prefix="afp-probe-") as folder:
         started = time.perf_counter()
-        result = run_trial(
-            small,
-            trial_id="probe",
-            folder=Path(folder),
-            splits=("validation",),
-            reporter=marks,
-            device="auto",
-            num_threads=num_threads,
-            keep_scores=False,  # an answer that is found instead of computed costs nothing
-        )
+        request = TrialRequest(config=small, trial_id="probe", splits=("validation",))
+        # An answer that is found in the cache instead of computed would cost nothing.
+        host = Host(reporter=marks, num_threads=num_threads, caches_scores=False)
+        result = run_trial(request, Path(folder), host)
         seconds = time.perf_counter() - started
     assert result is not None, "a process alone gives the result itself"
     steps = marks.spans("train")

@@ -24,6 +24,7 @@ from afp_ray.records.findings import (
     signed_points,
 )
 from afp_ray.records.published import PaperCell, PaperClaim, PaperRow, PaperTable
+from afp_ray.records.requests import Host, TrialRequest, Work, WorkerGroup
 from afp_ray.records.scores import MAIN_METRICS, IncompleteScores, LayerMetrics, MissingScore, Score
 from afp_ray.records.studies import ADOPTED_FROM, Closed, CloseReason, LedgerEvent, OnEvent, StudyState, TrialRecord
 from afp_ray.records.trials import (
@@ -55,6 +56,7 @@ __all__ = [
     "FailureClass",
     "FieldImportance",
     "FrontPoint",
+    "Host",
     "IncompleteScores",
     "Interval",
     "Job",
@@ -81,8 +83,11 @@ __all__ = [
     "TableCell",
     "TrainingSummary",
     "TrialRecord",
+    "TrialRequest",
     "TrialResult",
     "TrialStatus",
     "Until",
+    "Work",
+    "WorkerGroup",
     "signed_points",
 ]

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from afp_ray import __version__
@@ -19,8 +20,7 @@ from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.models.adapters import num_trainable
 from afp_ray.models.hidden_states import CausalModel
-from afp_ray.records import TrainingSummary
-from afp_ray.reporter import Reporter
+from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
 from afp_ray.training.curves import Curve, Record, StepTrace
 from afp_ray.training.gather import rank, sum_gradients, world_size
@@ -40,8 +40,8 @@ from afp_ray.training.step import StepLosses, TrainingStep, pack_instructions, p
 
 logger = logging.getLogger(__name__)
 
-
 IsRung = Callable[[int, int], bool]
+"""Whether a training may pause, from the steps and the tokens of all workers that are done."""
 
 
 class Batches(Protocol):
@@ -57,57 +57,70 @@ class Batches(Protocol):
         ...
 
 
-def train(
-    model: CausalModel,
-    batches: Batches,
-    *,
-    loss: LossConfig,
-    training: TrainingConfig,
-    reporter: Reporter,
-    device: str | torch.device = "cpu",
-    seed: int = 0,
-    runtime: TrainingRuntime | None = None,
-    paths: TrialPaths | None = None,
-    trial_id: str = "",
-    stop: Callable[[], bool] | None = None,
-    is_rung: IsRung | None = None,
-) -> TrainingSummary:
-    """Train `model` in place for `training.max_steps` steps; inside a process group every worker calls this alike.
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """What is trained, whatever machine does it: together with the rows it decides every weight.
 
-    Dropout is drawn from `seed`, the step and the worker's rank; the global random state is left as it was. After an
+    Attributes:
+        loss: weights and shape of the two terms.
+        training: optimizer, schedule, steps, precision.
+        seed: of dropout and of the adapters' first weights.
+        trial_id: content address of the trial; a state of another one is not used.
+        is_rung: true saves the state and returns, with `steps` of the summary below `max_steps`. The next call goes on
+            from there. None trains to the end.
+    """
+
+    loss: LossConfig
+    training: TrainingConfig
+    seed: int = 0
+    trial_id: str = ""
+    is_rung: IsRung | None = None
+
+    def identity(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a state and the training that goes on from it must have in common."""
+        return {
+            "version": __version__,
+            "trial": self.trial_id,
+            "seed": self.seed,
+            "loss": self.loss.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "weights": {name: [list(value.shape), str(value.dtype)] for name, value in weights.items()},
+        }
+
+
+def train(
+    model: CausalModel, batches: Batches, request: TrainingRequest, host: Host, *, paths: TrialPaths | None = None
+) -> TrainingSummary:
+    """Train `model` in place for `max_steps` steps; inside a process group every worker calls this alike.
+
+    Dropout is drawn from the seed, the step and the worker's rank; the global random state is left as it was. After an
     error the weights are of no use, but what `paths.states` holds is: the next call goes on from there, with the
     weights, losses and summary of a training that was never stopped (bit for bit on the CPU).
 
     Args:
-        model: float32 weights on `device`.
+        model: float32 weights, on the device that trains them.
         batches: this worker's share of every step.
-        loss: weights and shape of the two terms.
-        training: optimizer, schedule, steps, precision.
-        reporter: hears of every step: losses of its terms, learning rate, gradient norm, tokens per second, memory.
-        device: where the model is.
-        seed: of dropout.
-        runtime: sizes, sharding, resumable states, trace; None takes the defaults.
+        request: loss, optimizer, seed, and where to pause.
+        host: its reporter hears of every step: losses of its terms, learning rate, gradient norm, tokens per second,
+            memory. Its `stop` is asked after every step; true on any worker saves the state and stops all of them.
         paths: where states, curve and trace go; None keeps none of them.
-        trial_id: content address of the trial; a state of another one is not used.
-        stop: asked after every step; true on any worker saves the state and stops all of them.
-        is_rung: told the steps and the tokens of all workers that are done; true saves the state and returns, with
-            `steps` of the summary below `max_steps`. The next call goes on from there.
     Returns: losses are means over the steps of the last tenth that had the term; `gpu_hours` is that of earlier
         attempts, `dropped_tokens` is the caller's to fill.
     Raises: DivergedError with the step at which a loss or the gradient's norm is not finite; its states are removed.
         TrainingInterruptedError when `stop` said so.
     """
+    training, runtime, seed = request.training, host.runtime, request.seed
     if training.max_steps == 0:
         return TrainingSummary(steps=0)
-    device, runtime = torch.device(device), runtime or TrainingRuntime()
+    device = next(model.parameters()).device
     with train_mode(model), own_random_state(device), prepared(model, training, runtime, seed=seed) as trained:
-        loop = _Loop(trained, loss, training, runtime, device=device, seed=seed)
         states = None
-        if paths is not None and (runtime.checkpoint_every_s is not None or stop is not None or is_rung is not None):
-            identity = _identity(trained, loss, training, seed=seed, trial_id=trial_id)
+        may_pause = host.stop is not None or request.is_rung is not None
+        if paths is not None and (may_pause or runtime.checkpoint_every_s is not None):
+            identity = request.identity(trained_weights(trained))
             states = States(paths.states, identity=identity, keep_last=runtime.keep_last, model=trained, device=device)
-        paths = paths if rank() == 0 else None
-        return loop.run(batches, reporter, states=states, paths=paths, stop=stop, is_rung=is_rung)
+        loop = _Loop(trained, request, host, device=device, states=states)
+        return loop.run(batches, paths if rank() == 0 else None)
 
 
 class _Loop:
@@ -120,78 +133,73 @@ class _Loop:
     def __init__(
         self,
         model: CausalModel,
-        loss: LossConfig,
-        training: TrainingConfig,
-        runtime: TrainingRuntime,
+        request: TrainingRequest,
+        host: Host,
         *,
         device: torch.device,
-        seed: int,
+        states: States | None,
     ) -> None:
-        self.model, self.loss, self.training, self.runtime = model, loss, training, runtime
-        self.device, self.seed = device, seed
+        training, loss = request.training, request.loss
+        self.model, self.request, self.host, self.device, self.states = model, request, host, device, states
         self.step = 0
         self._notes: list[str] = []
         self.record = Record(training.max_steps, device, period=2 if _alternates(loss) else 1)
-        self.sizes = _first_sizes(training, runtime)
+        self.sizes = _first_sizes(training, host.runtime)
         self.terms = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
-        self.optimizer = make_optimizer(model, training, device, seed=seed)
+        self.optimizer = make_optimizer(model, training, device, seed=request.seed)
         self._num_trainable = num_trainable(model)
         self._is_sharded = any(isinstance(value, DTensor) for value in model.parameters())
 
-    def run(
-        self,
-        batches: Batches,
-        reporter: Reporter,
-        *,
-        states: States | None,
-        paths: TrialPaths | None,
-        stop: Callable[[], bool] | None,
-        is_rung: IsRung | None,
-    ) -> TrainingSummary:
+    def run(self, batches: Batches, paths: TrialPaths | None) -> TrainingSummary:
         """Do the steps that are left, or those up to a rung."""
-        max_steps, num_steps = self.training.max_steps, self.runtime.profile_steps
-        if states is not None:
-            self._resume(states)
-        curve = Curve(paths.curve if paths else None, max_steps, start=self.step)
+        max_steps, every_s = self.request.training.max_steps, self.host.runtime.checkpoint_every_s
+        self._resume()
+        start, saved_at = self.step, time.monotonic()
+        curve = Curve(paths.curve if paths else None, max_steps, start=start)
         trace = StepTrace(
             paths.trace if paths else None,
-            num_steps=num_steps,
-            start=self.step,
+            num_steps=self.host.runtime.profile_steps,
+            start=start,
             max_steps=max_steps,
             device=self.device,
         )
-        every_s, start = self.runtime.checkpoint_every_s, self.step
-        saved_at = time.monotonic()
         with contextlib.closing(trace), contextlib.closing(curve):
-            while self.step < max_steps and not (is_rung and is_rung(self.step, self.record.tokens)):
+            while self.step < max_steps and not self._is_at_rung():
                 trace.before(self.step)
                 is_due = every_s is not None and time.monotonic() - saved_at >= every_s
-                metrics, (saves, stops) = self._take_step(batches, states, wishes=(is_due, stop is not None and stop()))
+                is_asked_to_stop = self.host.stop is not None and self.host.stop()
+                metrics, (saves, stops) = self._take_step(batches, wishes=(is_due, is_asked_to_stop))
                 curve.add(self.step, metrics)
                 trace.after(self.step)
                 self.step += 1
-                reporter.report("train", self.step, max_steps, metrics)
-                if states is not None and (saves or stops) and self.step < max_steps:
-                    curve.flush()
-                    self._save(states)
+                self.host.reporter.report("train", self.step, max_steps, metrics)
+                if (saves or stops) and self.step < max_steps:
+                    self._save(curve)
                     saved_at = time.monotonic()
                 if stops and self.step < max_steps:
                     raise TrainingInterruptedError(self.step)
             seconds = self.record.seconds  # as the state has it: what saving takes is the trial's, not the training's
-            if states is not None and start < self.step < max_steps:
-                curve.flush()
-                self._save(states)
+            if start < self.step < max_steps:
+                self._save(curve)
         self.optimizer.zero_grad(set_to_none=True)
         if isinstance(self.optimizer, BackwardOptimizer):
             self.optimizer.close()  # its hooks would keep the moments as long as the weights
-        return self._summary(states, seconds)
+        return self._summary(seconds)
 
-    def _take_step(
-        self, batches: Batches, states: States | None, *, wishes: tuple[bool, bool]
-    ) -> tuple[dict[str, float], list[bool]]:
-        """Update the weights once; metrics, and the wishes of all workers."""
-        step = self.step
-        rate = learning_rate(self.training, step)
+    def _is_at_rung(self) -> bool:
+        is_rung = self.request.is_rung
+        return is_rung is not None and is_rung(self.step, self.record.tokens)
+
+    def _take_step(self, batches: Batches, *, wishes: tuple[bool, bool]) -> tuple[dict[str, float], list[bool]]:
+        """Update the weights once.
+
+        Args:
+            batches: this worker's rows.
+            wishes: whether this worker wants the state to be saved, and the training to stop after it.
+        Returns: metrics of the step, and the wishes of all workers: what one wants all do.
+        """
+        step, training = self.step, self.request.training
+        rate = learning_rate(training, step)
         set_learning_rate(self.optimizer, rate)
         batch, losses = self._accumulate(batches)
         if self._is_sharded:
@@ -201,14 +209,14 @@ class _Loop:
         if isinstance(self.optimizer, BackwardOptimizer):
             norm = self.optimizer.step()
         else:
-            norm = clip_gradients(self.model.parameters(), self.training.max_grad_norm)
+            norm = clip_gradients(self.model.parameters(), training.max_grad_norm)
             self.optimizer.step()
         self.terms.after_step()
         try:
             metrics, agreed = self.record.add(step, losses, norm, num_tokens(batch), wishes=wishes)
         except DivergedError:
-            if states is not None:
-                states.remove()  # from there it would diverge again
+            if self.states is not None:
+                self.states.remove()  # from there it would diverge again
             raise
         metrics["learning_rate"] = rate
         return metrics, agreed
@@ -220,11 +228,11 @@ class _Loop:
         compares = step % self.record.cosine_every == 0
 
         def attempt(sizes: Sizes) -> tuple[TrainBatch, StepLosses]:
-            seed_step(self.device, self.seed, step)
+            seed_step(self.device, self.request.seed, step)
             optimizer.zero_grad(set_to_none=True)
-            is_asked = sizes.num_halvings > 0 or self.runtime.micro_batch_size is not None
+            is_asked = sizes.num_halvings > 0 or self.host.runtime.micro_batch_size is not None
             rows = batches.batch(step, micro_batch_size=sizes.micro_batch_size if is_asked else None)
-            batch = terms_of_step(rows, self.loss, step)
+            batch = terms_of_step(rows, self.request.loss, step)
             self.terms.pair_chunk_size = sizes.pair_chunk_size
             if in_backward is not None:
                 return batch, backward_with_updates(self.terms, batch, in_backward)
@@ -233,7 +241,7 @@ class _Loop:
         def can_retry() -> bool:
             return not self._is_sharded and (in_backward is None or not in_backward.has_stepped)
 
-        found, sizes = fit_sizes(attempt, self.sizes, model=self.model, device=self.device, can_retry=can_retry)
+        result, sizes = fit_sizes(attempt, self.sizes, model=self.model, device=self.device, can_retry=can_retry)
         if sizes != self.sizes:
             self._notes.append(
                 f"memory ran out in step {step}: passes of {sizes.micro_batch_size} instructions and "
@@ -241,37 +249,42 @@ class _Loop:
             )
             logger.warning(self._notes[-1])
             self.sizes = sizes
-        return found
+        return result
 
-    def _save(self, states: States) -> None:
+    def _save(self, curve: Curve) -> None:
+        """Keep what the next attempt goes on from, where states are kept; the curve up to here goes before it."""
+        if self.states is None:
+            return
+        curve.flush()
         parts = {
             "model": trained_weights(self.model),
             "optimizer": self.optimizer.state_dict(),
             "loss": self.terms.state_dict(),
         }
         sizes = dataclasses.asdict(self.sizes)
-        notes = [*self._notes, *states.notes]
-        states.save(self.step, parts, {"sums": self.record.state(), "sizes": sizes, "notes": notes})
+        notes = [*self._notes, *self.states.notes]
+        self.states.save(self.step, parts, {"sums": self.record.state(), "sizes": sizes, "notes": notes})
 
-    def _resume(self, states: States) -> None:
-        found = states.load_latest()
-        if found is None:
+    def _resume(self) -> None:
+        """Go on from the latest state; passes are as small as memory asked for before, or smaller."""
+        state = self.states.load_latest() if self.states is not None else None
+        if state is None:
             return
-        set_weights(self.model, found.parts["model"])
-        self.optimizer.load_state_dict(found.parts["optimizer"])
-        self.terms.load_state_dict(found.parts["loss"])
-        self.record.restore(found.step, found.record["sums"])
-        kept = Sizes(**found.record["sizes"])
+        set_weights(self.model, state.parts["model"])
+        self.optimizer.load_state_dict(state.parts["optimizer"])
+        self.terms.load_state_dict(state.parts["loss"])
+        self.record.restore(state.step, state.record["sums"])
+        saved = Sizes(**state.record["sizes"])
         self.sizes = Sizes(
-            min(kept.micro_batch_size, self.sizes.micro_batch_size),
-            min(kept.pair_chunk_size, self.sizes.pair_chunk_size),
-            kept.num_halvings,
+            min(saved.micro_batch_size, self.sizes.micro_batch_size),
+            min(saved.pair_chunk_size, self.sizes.pair_chunk_size),
+            saved.num_halvings,
         )
-        self._notes = list(found.record["notes"])
-        self.step = found.step
+        self._notes = list(state.record["notes"])
+        self.step = state.step
 
-    def _summary(self, states: States | None, seconds: float) -> TrainingSummary:
-        notes = [*self._notes, *(states.notes if states is not None else [])]
+    def _summary(self, seconds: float) -> TrainingSummary:
+        notes = [*self._notes, *(self.states.notes if self.states is not None else [])]
         return self.record.summary(
             seconds,
             steps=self.step,
@@ -279,21 +292,6 @@ class _Loop:
             notes=tuple(notes),
             **dataclasses.asdict(self.sizes),
         )
-
-
-def _identity(
-    model: CausalModel, loss: LossConfig, training: TrainingConfig, *, seed: int, trial_id: str
-) -> dict[str, Any]:
-    """What a state and the run that uses it must have in common."""
-    weights = trained_weights(model)
-    return {
-        "version": __version__,
-        "trial": trial_id,
-        "seed": seed,
-        "loss": loss.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
-        "weights": {name: [list(value.shape), str(value.dtype)] for name, value in weights.items()},
-    }
 
 
 def terms_of_step(batch: TrainBatch, loss: LossConfig, step: int) -> TrainBatch:

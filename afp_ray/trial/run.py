@@ -6,56 +6,31 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from afp_ray import __version__
-from afp_ray.config import SPLITS, Split, TrainingRuntime, TrialConfig
+from afp_ray.config import SPLITS, Split, TrialConfig
 from afp_ray.errors import ModelError
 from afp_ray.evaluation import run as evaluation
-from afp_ray.evaluation.score_cache import is_caching_wanted
+from afp_ray.evaluation.cell_scoring import ScoringHost
+from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
 from afp_ray.evaluation.workers import Workers
-from afp_ray.records import TrainingSummary, TrialResult, Until
-from afp_ray.reporter import Reporter
+from afp_ray.records import Host, TrainingSummary, TrialRequest, TrialResult, Until
 from afp_ray.store import TrialPaths, read_result, write_json
 from afp_ray.training.costs import with_costs
 from afp_ray.training.option_conflicts import check_together
 from afp_ray.trial.check import fingerprints
 from afp_ray.trial.prepare import tokenized_rows
-from afp_ray.trial.score import score_splits
+from afp_ray.trial.score import TrialScores, score_splits
 
 if TYPE_CHECKING:  # torch comes with these; checking a study must not wait for it
+    from afp_ray.data.batches import TrainingBatches
     from afp_ray.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the stages of one trial share."""
-
-    config: TrialConfig
-    trial_id: str
-    paths: TrialPaths
-    reporter: Reporter
-    runtime: TrainingRuntime
-    device: str
-    workers: Workers
-    stop: Callable[[], bool] | None
-    until: Until | None
-    fence: Callable[[], None]
-
-    @property
-    def rank(self) -> int:
-        """Place of this worker."""
-        return self.workers.rank
-
-    @property
-    def world_size(self) -> int:
-        """Number of workers."""
-        return self.workers.number
 
 
 def import_libraries() -> None:
@@ -64,104 +39,135 @@ def import_libraries() -> None:
     import afp_ray.training.loop  # noqa: F401
 
 
-def run_trial(
-    config: TrialConfig,
-    *,
-    trial_id: str,
-    folder: Path,
-    splits: Sequence[str],
-    reporter: Reporter,
-    device: str = "auto",
-    runtime: TrainingRuntime | None = None,
-    num_threads: int | None = None,
-    stop: Callable[[], bool] | None = None,
-    until: Until | None = None,
-    fence: Callable[[], None] = lambda: None,
-    keep_scores: bool = True,
-) -> TrialResult | None:
+def run_trial(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Train and score one configuration; what `folder` already holds is not done again.
 
     Inside a process group every worker calls this alike: all train, all score a part, the first writes.
 
     Args:
-        config: the resolved trial.
-        trial_id: its content address.
+        request: the configuration, its id, and the splits to score.
         folder: the trial's own folder; `result.json` is durable there before this returns.
-        splits: "validation", "test" or both; only those that a stored result lacks are scored.
-        reporter: hears of progress.
-        device: "auto" takes a GPU where there is one.
-        runtime: memory, checkpoints and watching; nothing there changes a score. None takes the defaults.
-        num_threads: torch threads; None leaves torch's choice.
-        stop: asked at every step of training; true saves what is done, for a later attempt to go on with.
-        until: train to this rung alone and score validation there; the result is PAUSED, and the next call goes on from
-            the state that this one leaves. A training that ends before the rung gives an ordinary result.
-        fence: called before a checkpoint or result is written; raises when this attempt may write no more.
-        keep_scores: take what the very same weights answered before from the cache, and keep what they answer now;
-            `AFP_CACHE_SCORES=0` says no for all.
+        host: where the trial runs, and who hears of it.
     Returns: the result, None on workers other than the first.
     Raises: IncompleteError when a task cannot be scored in a language; the other scores are in `incomplete.json` then.
-        UserError for bad input, DivergedError, TrainingInterruptedError when `stop` said so, whatever torch raises.
+        UserError for bad input, DivergedError, TrainingInterruptedError when `host.stop` said so, whatever torch
+        raises.
     """
     started = time.perf_counter()
+    run = _set_up(request, folder, host)
+    paths, workers = run.paths, run.workers
+    stored = read_result(paths.result) if paths.result.is_file() else None
+    if stored is not None and set(request.splits) <= set(stored.splits):
+        return stored if workers.is_first else None
+    if (paused := read_rung(paths, request.until)) is not None:
+        return paused if workers.is_first else None
+    config = request.config
+    check_together(config.loss, config.training, run.host.runtime, num_workers=workers.number)
+    loaded, summary = _trained_model(run, stored)
+    scores = _scores(run, loaded, stored, is_paused=_is_paused(config, summary))
+    if scores is None:
+        return None
+    result = _result(run, summary, scores, stored, started=started)
+    _write(run, result)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the stages of one trial share.
+
+    Attributes:
+        request: as `run_trial` was given it.
+        paths: the files of the trial.
+        host: with "auto" and the environment resolved.
+        workers: those of the trial, of which this process is one.
+    """
+
+    request: TrialRequest
+    paths: TrialPaths
+    host: Host
+    workers: Workers
+
+    @property
+    def config(self) -> TrialConfig:
+        """What is trained and scored."""
+        return self.request.config
+
+
+def _set_up(request: TrialRequest, folder: Path, host: Host) -> _Run:
+    """Import what a trial needs, give torch its threads, and settle what the host leaves open."""
+    caches = host.caches_scores and is_caching_wanted()  # a bad setting is refused before anything is trained
     import_libraries()
     import torch
 
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    workers = Workers(*_worker())
-    rank, world_size = workers.rank, workers.number
+    if host.num_threads is not None:
+        torch.set_num_threads(host.num_threads)
+    device = host.device
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-    paths, runtime = TrialPaths(folder), runtime or TrainingRuntime()
-    keeps = keep_scores and is_caching_wanted()
-    run = _Run(config, trial_id, paths, reporter, runtime, device, workers, stop, until, fence)
-    paused = read_rung(paths, until)
-    if paused is not None:
-        return paused if rank == 0 else None
-    stored = read_result(run.paths.result) if run.paths.result.is_file() else None
-    if stored is not None and set(splits) <= set(stored.splits):
-        return stored if rank == 0 else None
-    check_together(config.loss, config.training, runtime, num_workers=world_size)
-    loaded, summary = _trained_model(run, stored)
-    is_paused = summary.steps < config.training.max_steps
-    wanted: list[Split] = ["validation"] if is_paused else [split for split in SPLITS if split in splits]
+    host = replace(host, device=device, caches_scores=caches)
+    return _Run(request, TrialPaths(folder), host, Workers(*_worker()))
+
+
+def _is_paused(config: TrialConfig, summary: TrainingSummary) -> bool:
+    """Whether the training ended at a rung, before its last step."""
+    return summary.steps < config.training.max_steps
+
+
+def _scores(run: _Run, loaded: "LoadedModel", stored: TrialResult | None, *, is_paused: bool) -> TrialScores | None:
+    """Score what is asked for and `stored` lacks; None on workers other than the first.
+
+    A paused trial is scored on validation alone, whatever was asked: it may never be chosen by what test says.
+    """
+    host, paths = run.host, run.paths
+    cache = ScoreCache(loaded.model, loaded.tokenizer) if host.caches_scores else None
+    scoring = ScoringHost(host.reporter, cache, run.workers)
+    splits: list[Split] = ["validation"] if is_paused else [name for name in SPLITS if name in run.request.splits]
     try:
-        scored = score_splits(
-            config, loaded, wanted, paths=paths, stored=stored, reporter=reporter, workers=workers, keep_scores=keeps
-        )
+        return score_splits(run.config, loaded, splits, paths=paths, stored=stored, host=scoring)
     except evaluation.IncompleteError as error:
-        if rank == 0:
-            fence()
+        if run.workers.is_first:
+            host.fence()
             write_json(paths.incomplete, error.found.model_dump(mode="json"))
         raise
-    if scored is None:
-        return None
-    before = _last_rung(paths) if stored is None else None
+
+
+def _result(
+    run: _Run, summary: TrainingSummary, scores: TrialScores, stored: TrialResult | None, *, started: float
+) -> TrialResult:
+    """Join scores, costs, fingerprints and environment; what an earlier attempt or rung took counts too."""
+    config, is_paused = run.config, _is_paused(run.config, summary)
+    rung = _last_rung(run.paths) if stored is None else None
     seconds = time.perf_counter() - started
-    result = TrialResult(
-        trial_id=trial_id,
+    training = with_costs(summary, stored, rung, seconds=seconds, scoring_s=scores.seconds, workers=run.workers.number)
+    return TrialResult(
+        trial_id=run.request.trial_id,
         status="PAUSED" if is_paused else "DONE",
-        until=until if is_paused else None,
+        until=run.request.until if is_paused else None,
         config=config.model_dump(mode="json"),
-        splits=scored.splits,
-        scores=scored.scores,
-        layers=scored.layers,
-        training=with_costs(summary, stored, before, seconds=seconds, scoring_s=scored.seconds, workers=world_size),
-        checkpoint=paths.checkpoint.name if paths.checkpoint.is_dir() else None,
-        predictions={} if is_paused else dict(scored.predictions),
+        splits=scores.splits,
+        scores=scores.scores,
+        layers=scores.layers,
+        training=training,
+        checkpoint=run.paths.checkpoint.name if run.paths.checkpoint.is_dir() else None,
+        predictions={} if is_paused else dict(scores.predictions),
         fingerprints=fingerprints(config),
-        environment=_environment(device),
-        seconds=seconds + sum(known.seconds for known in (stored, before) if known is not None),
-        warnings=tuple(dict.fromkeys([*summary.notes, *scored.warnings])),
+        environment=_environment(run.host.device),
+        seconds=seconds + sum(earlier.seconds for earlier in (stored, rung) if earlier is not None),
+        warnings=tuple(dict.fromkeys([*summary.notes, *scores.warnings])),
     )
-    fence()
+
+
+def _write(run: _Run, result: TrialResult) -> None:
+    """Make the result durable: in `rung-<n>.json` while the trial is paused, and a finished one needs no states."""
+    paths = run.paths
+    run.host.fence()
     paths.incomplete.unlink(missing_ok=True)
-    if is_paused and until is not None:
-        write_json(paths.rung(until.rung), result.model_dump(mode="json"))
-        return result
+    if result.until is not None:
+        write_json(paths.rung(result.until.rung), result.model_dump(mode="json"))
+        return
     write_json(paths.result, result.model_dump(mode="json"))
     shutil.rmtree(paths.states, ignore_errors=True)
-    return result
 
 
 def read_rung(paths: TrialPaths, until: Until | None) -> TrialResult | None:
@@ -191,45 +197,51 @@ def _worker() -> tuple[int, int]:
 
 def _trained_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel", TrainingSummary]:
     """The model to score, the same on every worker: the stored checkpoint, or one that is trained now and saved."""
-    from afp_ray.training.checkpoint import require_checkpoint_space, save_checkpoint
-    from afp_ray.training.loop import train
+    from afp_ray.training.checkpoint import require_checkpoint_space
 
-    config, paths = run.config, run.paths
-    run.reporter.report("load", 0, 1)
+    run.host.reporter.report("load", 0, 1)
     with run.workers.together():
         loaded, summary = _loaded_model(run, stored)
         run.workers.require_equal(summary is None, "what they find in the folder of the trial")
         if summary is not None:
             return loaded, summary
-        if run.rank == 0:
-            require_checkpoint_space(loaded.model, paths.checkpoint)
+        if run.workers.is_first:
+            require_checkpoint_space(loaded.model, run.paths.checkpoint)
         batches = _training_batches(run, loaded)
-    if run.rank == 0:
-        _record_training_call(paths)
-    summary = train(
-        loaded.model,
-        batches,
-        loss=config.loss,
-        training=config.training,
-        reporter=run.reporter,
-        device=run.device,
-        seed=config.seed,
-        runtime=run.runtime,
-        paths=paths,
-        trial_id=run.trial_id,
-        stop=run.stop,
-        is_rung=_is_rung(config, run.until) if run.until else None,
-    )
-    summary = summary.model_copy(update={"dropped_tokens": batches.dropped_tokens})
-    if summary.steps < config.training.max_steps:
-        return loaded, summary
-    with run.workers.together():
-        if run.rank == 0:
-            run.fence()
-            save_checkpoint(loaded.model, loaded.tokenizer, paths.checkpoint)
-            finished = summary.model_copy(update={"gpu_hours": summary.training_hours})
-            write_json(paths.trained, finished.model_dump(mode="json"))
+    summary = _train(run, loaded, batches)
+    if not _is_paused(run.config, summary):
+        _save(run, loaded, summary)
     return loaded, summary
+
+
+def _train(run: _Run, loaded: "LoadedModel", batches: "TrainingBatches") -> TrainingSummary:
+    """Train the model in place."""
+    from afp_ray.training.loop import TrainingRequest, train
+
+    config, until = run.config, run.request.until
+    if run.workers.is_first:
+        _record_training_call(run.paths)
+    request = TrainingRequest(
+        config.loss,
+        config.training,
+        seed=config.seed,
+        trial_id=run.request.trial_id,
+        is_rung=_is_rung(config, until) if until else None,
+    )
+    summary = train(loaded.model, batches, request, run.host, paths=run.paths)
+    return summary.model_copy(update={"dropped_tokens": batches.dropped_tokens})
+
+
+def _save(run: _Run, loaded: "LoadedModel", summary: TrainingSummary) -> None:
+    """Write `checkpoint/`, and that it is whole; the first worker does, and all wait for it."""
+    from afp_ray.training.checkpoint import save_checkpoint
+
+    with run.workers.together():
+        if run.workers.is_first:
+            run.host.fence()
+            save_checkpoint(loaded.model, loaded.tokenizer, run.paths.checkpoint)
+            finished = summary.model_copy(update={"gpu_hours": summary.training_hours})
+            write_json(run.paths.trained, finished.model_dump(mode="json"))
 
 
 def _loaded_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel", TrainingSummary | None]:
@@ -238,7 +250,7 @@ def _loaded_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel",
     from afp_ray.training.checkpoint import verify_checkpoint
 
     config, paths = run.config, run.paths
-    kept = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
+    saved = config.model.model_copy(update={"name": str(paths.checkpoint), "revision": None})
     if stored is not None and config.training.max_steps > 0:
         if not paths.checkpoint.is_dir():
             raise ModelError(
@@ -247,11 +259,11 @@ def _loaded_model(run: _Run, stored: TrialResult | None) -> tuple["LoadedModel",
                 fix="remove the trial's folder to train it again, or keep it with runtime.keep_checkpoints: all",
             )
         verify_checkpoint(paths.checkpoint)
-        return load_model(kept, device=run.device, cache=None), stored.training
+        return load_model(saved, device=run.host.device, cache=None), stored.training
     trained = _finished_training(paths)
     if trained is not None:
-        return load_model(kept, device=run.device, cache=None), trained
-    loaded = load_model(config.model, device=run.device)
+        return load_model(saved, device=run.host.device, cache=None), trained
+    loaded = load_model(config.model, device=run.host.device)
     return loaded, TrainingSummary(steps=0, training_hours=0.0) if config.training.max_steps == 0 else None
 
 
@@ -280,7 +292,8 @@ def _finished_training(paths: TrialPaths) -> TrainingSummary | None:
     return TrainingSummary.model_validate_json(paths.trained.read_bytes())
 
 
-def _training_batches(run: _Run, loaded: "LoadedModel") -> Any:
+def _training_batches(run: _Run, loaded: "LoadedModel") -> "TrainingBatches":
+    """The rows of this worker, step by step."""
     from afp_ray.data.batches import TrainingBatches
 
     config = run.config
@@ -293,9 +306,9 @@ def _training_batches(run: _Run, loaded: "LoadedModel") -> Any:
         pair_batch_size=config.training.num_pairs_per_step,
         max_length=config.training.max_length,
         seed=config.seed,
-        rank=run.rank,
-        world_size=run.world_size,
-        micro_batch_size=run.runtime.micro_batch_size,
+        rank=run.workers.rank,
+        world_size=run.workers.number,
+        micro_batch_size=run.host.runtime.micro_batch_size,
     )
 
 

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afp_ray.config import SPLITS, Split, TrialConfig
-from afp_ray.evaluation import run as evaluation
-from afp_ray.evaluation.score_cache import ScoreCache
-from afp_ray.evaluation.workers import Workers
+from afp_ray.evaluation.cell_scoring import ScoringHost
+from afp_ray.evaluation.run import (
+    Evaluation,
+    IncompleteError,
+    evaluate_tasks,
+    require_one_model,
+    write_predictions,
+)
 from afp_ray.records import LayerMetrics, Score, TrialResult
 from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths
@@ -45,9 +50,7 @@ def score_splits(
     *,
     paths: TrialPaths,
     stored: TrialResult | None,
-    reporter: Reporter,
-    workers: Workers,
-    keep_scores: bool,
+    host: ScoringHost,
 ) -> TrialScores | None:
     """Score the splits that `stored` lacks and join them with what it has; all workers of the trial call this alike.
 
@@ -57,57 +60,62 @@ def score_splits(
         splits: those that are wanted.
         paths: where predictions and states go.
         stored: what was scored before; None for nothing.
-        reporter: hears of progress.
-        workers: those that score a part each.
-        keep_scores: ask the cache of scores first, and keep what it lacks.
+        host: the workers that score a part each, the cache that they ask first, and who hears of progress.
     Returns: None on workers other than the first.
     Raises: IncompleteError when a task cannot be scored in a language, on all workers, once all other scores are made;
         UserError for bad input, ElsewhereFailedError when another worker failed, whatever torch raises.
     """
     started = time.perf_counter()
     missing = [split for split in splits if stored is None or split not in stored.splits]
-    cache = ScoreCache(loaded.model, loaded.tokenizer) if keep_scores else None
-    with workers.together():
-        evaluation.require_one_model(loaded.model, loaded.tokenizer, workers)
-        evaluated: dict[Split, evaluation.Evaluation] = {}
-        failed: list[evaluation.IncompleteError] = []
-        for split in missing:
+    evaluated = _evaluate(config, loaded, missing, host)
+    if not host.workers.is_first:
+        return None
+    scores = [score for score in stored.scores if score.task != "retrieval"] if stored else []
+    layers = list(stored.layers) if stored else []
+    predictions = dict(stored.predictions) if stored else {}
+    warnings = list(stored.warnings) if stored else []
+    for split, evaluation in evaluated.items():
+        scores += evaluation.scores
+        warnings += evaluation.warnings
+        file = paths.predictions_of(split)
+        write_predictions(evaluation.predictions, file)
+        predictions[split] = str(file.relative_to(paths.folder))
+        layers += _measure(config, loaded, split, layers, paths=paths, reporter=host.reporter)
+    scores += _headline_scores(layers)
+    seconds = time.perf_counter() - started
+    return TrialScores(tuple(scores), tuple(layers), predictions, tuple(dict.fromkeys(warnings)), seconds)
+
+
+def _evaluate(
+    config: TrialConfig, loaded: "LoadedModel", splits: Sequence[Split], host: ScoringHost
+) -> dict[Split, Evaluation]:
+    """Every task on each split; a split that lacks a score does not keep the next one from being scored.
+
+    Raises: IncompleteError with the scores and the gaps of all splits.
+    """
+    evaluated: dict[Split, Evaluation] = {}
+    incomplete: list[IncompleteError] = []
+    with host.workers.together():
+        require_one_model(loaded.model, loaded.tokenizer, host.workers)
+        for split in splits:
             try:
-                evaluated[split] = evaluation.evaluate_tasks(
+                evaluated[split] = evaluate_tasks(
                     loaded.model,
                     loaded.tokenizer,
                     config.evaluation,
                     languages=config.evaluated_languages,
                     pivot=config.data.pivot,
                     split=split,
-                    reporter=reporter,
-                    cache=cache,
-                    workers=workers,
+                    host=host,
                 )
-            except evaluation.IncompleteError as error:
-                failed.append(error)
-    if failed:
-        complete = [score for found in evaluated.values() for score in found.scores]
-        raise evaluation.IncompleteError(
-            [*complete, *(score for one in failed for score in one.found.scores)],
-            [cell for one in failed for cell in one.found.missing],
-        ) from failed[0].__cause__
-    if not workers.is_first:
-        return None
-    scores = [score for score in stored.scores if score.task != "retrieval"] if stored else []
-    layers = list(stored.layers) if stored else []
-    predictions = dict(stored.predictions) if stored else {}
-    warnings = list(stored.warnings) if stored else []
-    for split, found in evaluated.items():
-        scores += found.scores
-        warnings += found.warnings
-        file = paths.predictions_of(split)
-        evaluation.write_predictions(found.predictions, file)
-        predictions[split] = str(file.relative_to(paths.folder))
-        layers += _measure(config, loaded, split, layers, paths=paths, reporter=reporter)
-    scores += _headline_scores(layers)
-    seconds = time.perf_counter() - started
-    return TrialScores(tuple(scores), tuple(layers), predictions, tuple(dict.fromkeys(warnings)), seconds)
+            except IncompleteError as error:
+                incomplete.append(error)
+    if incomplete:
+        scores = [score for evaluation in evaluated.values() for score in evaluation.scores]
+        scores += [score for error in incomplete for score in error.found.scores]
+        missing = [cell for error in incomplete for cell in error.found.missing]
+        raise IncompleteError(scores, missing) from incomplete[0].__cause__
+    return evaluated
 
 
 def _measure(

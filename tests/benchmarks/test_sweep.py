@@ -23,19 +23,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_peers_train_on_our_rows_in_our_order_to_the_same_loss(work: Path) -> None:
-    from afp_ray.reporter import SilentReporter
+    from afp_ray.records import Host, TrialRequest
     from afp_ray.trial.run import run_trial
 
-    result = run_trial(
-        trial_config(TINY, RATE),
-        trial_id="ours",
-        folder=work / "ours",
-        splits=("validation",),
-        reporter=SilentReporter(),
-        device="cpu",
-        num_threads=1,
-        keep_scores=False,
-    )
+    request = TrialRequest(config=trial_config(TINY, RATE), trial_id="ours", splits=("validation",))
+    result = run_trial(request, work / "ours", Host(device="cpu", num_threads=1, caches_scores=False))
     assert result is not None
     theirs = peers_sweep.run_trial(peers_sweep.tokenize(peers_sweep.read_work(work)), RATE)
     assert theirs["loss"] == pytest.approx(result.training.instruction_loss, abs=sweep.LOSS_LIMIT)

@@ -1,15 +1,14 @@
 """What a trial leaves of its representations, for drawings that are made without it."""
 
 from pathlib import Path
-from typing import Any
+
+from trial_cases import run_on_cpu
 
 from afp_ray.config import TrialConfig, nest
 from afp_ray.evaluation.projection import SentenceStates, read_states
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
-from afp_ray.reporter import SilentReporter
 from afp_ray.store import TrialPaths
-from afp_ray.trial.run import run_trial
 
 FIELDS = {
     "data.languages": ["zh", "tr"],
@@ -24,8 +23,7 @@ FIELDS = {
 
 def run(method: str, folder: Path, *splits: str) -> TrialResult:
     config = TrialConfig.model_validate(nest({"method": method, **FIELDS, **pins(method)}))
-    options: dict[str, Any] = {"reporter": SilentReporter(), "device": "cpu", "num_threads": 1}
-    result = run_trial(config, trial_id="t", folder=folder, splits=splits, **options)
+    result = run_on_cpu(config, folder, *splits)
     assert result is not None
     return result
 

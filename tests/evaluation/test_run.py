@@ -11,6 +11,7 @@ import torch
 from afp_ray.config import EvaluationConfig
 from afp_ray.errors import ConfigError, DataError, ModelError, StorageError, TaskError
 from afp_ray.evaluation import run
+from afp_ray.evaluation.cell_scoring import ScoringHost
 from afp_ray.evaluation.incomplete import IncompleteError
 from afp_ray.evaluation.questions import render_cells
 from afp_ray.evaluation.run import (
@@ -39,7 +40,13 @@ class Recorder:
 def test_scores_are_the_means_of_their_predictions(tokenizer: Any, llama: Any) -> None:
     recorder = Recorder()
     result = evaluate_tasks(
-        llama, tokenizer, SETTINGS, languages=("en", "zh"), pivot="en", split="test", reporter=recorder
+        llama,
+        tokenizer,
+        SETTINGS,
+        languages=("en", "zh"),
+        pivot="en",
+        split="test",
+        host=ScoringHost(reporter=recorder),
     )
     assert [(s.task, s.language, s.shots) for s in result.scores] == [
         (task, language, shots) for task in ("xnli", "xwinograd") for language in ("en", "zh") for shots in (0, 2)
@@ -78,7 +85,7 @@ def test_what_cannot_be_scored_leaves_all_other_scores_as_they_are(
     break_cells(monkeypatch, TaskError("no label", where="row 7"), ("xnli", "zh"), ("xwinograd", "en"))
     recorder = Recorder()
     with pytest.raises(IncompleteError, match="2 of 4 scores are missing, so that there is no mean") as caught:
-        evaluate(llama, tokenizer, reporter=recorder)
+        evaluate(llama, tokenizer, host=ScoringHost(reporter=recorder))
     found = caught.value.found
     kept = {("xnli", "en"), ("xwinograd", "zh")}
     assert list(found.scores) == [score for score in expected.scores if (score.task, score.language) in kept]
@@ -125,7 +132,7 @@ def test_what_stands_against_every_score_ends_the_evaluation_at_once(
     break_cells(monkeypatch, error, ("xnli", "zh"))
     recorder = Recorder()
     with pytest.raises(type(error)):
-        evaluate(llama, tokenizer, reporter=recorder)
+        evaluate(llama, tokenizer, host=ScoringHost(reporter=recorder))
     assert recorder.calls[-1] == ("evaluate", 3, 12), "what came before it alone"
 
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from trial_cases import run_on_cpu
 
 from afp_ray.config import EvaluationConfig
 from afp_ray.errors import ConfigError, ModelError
-from afp_ray.evaluation.cell_scoring import CellScoring
+from afp_ray.evaluation.cell_scoring import CellScoring, ScoringHost
 from afp_ray.evaluation.run import Evaluation, evaluate_tasks
 from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
 from afp_ray.evaluation.task import Task
@@ -39,7 +40,7 @@ def evaluate(
 ) -> tuple[Evaluation, ScoreCache]:
     cache = ScoreCache(model, tokenizer)
     arguments = {"languages": ("en", "zh"), "pivot": "en", "split": "validation", **options}
-    return evaluate_tasks(model, tokenizer, settings, cache=cache, **arguments), cache
+    return evaluate_tasks(model, tokenizer, settings, host=ScoringHost(cache=cache), **arguments), cache
 
 
 def num_forwards(model: Any, act: Callable[[], object]) -> int:
@@ -192,7 +193,7 @@ def test_another_decoding_is_written_again(
 
 
 def ask(cache: ScoreCache, prompts: list[Any], answer: float = -1.0) -> Any:
-    scoring = CellScoring(None, None, SETTINGS, "en", "validation", [], cache)
+    scoring = CellScoring(None, None, SETTINGS, "en", "validation", [], ScoringHost(cache=cache))
     return scoring.answers({"kind": "test"}, prompts, lambda: ([(answer,)] * len(prompts), {"num_truncated": 0}))[0]
 
 
@@ -339,19 +340,14 @@ def test_another_word_for_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_trial_that_is_run_again_takes_kept_scores_unless_it_is_told_not_to(folder: Path, tmp_path: Path) -> None:
     from afp_ray.config import TrialConfig, nest
     from afp_ray.methods import pins
-    from afp_ray.reporter import SilentReporter
-    from afp_ray.trial.run import run_trial
 
     fields = {"method": "base", "evaluation.tasks": ["xcopa"], "evaluation.limit": 4, "evaluation.representation": None}
     config = TrialConfig.model_validate(nest({**fields, "data.languages": ["zh"], **pins("base")}))
 
-    def go(name: str, **options: Any) -> Any:
-        return run_trial(
-            config, trial_id="t", folder=tmp_path / name, splits=("validation",), reporter=SilentReporter(),
-            device="cpu", num_threads=1, **options,
-        )  # fmt: skip
+    def go(name: str, **host: Any) -> Any:
+        return run_on_cpu(config, tmp_path / name, **host)
 
-    assert go("never", keep_scores=False).scores
+    assert go("never", caches_scores=False).scores
     assert not folder.exists()
     first = go("first")
     times = {file: file.stat().st_mtime_ns for file in folder.glob("*.parquet")}

@@ -9,13 +9,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.errors import DataError, DivergedError, TrainingInterruptedError
-from afp_ray.records import Score, TrainingSummary, TrialResult, Until
-from afp_ray.reporter import Reporter
+from afp_ray.records import Host, Score, TrainingSummary, TrialRequest, TrialResult
 from afp_ray.store import TrialPaths, write_json
 
 _KINDS = ("diverged", "bug", "data", "oom", "dies_once", "dies", "nan", "waits", "preempted_once", "oom_whole")
@@ -47,75 +45,63 @@ def steps_of(folder: Path) -> list[tuple[int, int]]:
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(
-    config: TrialConfig,
-    *,
-    trial_id: str,
-    folder: Path,
-    splits: Sequence[str],
-    reporter: Reporter,
-    device: str = "auto",
-    runtime: TrainingRuntime | None = None,
-    num_threads: int | None = None,
-    stop: Callable[[], bool] | None = None,
-    until: Until | None = None,
-    fence: Callable[[], None] = lambda: None,
-) -> TrialResult | None:
+def run(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Train (write a line), keep a checkpoint, score what is missing; or fail as the learning rate says."""
-    paths = TrialPaths(folder)
+    paths, config, splits = TrialPaths(folder), request.config, request.splits
     folder.mkdir(parents=True, exist_ok=True)
-    reporter.report("train", 0, 1)
+    host.reporter.report("train", 0, 1)
     stored = TrialResult.model_validate_json(paths.result.read_bytes()) if paths.result.exists() else None
     if stored is None:
         with paths.training_calls.open("a") as file:
             file.write(json.dumps({"time": time.time(), "pid": os.getpid()}) + "\n")
-        _fail_as_asked(config, paths, runtime or TrainingRuntime())
-        if until is not None or paths.states.exists():
-            paused = _train_to_rung(config, paths, until, trial_id=trial_id)
-            fence()
+        _fail_as_asked(config, paths, host.runtime)
+        if request.until is not None or paths.states.exists():
+            paused = _train_to_rung(request, paths)
+            host.fence()
             if paused is not None:
                 write_json(paths.rung(paused.until.rung), paused.model_dump(mode="json"))  # type: ignore[union-attr]
                 return paused
         paths.checkpoint.mkdir(exist_ok=True)
-        (paths.checkpoint / "model.safetensors").write_bytes(trial_id.encode())
+        (paths.checkpoint / "model.safetensors").write_bytes(request.trial_id.encode())
     else:
         assert set(splits) <= set(stored.splits) or paths.checkpoint.is_dir(), "scored again without a checkpoint"
     done = dict.fromkeys([*(stored.splits if stored else ()), *splits])
     result = TrialResult(
-        trial_id=trial_id,
+        trial_id=request.trial_id,
         config=config.model_dump(mode="json"),
         splits=tuple(done),
         scores=tuple(
-            Score(task="fake", language="th", split=split, metric="accuracy", value=score_of(config), n=1)  # type: ignore[arg-type]
+            Score(task="fake", language="th", split=split, metric="accuracy", value=score_of(config), n=1)
             for split in done
         ),
         training=TrainingSummary(steps=1, gpu_hours=0.5),
         checkpoint="checkpoint",
     )
-    reporter.report("train", 1, 1)
-    fence()
+    host.reporter.report("train", 1, 1)
+    host.fence()
     write_json(paths.result, result.model_dump(mode="json"))
     return result
 
 
-def run_in_group(config: TrialConfig, *, trial_id: str, folder: Path, **rest: object) -> TrialResult | None:
+def run_in_group(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """As `run`, in a process group: every worker adds its rank plus one, and only the first writes."""
     import torch
     import torch.distributed as dist
 
     total = torch.tensor([float(dist.get_rank() + 1)])
     dist.all_reduce(total)
-    if config.training.learning_rate == FAILS["diverged"] and dist.get_rank() == 1:
+    if request.config.training.learning_rate == FAILS["diverged"] and dist.get_rank() == 1:
         raise DivergedError(7, "loss is nan")
     dist.barrier()
     if dist.get_rank() > 0:
         return None
     (folder / "sum_of_ranks.txt").write_text(str(total.item()))
-    return run(config, trial_id=trial_id, folder=folder, **rest)  # type: ignore[arg-type]
+    return run(request, folder, host)
 
 
-def _train_to_rung(config: TrialConfig, paths: TrialPaths, until: Until | None, *, trial_id: str) -> TrialResult | None:
+def _train_to_rung(request: TrialRequest, paths: TrialPaths) -> TrialResult | None:
     """Go on from the steps that are done; a paused result at a rung, None at the end."""
+    config, until = request.config, request.until
     state = paths.states / "steps"
     done = int(state.read_text()) if state.exists() else 0
     unit = {"steps": 1, "rows": config.rows_per_step, "tokens": 100}[until.unit] if until else 1
@@ -128,7 +114,7 @@ def _train_to_rung(config: TrialConfig, paths: TrialPaths, until: Until | None, 
         return None
     score = Score(task="fake", language="th", split="validation", metric="accuracy", value=score_of(config, end), n=1)
     return TrialResult(
-        trial_id=trial_id,
+        trial_id=request.trial_id,
         status="PAUSED",
         until=until,
         config=config.model_dump(mode="json"),

@@ -21,11 +21,10 @@ from typing import Any
 import fake_trials
 from executor_suite import make_study, run
 
-from afp_ray.config import TrialConfig
 from afp_ray.errors import AfpError
 from afp_ray.execution import LocalExecutor
 from afp_ray.ledger import log
-from afp_ray.records import LedgerEvent, StudyState, TrialResult
+from afp_ray.records import Host, LedgerEvent, StudyState, TrialRequest, TrialResult
 from afp_ray.store import TrialPaths, write_atomic
 
 KILLED, REFUSED = 9, 75
@@ -89,12 +88,12 @@ def suffer(fault: Mapping[str, Any]) -> None:
         _turn_clock(lambda: fault["clock"] if counter.number >= fault["from"] else 0.0)
 
 
-def run_large(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def run_large(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """As `fake_trials.run`, with a checkpoint of two megabytes that is written first."""
     if not TrialPaths(folder).result.exists():
         write_atomic(TrialPaths(folder).checkpoint / "model.safetensors", b"x" * 2_000_000)
         (TrialPaths(folder).checkpoint / "model.safetensors").rename(folder / "large")
-    return fake_trials.run(config, folder=folder, **rest)
+    return fake_trials.run(request, folder, host)
 
 
 class _Operations:

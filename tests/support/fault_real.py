@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from afp_ray.evaluation import run as evaluation_run
 from afp_ray.execution import Driver, LocalExecutor
 from afp_ray.ledger import Ledger
 from afp_ray.planning.check import cached_fingerprints
-from afp_ray.records import StudyState, TrialResult
+from afp_ray.records import Host, StudyState, TrialRequest, TrialResult
 from afp_ray.reporter import Reporter
 from afp_ray.search import StudySearch, measure_of
 from afp_ray.store import StudyPaths
@@ -81,9 +82,9 @@ class _Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_and_die(config: Any, *, reporter: Reporter, **rest: Any) -> TrialResult | None:
-    """As `trial.run_trial`."""
-    return run_trial(config, reporter=_Killer(reporter), keep_scores=False, **rest)
+def run_and_die(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
+    """As `run_trial`, with a reporter that kills."""
+    return run_trial(request, folder, replace(host, reporter=_Killer(host.reporter), caches_scores=False))
 
 
 def main(storage: str, fields: str, stage: str = "", done: str = "0", broken: str = "") -> int:

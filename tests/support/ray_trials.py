@@ -9,35 +9,33 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import fake_trials
 
-from afp_ray.config import TrainingRuntime, TrialConfig
 from afp_ray.errors import TrainingInterruptedError
-from afp_ray.records import TrialResult
+from afp_ray.records import Host, TrialRequest, TrialResult
 from afp_ray.reporter import Reporter
 from afp_ray.store import TrialPaths
 
 
-def where(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def where(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Writes down the node, the process and the GPUs that it was given."""
     _note_place(folder)
-    return fake_trials.run(config, folder=folder, **rest)
+    return fake_trials.run(request, folder, host)
 
 
-def in_twos(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def in_twos(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """As `where`, and ends only when a second trial has begun."""
     _note_place(folder)
     _wait_for_places(folder, 2)
-    return fake_trials.run(config, folder=folder, **rest)
+    return fake_trials.run(request, folder, host)
 
 
-def in_fours(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def in_fours(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """As `where`, and ends only when four trials have begun."""
     _note_place(folder)
     _wait_for_places(folder, 4)
-    return fake_trials.run(config, folder=folder, **rest)
+    return fake_trials.run(request, folder, host)
 
 
 def _wait_for_places(folder: Path, number: int) -> None:
@@ -46,27 +44,25 @@ def _wait_for_places(folder: Path, number: int) -> None:
         time.sleep(0.02)
 
 
-def hangs_once(config: TrialConfig, *, folder: Path, reporter: Reporter, **rest: Any) -> TrialResult | None:
+def hangs_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Stops its own process in the middle of a step, as a hung driver of a GPU would, at the first attempt."""
-    reporter.report("train", 1, 10)
+    host.reporter.report("train", 1, 10)
     if _attempts(folder) == 0:
         _begin(folder)
         os.kill(os.getpid(), signal.SIGSTOP)
-    return fake_trials.run(config, folder=folder, reporter=reporter, **rest)
+    return fake_trials.run(request, folder, host)
 
 
-def returns_late(
-    config: TrialConfig, *, folder: Path, reporter: Reporter, fence: Callable[[], None], **rest: Any
-) -> TrialResult | None:
+def returns_late(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Leaves a process behind at its first attempt, which tries to write the result when the trial is long over."""
     if _attempts(folder) == 0:
         _begin(folder)
         if os.fork() == 0:
             os.setsid()  # or Ray would end it with its parent's process group
             os.closerange(3, 4096)  # or Ray would take the connections for those of a living worker
-            _write_late(folder, fence)
+            _write_late(folder, host.fence)
         os.kill(os.getpid(), signal.SIGKILL)
-    return fake_trials.run(config, folder=folder, reporter=reporter, fence=fence, **rest)
+    return fake_trials.run(request, folder, host)
 
 
 def _write_late(folder: Path, fence: Callable[[], None]) -> None:
@@ -84,9 +80,7 @@ def _write_late(folder: Path, fence: Callable[[], None]) -> None:
     os._exit(0)
 
 
-def saves_when_told(
-    config: TrialConfig, *, folder: Path, reporter: Reporter, stop: Callable[[], bool], **rest: Any
-) -> TrialResult | None:
+def saves_when_told(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Counts to 20; at its first attempt it waits at 5 for the news that its machine goes away, saves and ends."""
     _note_place(folder)
     count = folder / "count.txt"
@@ -97,32 +91,32 @@ def saves_when_told(
         start = done
         while done < 20:
             done += 1
-            reporter.report("train", done, 20)
-            while (is_stopped := stop()) is False and is_first and done == 5:
+            host.reporter.report("train", done, 20)
+            while (is_stopped := host.stop()) is False and is_first and done == 5:
                 time.sleep(0.05)
             if is_stopped:
                 count.write_text(str(done))
                 spans.write(json.dumps([start, done]) + "\n")
                 raise TrainingInterruptedError(done)
         spans.write(json.dumps([start, done]) + "\n")
-    return fake_trials.run(config, folder=folder, reporter=reporter, stop=stop, **rest)
+    return fake_trials.run(request, folder, host)
 
 
-def ignores_the_notice(config: TrialConfig, *, folder: Path, reporter: Reporter, **rest: Any) -> TrialResult | None:
+def ignores_the_notice(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Goes on and on at its first attempt, whatever it is told."""
     _note_place(folder)
     if _attempts(folder) == 0:
         _begin(folder)
-        _run_for_ever(reporter)
-    return fake_trials.run(config, folder=folder, reporter=reporter, **rest)
+        _run_for_ever(host.reporter)
+    return fake_trials.run(request, folder, host)
 
 
-def goes_on_once(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def goes_on_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """As `ignores_the_notice`: until its process or its node is ended."""
-    return ignores_the_notice(config, folder=folder, **rest)
+    return ignores_the_notice(request, folder, host)
 
 
-def group_goes_on_once(config: TrialConfig, *, folder: Path, reporter: Reporter, **rest: Any) -> TrialResult | None:
+def group_goes_on_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """A worker group that goes on and on at its first attempt."""
     import torch.distributed as dist
 
@@ -132,14 +126,12 @@ def group_goes_on_once(config: TrialConfig, *, folder: Path, reporter: Reporter,
     if is_first:
         if dist.get_rank() == 0:
             _begin(folder)
-        _run_for_ever(reporter)
+        _run_for_ever(host.reporter)
     dist.barrier()
-    return fake_trials.run(config, folder=folder, reporter=reporter, **rest) if dist.get_rank() == 0 else None
+    return fake_trials.run(request, folder, host) if dist.get_rank() == 0 else None
 
 
-def group_saves_when_told(
-    config: TrialConfig, *, folder: Path, reporter: Reporter, stop: Callable[[], bool], **rest: Any
-) -> TrialResult | None:
+def group_saves_when_told(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """A worker group that waits at its first attempt until one of its workers is told that its machine goes away."""
     import torch
     import torch.distributed as dist
@@ -150,21 +142,21 @@ def group_saves_when_told(
         _begin(folder)
     _note_place(folder, rank=dist.get_rank())
     while is_first:
-        wish = torch.tensor(float(stop()))
+        wish = torch.tensor(float(host.stop()))
         dist.all_reduce(wish)
-        reporter.report("train", 5, 20)
+        host.reporter.report("train", 5, 20)
         if wish.item():
             raise TrainingInterruptedError(5)
         time.sleep(0.05)
-    return fake_trials.run(config, folder=folder, reporter=reporter, **rest) if dist.get_rank() == 0 else None
+    return fake_trials.run(request, folder, host) if dist.get_rank() == 0 else None
 
 
-def group_where(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def group_where(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """A worker group that writes down the place of each worker."""
     import torch.distributed as dist
 
     _note_place(folder, rank=dist.get_rank())
-    return fake_trials.run_in_group(config, folder=folder, **rest)
+    return fake_trials.run_in_group(request, folder, host)
 
 
 def _run_for_ever(reporter: Reporter) -> None:
@@ -201,30 +193,30 @@ def _note_place(folder: Path, rank: int = 0) -> None:
         file.write(json.dumps(place) + "\n")
 
 
-def hangs(config: TrialConfig, *, folder: Path, **rest: Any) -> TrialResult | None:
+def hangs(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Stops its own process at every attempt."""
     _begin(folder)
     os.kill(os.getpid(), signal.SIGSTOP)
     raise AssertionError("it went on")
 
 
-def ray_memory_once(config: TrialConfig, *, folder: Path, runtime: TrainingRuntime, **rest: Any) -> TrialResult | None:
+def ray_memory_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Ends as Ray's memory monitor would end it, unless its batch is given in parts."""
-    if runtime.micro_batch_size is None:
+    if host.runtime.micro_batch_size is None:
         import ray
 
         _begin(folder)
         raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
-    (folder / "micro_batch_size.txt").write_text(str(runtime.micro_batch_size))
-    return fake_trials.run(config, folder=folder, runtime=runtime, **rest)
+    (folder / "micro_batch_size.txt").write_text(str(host.runtime.micro_batch_size))
+    return fake_trials.run(request, folder, host)
 
 
-def cuda_memory_once(config: TrialConfig, *, folder: Path, runtime: TrainingRuntime, **rest: Any) -> TrialResult | None:
+def cuda_memory_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Ends as torch does on a full GPU, unless its batch is given in parts."""
-    if runtime.micro_batch_size is None:
+    if host.runtime.micro_batch_size is None:
         import torch
 
         _begin(folder)
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    (folder / "micro_batch_size.txt").write_text(str(runtime.micro_batch_size))
-    return fake_trials.run(config, folder=folder, runtime=runtime, **rest)
+    (folder / "micro_batch_size.txt").write_text(str(host.runtime.micro_batch_size))
+    return fake_trials.run(request, folder, host)

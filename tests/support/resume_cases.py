@@ -14,9 +14,9 @@ from training_cases import Listener, RandomBatches, make_training
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.errors import DivergedError, TrainingInterruptedError
-from afp_ray.records import TrainingSummary
+from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
-from afp_ray.training.loop import train
+from afp_ray.training.loop import TrainingRequest, train
 
 NUM_STEPS = 20
 
@@ -67,7 +67,7 @@ class Run:
             stop: instead, the function that is asked.
             trial_id: content address.
             on_step: called with the number of steps done.
-            fields: what this call has different from the others, by argument of `train`.
+            fields: what this call has different from the others: model, batches, fields of the request or of the host.
         """
         own = self
         model = fields.pop("model", None) or build_model(self.family)
@@ -87,19 +87,11 @@ class Run:
         batches = fields.pop("batches", None) or RandomBatches(
             rank=self.rank, world_size=self.world_size, micro_batch_size=self.micro
         )
-        arguments: dict[str, Any] = {
-            "loss": self.loss,
-            "training": self.training,
-            "runtime": self.runtime,
-            "paths": self.paths,
-            "reporter": Reports(),
-            "seed": 3,
-            "trial_id": trial_id,
-            "stop": stop or counted,
-            **fields,
-        }
+        asked_for: dict[str, Any] = {"loss": self.loss, "training": self.training, "seed": 3, "trial_id": trial_id}
+        request = TrainingRequest(**{name: fields.pop(name, value) for name, value in asked_for.items()})
+        host = Host(**{"reporter": Reports(), "runtime": self.runtime, "stop": stop or counted, **fields})
         try:
-            summary = train(model, batches, **arguments)
+            summary = train(model, batches, request, host, paths=self.paths)
         except TrainingInterruptedError:
             return None
         self.weights = dict(model.state_dict())

@@ -9,13 +9,11 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
-from afp_ray.config import TrialConfig
-from afp_ray.records import TrialResult
+from afp_ray.records import Host, TrialRequest, TrialResult
 
 
-def run(config: TrialConfig, *, trial_id: str, folder: Path, **rest: Any) -> TrialResult | None:
+def run(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
     """Tell, and fail at seed 1; else as a fake trial."""
     import fake_trials
 
@@ -26,9 +24,9 @@ def run(config: TrialConfig, *, trial_id: str, folder: Path, **rest: Any) -> Tri
     print(told, file=sys.stderr)
     logging.getLogger("a_library").warning("cannot connect: %s", told)
     warnings.warn(told, stacklevel=1)
-    if config.seed == 1:
+    if request.config.seed == 1:
         raise RuntimeError(f"{'x' * 450} {told}")  # what is kept of a message ends in the midst of it
-    return fake_trials.run(config, trial_id=trial_id, folder=folder, **rest)
+    return fake_trials.run(request, folder, host)
 
 
 def main(*lines: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from afp_ray.config import TrainingRuntime, TrialConfig, nest
 from afp_ray.methods import pins
-from afp_ray.records import TrialResult
+from afp_ray.records import Host, TrialRequest, TrialResult, Until
 from afp_ray.reporter import SilentReporter
 from afp_ray.store import TrialPaths
 from afp_ray.trial.run import run_trial
@@ -53,9 +53,25 @@ class Killer(SilentReporter):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def run_on_cpu(
+    config: TrialConfig, folder: Path, *splits: str, until: Until | None = None, **host: Any
+) -> TrialResult | None:
+    """Run a trial on one thread.
+
+    Args:
+        config: the trial.
+        folder: of the trial.
+        splits: to score; validation where none is named.
+        until: rung to stop at.
+        host: further fields of `Host`.
+    """
+    content = {"config": config, "trial_id": "t", "splits": splits or ("validation",), "until": until}
+    fields = {"device": "cpu", "num_threads": 1, **host}
+    return run_trial(TrialRequest.model_validate(content), folder, Host(**fields))
+
+
 def run(folder: Path, **options: Any) -> TrialResult:
-    arguments = {"reporter": SilentReporter(), "device": "cpu", "num_threads": 1, **options}
-    result = run_trial(CONFIG, trial_id="t", folder=folder, splits=("validation",), **arguments)
+    result = run_on_cpu(CONFIG, folder, **options)
     assert result is not None
     return result
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import trial_cases
 
 from afp_ray.config import TrainingRuntime, TrialConfig, nest
 from afp_ray.errors import AfpError, UnavailableError
@@ -14,9 +15,7 @@ from afp_ray.evaluation.score_cache import ScoreCache
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
-from afp_ray.reporter import SilentReporter
 from afp_ray.training import checkpoint
-from afp_ray.trial.run import run_trial
 
 SPLITS = ("validation", "test")
 TRAINED: dict[str, tuple[dict[str, Any], TrainingRuntime]] = {
@@ -50,8 +49,7 @@ def trial(method: str = "base", **fields: Any) -> TrialConfig:
 
 def run(config: TrialConfig, folder: Path, **options: Any) -> TrialResult | None:
     """The trial in this process, or as one worker of the group that it is in."""
-    arguments = {"reporter": SilentReporter(), "device": "cpu", "num_threads": 1, **options}
-    return run_trial(config, trial_id="t", folder=folder, splits=SPLITS, **arguments)
+    return trial_cases.run_on_cpu(config, folder, *SPLITS, **options)
 
 
 class Counted:

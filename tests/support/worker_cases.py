@@ -9,9 +9,10 @@ from training_cases import Listener, RandomBatches, make_training
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import PairBatch
+from afp_ray.records import Host
 from afp_ray.training.contrastive import ContrastiveTerm
 from afp_ray.training.gather import gather_rows, sum_gradients, sum_over_workers
-from afp_ray.training.loop import train
+from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.oom_retry import Sizes, fit_sizes
 from afp_ray.training.packed_rows import pack_pairs
 from afp_ray.training.state_tree import flatten
@@ -54,7 +55,7 @@ def compute(rank: int, world_size: int) -> dict[str, Any]:
     model, listener = build_model("llama"), Listener()
     batches = RandomBatches(batch_size=BATCH_SIZE, rank=rank, world_size=world_size)
     training = make_training(batch_size=BATCH_SIZE, weight_decay=0.1)
-    summary = train(model, batches, loss=LossConfig(), training=training, reporter=listener)
+    summary = train(model, batches, TrainingRequest(LossConfig(), training), Host(reporter=listener))
     found["weights"] = dict(model.state_dict())
     found["losses"] = [row[name] for row in listener.metrics for name in ("contrastive_loss", "instruction_loss")]
     found["tokens"] = summary.tokens

@@ -15,9 +15,9 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ModelError, UnavailableError
 from afp_ray.models.load import load_model
-from afp_ray.reporter import SilentReporter
+from afp_ray.records import Host
 from afp_ray.training.checkpoint import save_checkpoint, verify_checkpoint
-from afp_ray.training.loop import train
+from afp_ray.training.loop import TrainingRequest, train
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -37,7 +37,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_trained_model_loads_with_stock_transformers(family: str, tmp_path: Path) -> None:
     model = build_model(family)
-    train(model, RandomBatches(), loss=LossConfig(), training=make_training(max_steps=2), reporter=SilentReporter())
+    train(model, RandomBatches(), TrainingRequest(LossConfig(), make_training(max_steps=2)), Host())
     save_checkpoint(model, build_tokenizer(), tmp_path / "checkpoint")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
     assert torch.equal(logits(stock), logits(model))

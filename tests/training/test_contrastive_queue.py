@@ -15,9 +15,10 @@ from afp_ray.config.training import LoraConfig
 from afp_ray.data.batches import PairBatch
 from afp_ray.models.adapters import add_adapters
 from afp_ray.models.hidden_states import decoder_blocks
+from afp_ray.records import Host
 from afp_ray.training.bf16_adamw import resident
 from afp_ray.training.contrastive import ContrastiveTerm
-from afp_ray.training.loop import train
+from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.negatives import NegativeQueue, SlowCopy
 from afp_ray.training.state_tree import flatten, restore
 from afp_ray.training.step import TrainingStep
@@ -211,7 +212,12 @@ def test_training_fills_the_queue() -> None:
     for negatives in ("global", "queue"):
         loss = LossConfig(negatives=negatives, queue_size=16, schedule="alternate", temperature=0.2)  # type: ignore[arg-type]
         listener = Listener()
-        train(build_model("llama"), RandomBatches(), loss=loss, training=make_training(max_steps=6), reporter=listener)
+        train(
+            build_model("llama"),
+            RandomBatches(),
+            TrainingRequest(loss, make_training(max_steps=6)),
+            Host(reporter=listener),
+        )
         values[negatives] = [row["contrastive_loss"] for row in listener.metrics if "contrastive_loss" in row]
     assert values["queue"][0] == values["global"][0]
     assert all(ours > theirs for ours, theirs in zip(values["queue"][1:], values["global"][1:], strict=True))

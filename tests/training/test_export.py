@@ -18,8 +18,9 @@ from afp_ray.data.packing import PackedBatch
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.models.packing import FAMILIES as PACKED
 from afp_ray.models.packing import supports_packing
+from afp_ray.records import Host
 from afp_ray.training.checkpoint import save_checkpoint, verify_checkpoint
-from afp_ray.training.loop import train
+from afp_ray.training.loop import TrainingRequest, train
 
 PROMPT = "w1 w2 w3"
 RESPONSE = "w4 w5"
@@ -66,9 +67,11 @@ def test_a_family_trains_packed_and_exports_a_stock_checkpoint(
     summary = train(
         model,
         rows,
-        loss=LossConfig(symmetric=True, pooling="mean"),
-        training=make_training(max_steps=2, learning_rate=1e-2, warmup_ratio=0, lora=lora),
-        reporter=listener,
+        TrainingRequest(
+            LossConfig(symmetric=True, pooling="mean"),
+            make_training(max_steps=2, learning_rate=1e-2, warmup_ratio=0, lora=lora),
+        ),
+        Host(reporter=listener),
     )
     assert summary.steps == 2
     assert all({"contrastive_loss", "instruction_loss"} <= row.keys() for row in listener.metrics)
@@ -100,9 +103,8 @@ def test_a_tied_head_stays_tied_and_is_stored_once(family: str, tmp_path: Path) 
     train(
         model,
         batches(build_tokenizer()),
-        loss=LossConfig(),
-        training=make_training(max_steps=2),
-        reporter=Listener(),
+        TrainingRequest(LossConfig(), make_training(max_steps=2)),
+        Host(reporter=Listener()),
     )
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     save_checkpoint(model, build_tokenizer(), tmp_path / "checkpoint")
@@ -118,7 +120,10 @@ def test_a_head_of_its_own_is_trained_and_stored_beside_the_embedding(family: st
     model = build_model(family)
     before = [model.get_output_embeddings().weight.clone(), model.get_input_embeddings().weight.clone()]
     train(
-        model, batches(build_tokenizer()), loss=LossConfig(), training=make_training(max_steps=2), reporter=Listener()
+        model,
+        batches(build_tokenizer()),
+        TrainingRequest(LossConfig(), make_training(max_steps=2)),
+        Host(reporter=Listener()),
     )
     after = [model.get_output_embeddings().weight, model.get_input_embeddings().weight]
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
@@ -137,9 +142,10 @@ def test_the_end_of_an_answer_is_learnt_without_special_tokens(family: str, tmp_
     train(
         model,
         TrainingBatches([], [row], tokenizer, batch_size=1, max_length=16, seed=0, layout="packed"),
-        loss=LossConfig(contrastive_weight=0.0),
-        training=make_training(batch_size=1, max_steps=40, learning_rate=1e-2),
-        reporter=Listener(),
+        TrainingRequest(
+            LossConfig(contrastive_weight=0.0), make_training(batch_size=1, max_steps=40, learning_rate=1e-2)
+        ),
+        Host(reporter=Listener()),
     )
     save_checkpoint(model, tokenizer, tmp_path / "checkpoint")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")

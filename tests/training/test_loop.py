@@ -11,8 +11,8 @@ from training_cases import Listener, RandomBatches, make_training
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError
-from afp_ray.reporter import SilentReporter
-from afp_ray.training.loop import train
+from afp_ray.records import Host
+from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.schedule import learning_rate
 
 
@@ -27,14 +27,7 @@ def trained(
     seed: int = 0, *, family: str = "llama", loss: LossConfig | None = None, **training: Any
 ) -> dict[str, torch.Tensor]:
     model = build_model(family)
-    train(
-        model,
-        RandomBatches(),
-        loss=loss or LossConfig(),
-        training=make_training(**training),
-        reporter=SilentReporter(),
-        seed=seed,
-    )
+    train(model, RandomBatches(), TrainingRequest(loss or LossConfig(), make_training(**training), seed=seed), Host())
     return dict(model.state_dict())
 
 
@@ -47,9 +40,8 @@ def test_a_batch_is_learnt() -> None:
     summary = train(
         model,
         SameBatch(),
-        loss=LossConfig(),
-        training=make_training(max_steps=40, learning_rate=1e-2),
-        reporter=listener,
+        TrainingRequest(LossConfig(), make_training(max_steps=40, learning_rate=1e-2)),
+        Host(reporter=listener),
     )
     first, last = listener.metrics[0], listener.metrics[-1]
     assert last["contrastive_loss"] < 0.2 * first["contrastive_loss"]
@@ -62,7 +54,7 @@ def test_a_batch_is_learnt() -> None:
 def test_every_step_is_reported_and_counted() -> None:
     listener = Listener()
     summary = train(
-        build_model("llama"), RandomBatches(), loss=LossConfig(), training=make_training(), reporter=listener
+        build_model("llama"), RandomBatches(), TrainingRequest(LossConfig(), make_training()), Host(reporter=listener)
     )
     assert listener.calls == [("train", step, 5) for step in range(1, 6)]
     names = {"contrastive_loss", "instruction_loss", "learning_rate", "gradient_norm", "tokens_per_s"}
@@ -85,7 +77,9 @@ def test_every_step_is_reported_and_counted() -> None:
 def test_a_term_that_is_off_is_null(off: str) -> None:
     listener = Listener()
     loss = LossConfig(**{f"{off}_weight": 0.0})  # type: ignore[arg-type]
-    summary = train(build_model("llama"), RandomBatches(), loss=loss, training=make_training(), reporter=listener)
+    summary = train(
+        build_model("llama"), RandomBatches(), TrainingRequest(loss, make_training()), Host(reporter=listener)
+    )
     assert getattr(summary, f"{off}_loss") is None
     assert summary.gradient_cosine is None
     assert all(f"{off}_loss" not in row for row in listener.metrics)
@@ -93,9 +87,7 @@ def test_a_term_that_is_off_is_null(off: str) -> None:
 
 def test_no_steps_train_nothing() -> None:
     model = build_model("llama")
-    summary = train(
-        model, RandomBatches(), loss=LossConfig(), training=make_training(max_steps=0), reporter=SilentReporter()
-    )
+    summary = train(model, RandomBatches(), TrainingRequest(LossConfig(), make_training(max_steps=0)), Host())
     assert (summary.steps, summary.tokens, summary.contrastive_loss) == (0, 0, None)
     assert not differ(dict(model.state_dict()), dict(build_model("llama").state_dict()))
 
@@ -111,7 +103,7 @@ def test_the_global_random_state_and_the_mode_are_left_alone() -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     model = build_model("gpt2")
-    train(model, RandomBatches(), loss=LossConfig(), training=make_training(), reporter=SilentReporter())
+    train(model, RandomBatches(), TrainingRequest(LossConfig(), make_training()), Host())
     assert torch.equal(torch.rand(2), expected)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -131,9 +123,8 @@ def test_divergence_names_its_step(rate: float) -> None:
         train(
             build_model("llama"),
             RandomBatches(),
-            loss=LossConfig(),
-            training=make_training(max_steps=50, learning_rate=rate, warmup_ratio=0),
-            reporter=listener,
+            TrainingRequest(LossConfig(), make_training(max_steps=50, learning_rate=rate, warmup_ratio=0)),
+            Host(reporter=listener),
         )
     assert caught.value.step == len(listener.calls)
     assert 0 < caught.value.step < 20
@@ -145,7 +136,7 @@ def test_a_weight_that_is_no_number_is_found_at_the_first_step() -> None:
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = math.nan
     with pytest.raises(DivergedError, match="diverged at step 0: contrastive_loss is nan"):
-        train(model, RandomBatches(), loss=LossConfig(), training=make_training(), reporter=SilentReporter())
+        train(model, RandomBatches(), TrainingRequest(LossConfig(), make_training()), Host())
 
 
 def test_gradients_are_clipped() -> None:
@@ -155,9 +146,8 @@ def test_gradients_are_clipped() -> None:
         train(
             model,
             RandomBatches(),
-            loss=LossConfig(),
-            training=make_training(max_steps=1, max_grad_norm=limit, warmup_ratio=0),
-            reporter=listener,
+            TrainingRequest(LossConfig(), make_training(max_steps=1, max_grad_norm=limit, warmup_ratio=0)),
+            Host(reporter=listener),
         )
         before = build_model("llama").state_dict()
         moved.append(max(float((value - before[name]).abs().max()) for name, value in model.state_dict().items()))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from trial_cases import run_on_cpu
 
 from afp_ray.config import TrainingRuntime, TrialConfig, nest, trial_id
 from afp_ray.errors import ConfigError, DivergedError, ModelError
@@ -13,9 +14,7 @@ from afp_ray.evaluation.objective import objective_value
 from afp_ray.evaluation.predictions import read_predictions
 from afp_ray.methods import pins
 from afp_ray.records import TrialResult
-from afp_ray.reporter import SilentReporter
 from afp_ray.trial.check import check_trial, fingerprints
-from afp_ray.trial.run import run_trial
 
 
 def trial(method: str = "afp", **fields: Any) -> TrialConfig:
@@ -34,17 +33,8 @@ def trial(method: str = "afp", **fields: Any) -> TrialConfig:
     return TrialConfig.model_validate(nest({**small, **fields, **pins(method)}))
 
 
-def run(config: TrialConfig, folder: Path, *splits: str, device: str = "cpu", **options: Any) -> TrialResult:
-    result = run_trial(
-        config,
-        trial_id="t",
-        folder=folder,
-        splits=splits,
-        reporter=SilentReporter(),
-        device=device,
-        num_threads=1,
-        **options,
-    )
+def run(config: TrialConfig, folder: Path, *splits: str, **host: Any) -> TrialResult:
+    result = run_on_cpu(config, folder, *splits, **host)
     assert result is not None
     return result
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trial_cases import run_on_cpu
 
 from afp_ray.config import TrialConfig, nest
 from afp_ray.data import tokenizer_content
@@ -13,8 +14,6 @@ from afp_ray.evaluation import check, prompts, questions
 from afp_ray.models import load
 from afp_ray.models.model_cache import WarmModels
 from afp_ray.records import TrialResult
-from afp_ray.reporter import SilentReporter
-from afp_ray.trial.run import run_trial
 
 
 @pytest.fixture
@@ -52,16 +51,7 @@ def run(folder: Path, temperature: float) -> TrialResult:
         "evaluation.representation.num_pairs": 20,
         "loss.temperature": temperature,
     }
-    result = run_trial(
-        TrialConfig.model_validate(nest(fields)),
-        trial_id=folder.name,
-        folder=folder,
-        splits=("validation",),
-        reporter=SilentReporter(),
-        device="cpu",
-        num_threads=1,
-        keep_scores=False,
-    )
+    result = run_on_cpu(TrialConfig.model_validate(nest(fields)), folder, caches_scores=False)
     assert result is not None
     return result
 
@@ -87,16 +77,8 @@ def test_a_warm_trial_gives_the_bits_of_a_cold_one_and_reads_no_model(tmp_path: 
 
 def test_a_stored_checkpoint_is_read_and_not_kept(tmp_path: Path, reads: list[str]) -> None:
     first = run(tmp_path / "a", 0.05)
-    both = run_trial(
-        TrialConfig.model_validate(first.config),
-        trial_id="a",
-        folder=tmp_path / "a",
-        splits=("validation", "test"),
-        reporter=SilentReporter(),
-        device="cpu",
-        num_threads=1,
-        keep_scores=False,
-    )
+    config = TrialConfig.model_validate(first.config)
+    both = run_on_cpu(config, tmp_path / "a", "validation", "test", caches_scores=False)
     assert both is not None
     assert both.splits == ("validation", "test")
     run(tmp_path / "b", 0.5)

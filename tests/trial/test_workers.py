@@ -94,7 +94,7 @@ def test_what_was_trained_is_whole_on_every_worker(found: Found, place: Path, na
     result = found[0][name]
     assert found[1][name] is None
     config = trial(**{"model.name": str(TrialPaths(place / name).checkpoint)})
-    again = run(config, place / f"{name}-alone", keep_scores=False)
+    again = run(config, place / f"{name}-alone", caches_scores=False)
     assert again is not None
     assert (result.training.steps, result.training.workers) == (2, 2)
     assert result.training.training_hours == pytest.approx(2 * result.training.seconds / 3600)
