@@ -2,7 +2,7 @@
 
 import sys
 
-import services.reports.page  # noqa: F401
+import services.views.html  # noqa: F401
 
 import afp_ray.planning.plan
 import afp_ray.study

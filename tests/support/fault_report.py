@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-import services.reports.page  # noqa: F401  # seconds, which a nursery pays once
+import services.views.html  # noqa: F401  # seconds, which a nursery pays once
 from fault_driver import REFUSED, suffer
 
 from afp_ray.errors import AfpError
