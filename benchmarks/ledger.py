@@ -34,7 +34,8 @@ from afp_ray.methods import METHODS
 from afp_ray.records import LedgerEvent, Score, TrainingSummary, TrialResult
 from afp_ray.store import StudyPaths, write_json
 from benchmarks.figures import Figure, Scale, run
-from services.answers import best_answer, comparison_answer, status_of
+from services.answers import best_answer, comparison_answer
+from services.status import status_of
 
 COMMIT_S, STATUS_S, BEST_S = 0.005, 0.2, 0.1
 ASKERS, SERVICE_S, SERVICE_MB = 40, 10.0, 500.0

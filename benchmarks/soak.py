@@ -31,7 +31,7 @@ from afp_ray.records import (
 from afp_ray.search import StudySearch
 from afp_ray.store import StudyPaths, TrialPaths, write_json
 from benchmarks.figures import Figure, Scale, run
-from services.answers import status_of
+from services.status import status_of
 
 COMMIT_S, STATUS_S = 0.005, 0.2
 TRIAL_S = 0.05

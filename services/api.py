@@ -27,8 +27,9 @@ from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
 from services.computations import DEADLINE_S, Computations
 from services.kept import kept, mark_of
-from services.running import answers_of
+from services.reports import answers_of
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
+from services.status import all_statuses, status_of, trial_answer, trial_page
 from services.studies import paths_of
 from services.views.html import render_report
 from services.views.tables import incomplete_grids
@@ -181,7 +182,7 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
     @app.get("/v1/studies", response_model=list[StudyStatus])
     async def studies(request: Request) -> Response:
         """How far every study is."""
-        return await desk.quick(request, lambda: answers.all_statuses(storage))
+        return await desk.quick(request, lambda: all_statuses(storage))
 
     @app.get("/v1/studies/{name}", response_model=StudyDetail)
     async def study(request: Request, name: Name) -> Response:
@@ -189,7 +190,7 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
 
         def compute() -> StudyDetail:
             paths = _known(storage, name)
-            return StudyDetail(status=answers.status_of(paths), config=read_study(paths))
+            return StudyDetail(status=status_of(paths), config=read_study(paths))
 
         return await desk.quick(request, compute, name=name)
 
@@ -209,7 +210,7 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
         def compute() -> TrialPage:
             _known(storage, name)
             chosen = str(status) if status else None
-            return answers.trial_page(
+            return trial_page(
                 storage, name, arm=arm, status=chosen, sort=sort, descending=descending, offset=offset, limit=limit
             )
 
@@ -222,7 +223,7 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
         def compute() -> TrialDetail:
             if replay(_known(storage, name).ledger).trial(trial_id) is None:
                 raise NotFoundError(f"study {name} has no trial {trial_id}")
-            return answers.trial_answer(storage, name, trial_id)
+            return trial_answer(storage, name, trial_id)
 
         return await desk.quick(request, compute, name=name)
 
@@ -276,7 +277,7 @@ def _report(paths: StudyPaths) -> Page:
     table, found, _ = answers_of(paths)
     state = replay(paths.ledger)
     parts = incomplete_grids(paths, state.trials)
-    return Page(html=render_report(read_study(paths), answers.status_of(paths), state, table, found, incomplete=parts))
+    return Page(html=render_report(read_study(paths), status_of(paths), state, table, found, incomplete=parts))
 
 
 def _known(storage: Path, name: str) -> StudyPaths:

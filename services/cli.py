@@ -154,7 +154,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how far a study is, also when its driver is dead."""
-    from services.answers import all_statuses, status_answer
+    from services.status import all_statuses, status_answer
     from services.studies import storage_folder
     from services.views.text import show_status, show_studies
 
@@ -198,8 +198,8 @@ def best(
 ) -> None:
     """Show the best configuration with its interval, its difference to base and how to reproduce it."""
     from services.answers import best_answer
-    from services.running import show_best, show_pareto
     from services.studies import storage_folder
+    from services.views.results import show_best, show_pareto
 
     answer = best_answer(
         storage_folder(storage),
@@ -230,9 +230,9 @@ def compare(
 ) -> None:
     """Show the ablation table: arms by language, differences to base, significance."""
     from services.answers import comparison_answer, requirement_answer
-    from services.running import show_comparison, show_requirements
     from services.studies import storage_folder
     from services.views.formats import FORMATS
+    from services.views.results import show_comparison, show_requirements
 
     if form is not None and form not in FORMATS:
         raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS))
@@ -256,7 +256,7 @@ def compare(
 @app.command()
 def report(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Write the HTML report and the tables of a study."""
-    from services.running import write_reports
+    from services.reports import write_reports
     from services.studies import paths_of, storage_folder
 
     written = write_reports(paths_of(storage_folder(storage), study))
@@ -340,7 +340,7 @@ def _run(
     allow_open: bool = False,
     is_kept: bool = False,
 ) -> None:
-    from services.running import run as run_study
+    from services.commands.study import run as run_study
     from services.studies import is_file_name, load, paths_of, storage_folder
 
     folder = storage_folder(storage)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from afp_ray.records import LedgerEvent, StudyState, TrialStatus
 from afp_ray.reporter import Pace
 from afp_ray.store import StudyPaths
-from services.answers import status_of
 from services.output import note, say, say_json_text
 from services.schemas import RunningTrial, StudyStatus
+from services.status import status_of
 from services.views.terminal import console
 
 if TYPE_CHECKING:

@@ -1,11 +1,26 @@
-"""The table of `afp eval`: a block per task, a column per language."""
+"""Prints what was scored: the comparison, the best configuration, requirements, and the table of `afp eval`."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from afp_ray.records import Best, Comparison, Requirement
 from services.output import say
 from services.schemas import EvalAnswer, EvalCell
-from services.views.grid import FAMILY, with_interval
+from services.views.grid import FAMILY, scored, with_interval
+from services.views.published import LEGEND, published_lines
+from services.views.tables import (
+    MARKS,
+    ablation_grid,
+    cost_legend,
+    cost_words,
+    finding_grids,
+    front_grids,
+    measured,
+    pareto_grid,
+    representation_grid,
+)
+from services.views.terminal import console, to_terminal
 
 _RAW = ("alignment", "uniformity")
 """Metrics that are no shares."""
@@ -101,3 +116,82 @@ def _width(text: str) -> int:
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in text
     )
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Ablation table, representation table and verdicts."""
+    terminal = console()
+    title = f"{', '.join(comparison.studies)}: {measured(comparison)} in % on {comparison.split}, differences in points"
+    terminal.print(to_terminal(ablation_grid(comparison), title))
+    say(MARKS)
+    if comparison.representation:
+        title = "sentence representations on held-out pairs, before is base at the same layer"
+        terminal.print(to_terminal(representation_grid(comparison.representation), title))
+    for title, grid in finding_grids(comparison):
+        terminal.print(to_terminal(grid, title))
+    for words, grid in published_lines(comparison, shared_only=True):
+        say(words)
+        terminal.print(to_terminal(grid, f"cells of both, in %; {LEGEND}"))
+    say("verdict")
+    for line in comparison.verdicts:
+        say(f"  {line}")
+    for warning in (line for line in comparison.warnings if line not in comparison.verdicts):
+        say(f"  warning: {warning}")
+
+
+def _recipe(config: dict[str, Any]) -> str:
+    """The fields that this trial used; what its method leaves idle is not shown."""
+    loss, data = config["loss"], config["data"]
+    if config["training"]["max_steps"] == 0:
+        return "the model as it is, not trained"
+    words = []
+    if loss["contrastive_weight"] > 0:
+        words += [f"temperature {loss['temperature']:.4g}", f"layer {loss['layer']}", f"pooling {loss['pooling']}"]
+        words += [f"pairs {data['num_pairs']}"]
+    if loss["instruction_weight"] > 0:
+        words += [f"lambda {loss['instruction_weight']:.4g}", f"instructions {data['num_instructions']}"]
+        words += [f"crossing {data['cross_probability']:.4g}"]
+    return "  ".join(words)
+
+
+def show_best(best: Best) -> None:
+    """The best configuration in a few lines."""
+    metric, ends = best.objective.split()[1], best.score.ci95
+    interval = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
+    seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
+    note = f", {best.score.note}" if best.score.note else ""
+    score = f"{scored(best.score.mean, metric)}{interval} on {best.split}, {seeds}{note}"
+    say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
+    if best.vs_base is not None:
+        from afp_ray.comparison.wording import in_words
+
+        say(f"         {in_words(best.vs_base)}")
+    say(f"         {_recipe(best.config)}")
+    if best.runner_up is not None:
+        say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
+    if best.hours is not None:
+        say(f"         device-hours of one trial: {cost_words(best.hours)}")
+    if best.cost_note:
+        say(f"         {best.cost_note}")
+    if best.cheapest is not None:
+        say(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
+    for warning in best.warnings:
+        say(f"         warning: {warning}")
+    say(f"         reproduce: {best.reproduce}")
+
+
+def show_pareto(best: Best) -> None:
+    """Every arm by score and cost, and the search trials of each arm that no other dominates."""
+    console().print(to_terminal(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost"))
+    say(cost_legend(best.cost_note))
+    for title, grid in front_grids(best.fronts):
+        console().print(to_terminal(grid, title))
+    for front in best.fronts:
+        if front.verdict:
+            say(f"{front.arm}: {front.verdict}")
+
+
+def show_requirements(found: Sequence[Requirement]) -> None:
+    """Whether each required statement holds."""
+    for one in found:
+        say(f"{'ok' if one.ok else 'NOT MET':<8} {one.text}: {one.verdict}")

@@ -31,7 +31,7 @@ from afp_ray.tracking.location import default_uri
 from afp_ray.tracking.outbox import lag
 from afp_ray.tracking.projector import sync
 from afp_ray.tracking.schema import mlflow_revisions
-from services.answers import status_of
+from services.status import status_of
 from services.views.text import show_status
 
 ROOT = Path(__file__).parents[2]

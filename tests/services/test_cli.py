@@ -233,7 +233,7 @@ def test_a_run_as_json_is_one_document_a_line_then_the_end(
 def test_an_unexpected_error_ends_with_1_and_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("services.answers.all_statuses", lambda storage: 1 / 0)
+    monkeypatch.setattr("services.status.all_statuses", lambda storage: 1 / 0)
     assert afp("status") == 1
     shown = capsys.readouterr().err
     assert "unexpected ZeroDivisionError" in shown

@@ -9,7 +9,7 @@ import pytest
 from fabricate import add_representation, fabricate
 
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
-from services.running import write_reports
+from services.reports import write_reports
 from services.views.representation import NUM_COLOURS, Figure, figures
 
 

@@ -17,7 +17,8 @@ from afp_ray.records import Score, TrainingSummary, TrialResult, TrialStatus
 from afp_ray.search import measure_of, prior_studies
 from afp_ray.store import StudyPaths
 from services import cli
-from services.answers import best_answer, status_answer
+from services.answers import best_answer
+from services.status import status_answer
 
 TUNE = {"loss.layer": {"low": 0, "high": 6, "int": True}}
 GUARD = [{"metric": "pivot_mean", "min": 0.6}]

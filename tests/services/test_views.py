@@ -13,8 +13,8 @@ from afp_ray.comparison import best, compare
 from afp_ray.ledger import replay
 from afp_ray.records import Comparison, IncompleteScores, MissingScore, Score, TrialStatus
 from afp_ray.store import StudyPaths, TrialPaths, write_json
-from services.answers import trial_answer
-from services.running import write_reports
+from services.reports import write_reports
+from services.status import trial_answer
 from services.views.formats import escape_latex, to_csv, to_json, to_latex, to_markdown
 from services.views.html import forest
 from services.views.tables import ablation_grid, incomplete_grids

@@ -2,11 +2,10 @@
 
 import sys
 
-import services.views.html  # noqa: F401
-
 import afp_ray.planning.plan
 import afp_ray.study
 import afp_ray.tracking.projector  # seconds, which a nursery pays once
+import services.views.html  # noqa: F401
 from afp_ray.planning.check import Checked
 from afp_ray.tracking import background
 from services import cli

@@ -4,12 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-import services.views.html  # noqa: F401  # seconds, which a nursery pays once
 from fault_driver import REFUSED, suffer
 
+import services.views.html  # noqa: F401  # seconds, which a nursery pays once
 from afp_ray.errors import AfpError
 from afp_ray.store import StudyPaths
-from services.running import write_reports
+from services.reports import write_reports
 
 
 def main(storage: str, fault: str = "{}") -> int:

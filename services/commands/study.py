@@ -3,38 +3,25 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import AfpError, ConfigError
+from afp_ray.errors import ConfigError
 from afp_ray.ledger import holder, replay
 from afp_ray.planning.disk import require_room
 from afp_ray.planning.resources import cluster_of, require_here
-from afp_ray.records import Best, Comparison, Requirement, StudyState, TrialStatus
-from afp_ray.redaction import redact, redact_json
+from afp_ray.records import Best, StudyState, TrialStatus
 from afp_ray.remote.place import place_of
-from afp_ray.store import StudyPaths, read_study, write_atomic
+from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import open_command, tracking_uri
-from services.answers import best_answer, changes_answer, comparison_answer, status_of
 from services.output import BUDGET, SIGINT, SIGTERM, exit_code_of_study, note, say, say_json_text
+from services.reports import answers_of, write_reports
 from services.schemas import RESULT_MARK, JobResult
-from services.views.formats import FORMATS
-from services.views.grid import scored
+from services.status import status_of
 from services.views.live import LineProgress, LiveProgress
-from services.views.published import LEGEND, published_lines
+from services.views.results import show_best, show_comparison
 from services.views.tables import (
-    MARKS,
-    ablation_grid,
-    cost_legend,
-    cost_words,
-    finding_grids,
-    front_grids,
     incomplete_grids,
-    measured,
-    pareto_grid,
-    representation_grid,
 )
 from services.views.terminal import console, to_terminal
 
@@ -172,36 +159,6 @@ def budget_line(study: StudyConfig, state: StudyState) -> str:
     return f"stopped  budget.{reason}; nothing is lost. Continue: {resume}"
 
 
-def answers_of(paths: StudyPaths) -> tuple[Comparison | None, Best | None, AfpError | None]:
-    """Table and best configuration, or why there are none yet."""
-    try:
-        return comparison_answer(paths.storage, [paths.name]), best_answer(paths.storage, paths.name), None
-    except AfpError as error:
-        return None, None, error
-
-
-def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: bool = False) -> list[Path]:
-    """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all."""
-    from services.views.html import render_report
-
-    state = state or replay(paths.ledger)
-    comparison, best, error = answers_of(paths)
-    found = changes_answer(paths, comparison) if comparison is not None else []
-    parts = incomplete_grids(paths, state.trials)
-    page = render_report(read_study(paths), status_of(paths, state), state, comparison, best, found, incomplete=parts)
-    write_atomic(paths.report, page)
-    written = [paths.report]
-    if comparison is not None:
-        for suffix, render in FORMATS.items():
-            text = render(comparison)
-            text = redact_json(text, indent=2) if suffix == "json" else redact(text)
-            write_atomic(paths.comparison(suffix), text)
-            written.append(paths.comparison(suffix))
-    elif error is not None and not quiet:
-        note(f"note   the report has no table yet: {str(error).splitlines()[0]}")
-    return written
-
-
 def summarize(paths: StudyPaths, state: StudyState) -> None:
     """The last block: table, representations, best configuration, and where everything is."""
     terminal = console()
@@ -227,82 +184,3 @@ def summarize(paths: StudyPaths, state: StudyState) -> None:
     say(f"report   {paths.report}")
     say(f"mlflow   {uri}")
     say(f"         {open_command(uri)}")
-
-
-def show_comparison(comparison: Comparison) -> None:
-    """Ablation table, representation table and verdicts."""
-    terminal = console()
-    title = f"{', '.join(comparison.studies)}: {measured(comparison)} in % on {comparison.split}, differences in points"
-    terminal.print(to_terminal(ablation_grid(comparison), title))
-    say(MARKS)
-    if comparison.representation:
-        title = "sentence representations on held-out pairs, before is base at the same layer"
-        terminal.print(to_terminal(representation_grid(comparison.representation), title))
-    for title, grid in finding_grids(comparison):
-        terminal.print(to_terminal(grid, title))
-    for words, grid in published_lines(comparison, shared_only=True):
-        say(words)
-        terminal.print(to_terminal(grid, f"cells of both, in %; {LEGEND}"))
-    say("verdict")
-    for line in comparison.verdicts:
-        say(f"  {line}")
-    for warning in (line for line in comparison.warnings if line not in comparison.verdicts):
-        say(f"  warning: {warning}")
-
-
-def _recipe(config: dict[str, Any]) -> str:
-    """The fields that this trial used; what its method leaves idle is not shown."""
-    loss, data = config["loss"], config["data"]
-    if config["training"]["max_steps"] == 0:
-        return "the model as it is, not trained"
-    words = []
-    if loss["contrastive_weight"] > 0:
-        words += [f"temperature {loss['temperature']:.4g}", f"layer {loss['layer']}", f"pooling {loss['pooling']}"]
-        words += [f"pairs {data['num_pairs']}"]
-    if loss["instruction_weight"] > 0:
-        words += [f"lambda {loss['instruction_weight']:.4g}", f"instructions {data['num_instructions']}"]
-        words += [f"crossing {data['cross_probability']:.4g}"]
-    return "  ".join(words)
-
-
-def show_best(best: Best) -> None:
-    """The best configuration in a few lines."""
-    metric, ends = best.objective.split()[1], best.score.ci95
-    interval = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
-    seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
-    note = f", {best.score.note}" if best.score.note else ""
-    score = f"{scored(best.score.mean, metric)}{interval} on {best.split}, {seeds}{note}"
-    say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
-    if best.vs_base is not None:
-        from afp_ray.comparison.wording import in_words
-
-        say(f"         {in_words(best.vs_base)}")
-    say(f"         {_recipe(best.config)}")
-    if best.runner_up is not None:
-        say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
-    if best.hours is not None:
-        say(f"         device-hours of one trial: {cost_words(best.hours)}")
-    if best.cost_note:
-        say(f"         {best.cost_note}")
-    if best.cheapest is not None:
-        say(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
-    for warning in best.warnings:
-        say(f"         warning: {warning}")
-    say(f"         reproduce: {best.reproduce}")
-
-
-def show_pareto(best: Best) -> None:
-    """Every arm by score and cost, and the search trials of each arm that no other dominates."""
-    console().print(to_terminal(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost"))
-    say(cost_legend(best.cost_note))
-    for title, grid in front_grids(best.fronts):
-        console().print(to_terminal(grid, title))
-    for front in best.fronts:
-        if front.verdict:
-            say(f"{front.arm}: {front.verdict}")
-
-
-def show_requirements(found: Sequence[Requirement]) -> None:
-    """Whether each required statement holds."""
-    for one in found:
-        say(f"{'ok' if one.ok else 'NOT MET':<8} {one.text}: {one.verdict}")
