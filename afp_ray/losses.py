@@ -4,7 +4,8 @@ Shapes: B pairs, N rows of candidates (B, or the pairs of all workers), T tokens
 V vocabulary.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,31 @@ _LEAST_CHUNK_ROWS = 128
 """Fewer rows would read and write the gradient of a large vocabulary more often than they are worth."""
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Rows among which each row of a batch must find its translation.
+
+    Attributes:
+        source, target: (N, D) rows of all workers, those of the batch among them; None takes the batch. The first
+            serves the target to source direction alone.
+        labels: (B,) index of row i's translation among them; None is 0..B-1.
+        ignored: (B, N) true where a candidate is no negative of a row, in either direction; what it says of a row's
+            own translation has no effect. None ignores nothing.
+    """
+
+    source: Tensor | None = None
+    target: Tensor | None = None
+    labels: Tensor | None = None
+    ignored: Tensor | None = None
+
+
 def contrastive_loss(
     source: Tensor,
     target: Tensor,
     temperature: float,
     *,
     symmetric: bool = False,
-    labels: Tensor | None = None,
-    source_candidates: Tensor | None = None,
-    target_candidates: Tensor | None = None,
-    ignored: Tensor | None = None,
+    candidates: Candidates | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """InfoNCE with in-batch negatives: row i of `target` translates row i of `source`.
@@ -37,27 +53,25 @@ def contrastive_loss(
         source, target: (B, D) pooled embeddings, of any scale and float dtype; similarities are at least float32.
         temperature: divisor of the cosine similarities, unitless, > 0.
         symmetric: average the losses of source to target and target to source.
-        labels: (B,) index of row i among the candidates; None is 0..B-1.
-        source_candidates, target_candidates: (N, D) rows of all workers, `source` and `target` among them; None takes
-            the rows given. The first serves the target to source direction alone.
-        ignored: (B, N) true where a candidate is no negative of a row, in either direction; what it says of a row's
-            own translation has no effect. None ignores nothing.
+        candidates: what the translation of each row is told from; None takes the other rows of the batch.
         reduction: `mean` over the B rows, or `sum`.
     Returns: () cross-entropy in nats; log(N) when the embeddings carry no signal.
     Raises: ValueError when the shapes differ.    Source: AFP, arXiv:2311.08089, section 3.
     """
     if source.shape != target.shape:
         raise ValueError(f"source {tuple(source.shape)} and target {tuple(target.shape)} differ")
+    candidates = candidates or Candidates()
+    labels, ignored = candidates.labels, candidates.ignored
     if labels is None:
         labels = torch.arange(len(source), device=source.device)
     if ignored is not None:
         ignored = ignored.scatter(1, labels[:, None], False)
     with torch.autocast(device_type=source.device.type, enabled=False):
-        forward = target if target_candidates is None else target_candidates
+        forward = target if candidates.target is None else candidates.target
         loss = _one_direction(source, forward, labels, temperature, ignored, reduction)
         if not symmetric:
             return loss
-        backward = source if source_candidates is None else source_candidates
+        backward = source if candidates.source is None else candidates.source
         return (loss + _one_direction(target, backward, labels, temperature, ignored, reduction)) / 2
 
 
@@ -163,9 +177,16 @@ def cross_entropy_sum(
         chunk_elements = max(chunk_elements, _LEAST_CHUNK_ROWS * len(head_weight))
     chunk_rows = max(1, chunk_elements // len(head_weight))
     loss: Tensor = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
-        rows, head_weight, head_bias, targets, scale, softcap, chunk_rows
+        rows, head_weight, head_bias, targets, _LogitForm(scale, softcap), chunk_rows
     )
     return loss
+
+
+class _LogitForm(NamedTuple):
+    """How logits are made of the products of states and projection; as in `next_token_sum`."""
+
+    scale: float
+    softcap: float | None
 
 
 class _CrossEntropySum(torch.autograd.Function):
@@ -178,8 +199,7 @@ class _CrossEntropySum(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        scale: float,
-        softcap: float | None,
+        form: _LogitForm,
         chunk_rows: int,
     ) -> Tensor:
         device = rows.device.type
@@ -191,7 +211,7 @@ class _CrossEntropySum(torch.autograd.Function):
             for start in range(0, len(rows), chunk_rows):
                 chunk = slice(start, start + chunk_rows)
                 logits = cast_rows[chunk] @ cast_weight.T  # (S', V)
-                losses, slope = _loss_and_slope(logits, bias, targets[chunk], scale, softcap)
+                losses, slope = _loss_and_slope(logits, bias, targets[chunk], form)
                 total += losses
                 gradients.add(chunk, slope.to(dtype), cast_rows[chunk], cast_weight)
         ctx.gradients = gradients
@@ -202,7 +222,7 @@ class _CrossEntropySum(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         (upstream,) = grad_outputs
         made = [None if part is None else part.mul_(upstream) for part in gradients.parts]
-        return made[0], made[1], made[2], None, None, None, None
+        return made[0], made[1], made[2], None, None, None
 
 
 class _Gradients:
@@ -228,19 +248,17 @@ class _Gradients:
             of_bias += slope.float().sum(dim=0)
 
 
-def _loss_and_slope(
-    logits: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
+def _loss_and_slope(logits: Tensor, bias: Tensor | None, targets: Tensor, form: _LogitForm) -> tuple[Tensor, Tensor]:
     """Summed loss of a chunk, and its derivative by `logits` (S', V), which is overwritten where that saves memory."""
     final = logits.float()
     if bias is not None:
         final = final + bias.float()
-    if scale != 1.0:
-        final = final * scale
+    if form.scale != 1.0:
+        final = final * form.scale
     capped = None
-    if softcap is not None:
-        capped = torch.tanh(final / softcap)
-        final = capped * softcap
+    if form.softcap is not None:
+        capped = torch.tanh(final / form.softcap)
+        final = capped * form.softcap
     log_probabilities = torch.log_softmax(final, dim=-1)
     chosen = targets.unsqueeze(-1)
     loss = -log_probabilities.gather(1, chosen).sum()
@@ -248,4 +266,4 @@ def _loss_and_slope(
     slope.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=slope.dtype))
     if capped is not None:
         slope.mul_(1 - capped.square())
-    return loss, slope.mul_(scale) if scale != 1.0 else slope
+    return loss, slope.mul_(form.scale) if form.scale != 1.0 else slope

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from afp_ray.losses import (
+    Candidates,
     contrastive_loss,
     cross_entropy_sum,
     instruction_loss,
@@ -66,9 +67,7 @@ def test_shares_with_candidates_sum_to_the_whole() -> None:
             target[part],
             0.05,
             symmetric=True,
-            labels=torch.arange(6)[part],
-            source_candidates=source,
-            target_candidates=target,
+            candidates=Candidates(source, target, labels=torch.arange(6)[part]),
             reduction="sum",
         )
         for part in (slice(0, 2), slice(2, 6))
@@ -86,20 +85,13 @@ def test_similarity_stays_float32_under_autocast() -> None:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_contrastive_gradient_by_finite_differences(symmetric: bool) -> None:
-    candidates = [random(5, 4, seed=2), random(5, 4, seed=3)]
+    others = [random(5, 4, seed=2)[3:], random(5, 4, seed=3)[3:]]
     ignored = torch.zeros(3, 5, dtype=torch.bool)
     ignored[0, 3] = ignored[1, 0] = True
 
     def value(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return contrastive_loss(
-            source,
-            target,
-            0.5,
-            symmetric=symmetric,
-            source_candidates=torch.cat([source, candidates[0][3:]]),
-            target_candidates=torch.cat([target, candidates[1][3:]]),
-            ignored=ignored,
-        )
+        candidates = Candidates(torch.cat([source, others[0]]), torch.cat([target, others[1]]), ignored=ignored)
+        return contrastive_loss(source, target, 0.5, symmetric=symmetric, candidates=candidates)
 
     sides = [random(3, 4).requires_grad_(), random(3, 4, seed=1).requires_grad_()]
     assert torch.autograd.gradcheck(value, sides, eps=1e-6, atol=1e-8, rtol=1e-6)
@@ -113,19 +105,18 @@ def test_candidates_that_are_ignored_leave_the_denominator(num_ignored: int) -> 
         ignored[row, [(row + step) % 4 for step in range(1, num_ignored + 1)]] = True
     expected = math.log(1 + (3 - num_ignored) * math.exp(-2))
     for symmetric in (False, True):
-        found = contrastive_loss(pairs, pairs, 0.5, symmetric=symmetric, ignored=ignored)
+        found = contrastive_loss(pairs, pairs, 0.5, symmetric=symmetric, candidates=Candidates(ignored=ignored))
         assert found.item() == pytest.approx(expected, abs=1e-7)
 
 
 def test_the_own_translation_is_never_ignored() -> None:
     source, target = random(5, 4), random(5, 4, seed=1)
     everything = torch.ones(5, 5, dtype=torch.bool)
-    assert contrastive_loss(source, target, 0.1, ignored=everything).item() == 0
+    assert contrastive_loss(source, target, 0.1, candidates=Candidates(ignored=everything)).item() == 0
     order = torch.tensor([4, 2, 0, 1, 3])  # the translation of row i is candidate order[i]
     alone = torch.nn.functional.one_hot(order).bool()
-    found = contrastive_loss(
-        source, target, 0.1, labels=order, target_candidates=target[order.argsort()], ignored=alone
-    )
+    candidates = Candidates(target=target[order.argsort()], labels=order, ignored=alone)
+    found = contrastive_loss(source, target, 0.1, candidates=candidates)
     assert found.item() == pytest.approx(contrastive_loss(source, target, 0.1).item(), rel=1e-12)
 
 
@@ -135,7 +126,7 @@ def test_no_temperature_makes_loss_or_gradient_nan(temperature: float, scale: fl
     source, target = (scale * torch.ones(8, 3)).requires_grad_(), scale * torch.ones(8, 3)
     ignored = torch.zeros(8, 8, dtype=torch.bool)
     ignored[0] = True
-    loss = contrastive_loss(source, target, temperature, symmetric=True, ignored=ignored)
+    loss = contrastive_loss(source, target, temperature, symmetric=True, candidates=Candidates(ignored=ignored))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(8) * 7 / 8, rel=1e-6)
     assert source.grad is not None

@@ -18,13 +18,14 @@ Shapes: N tokens of all trees, T of one, P of the trunk, H heads, D width of a h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks, run_decoder
 from afp_ray.models.lengths import difference_beyond_rounding, is_of_library
+from afp_ray.models.packed_attention import ScoreForm
 from afp_ray.models.packing import FAMILIES, packed_attention_of
 
 _ALSO = frozenset({"gemma"})
@@ -168,37 +169,26 @@ class _Row:
         self._hidden: dict[int, tuple[Tensor, Tensor]] = {}
         self._places: Tensor | None = None
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        slopes: Tensor | None,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> Tensor:
         """(1, N, H, D) from queries, keys and values (1, H, N, D); called by one layer after another."""
         query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves what was rotated in float32
         if self.keeps:
             self.kept.append((key.contiguous(), value.contiguous()))
-        window = window if window is not None and window < self.longest else None
-        biases = self._own_biases(window, slopes)
-        own, own_total = self._within(query, key, value, biases, scale=scale, softcap=softcap)
+        if form.window is not None and form.window >= self.longest:
+            form = replace(form, window=None)
+        own, own_total = self._within(query, key, value, form)
         if self.trunk is None:
             return own
-        past, past_total = self._before(query, scale=scale, window=window, softcap=softcap, slopes=slopes)
+        past, past_total = self._before(query, form)
         self._layer += 1
         # e^own / (e^own + e^past), the tree's part of the joint denominator, in the form that cannot overflow.
         share = torch.sigmoid(own_total - past_total).transpose(1, 2)[..., None].to(own.dtype)  # (1, N, H, 1)
         return torch.lerp(past, own, share)
 
-    def _before(
-        self, query: Tensor, *, scale: float, window: int | None, softcap: float | None, slopes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _before(self, query: Tensor, form: ScoreForm) -> tuple[Tensor, Tensor]:
         """Attention of all tokens to the trunk: (1, N, H, D), and (1, H, N) logarithms of its denominators."""
         assert self.trunk is not None
+        window, slopes = form.window, form.slopes
         keys, values = self.trunk.layers[self._layer]
         bias = nothing = None
         if slopes is not None:
@@ -214,28 +204,20 @@ class _Row:
                 self._hidden[window] = zeros.masked_fill(hidden, float("-inf")), hidden.all(dim=1)
             unseen, nothing = self._hidden[window]
             bias = unseen if bias is None else bias + unseen
-        past, total = _attended(query, keys, values, scale=scale, bias=bias, softcap=softcap)
+        past, total = _attended(query, keys, values, form=form, bias=bias)
         if slopes is not None:
             total = total - slopes.float()[None, :, None] * (self.positions - self._start)
         if nothing is not None:  # the window ends behind the trunk: all weight goes to the tree
             total = total.masked_fill(nothing, float("-inf"))
         return past.transpose(1, 2), total
 
-    def _within(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        biases: list[Tensor | None],
-        *,
-        scale: float,
-        softcap: float | None,
-    ) -> tuple[Tensor, Tensor]:
+    def _within(self, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> tuple[Tensor, Tensor]:
         """Attention of every tree with itself: (1, N, H, D), and (1, H, N) logarithms of its denominators."""
+        biases = self._own_biases(form.window, form.slopes)
         if query.device.type in _ONE_BY_ONE or len(self.trees) == 1:
             parts = zip(*(torch.split(tensor, self.sizes, dim=2) for tensor in (query, key, value)), strict=True)
             found = [
-                _attended(*part, scale=scale, bias=bias, softcap=softcap, is_causal=bias is None)
+                _attended(*part, form=form, bias=bias, is_causal=bias is None)
                 for part, bias in zip(parts, biases, strict=True)
             ]
             return torch.cat([own.transpose(1, 2) for own, _ in found], 1), torch.cat([total for _, total in found], 2)
@@ -248,7 +230,7 @@ class _Row:
             row = tokens.new_zeros(shape[0] * shape[1], *tokens.shape[1:]).index_copy(0, places, tokens)
             padded.append(row.view(*shape, *tokens.shape[1:]).transpose(1, 2))
         bias = biases[0]  # of all trees together
-        own, total = _attended(*padded, scale=scale, bias=bias, softcap=softcap, is_causal=bias is None)
+        own, total = _attended(*padded, form=form, bias=bias, is_causal=bias is None)
         own = own.transpose(1, 2).flatten(0, 1).index_select(0, places)
         total = total.transpose(1, 2).flatten(0, 1).index_select(0, places)
         return own[None], total.transpose(0, 1)[None]
@@ -304,21 +286,14 @@ def _bias(trees: Sequence[Tree], device: torch.device, *, window: int | None, sl
 
 
 def _attended(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    scale: float,
-    bias: Tensor | None,
-    softcap: float | None,
-    is_causal: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, *, form: ScoreForm, bias: Tensor | None, is_causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(n, H, T, D) attention, and (n, H, T) float32 logarithms of its denominators.
+    """(n, H, T, D) attention with `bias` added to the scores, and (n, H, T) float32 logarithms of its denominators.
 
     The public attention of torch returns no denominators, so its kernels are called by name. Where no kernel serves,
     the scores are written out: n * H * T * (number of keys) in float32.
     """
-    kernels = torch.ops.aten
+    kernels, scale, softcap = torch.ops.aten, form.scale, form.softcap
     if softcap is None and query.device.type == "cpu":
         own, total = kernels._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale

@@ -121,6 +121,23 @@ def _group(lengths: tuple[int, ...], device: torch.device) -> _Groups:
     return _Groups(tuple(zip(counts.tolist(), longest.tolist(), strict=True)), places.to(device))
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreForm:
+    """How a family scores a token for another one that looks at it.
+
+    Attributes:
+        scale: multiplies the products of queries and keys.
+        window: tokens that a token sees, itself included; None for all before it.
+        softcap: scores become softcap * tanh(scores / softcap); None leaves them.
+        slopes: (H,) of ALiBi, which lowers a score with the distance; None for none.
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    slopes: Tensor | None = None
+
+
 class OtherRow(Protocol):
     """A row whose tokens see one another in a way of its own, which its attention knows."""
 
@@ -128,17 +145,7 @@ class OtherRow(Protocol):
     def longest(self) -> int:
         """One past the last place of a token in its text."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        slopes: Tensor | None,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> Tensor:
         """(1, N, H, D) from (1, H, N, D), without dropout; otherwise as the function of that name."""
 
 
@@ -163,27 +170,14 @@ def current_samples() -> Samples | OtherRow:
     return _current.get()
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    scale: float,
-    dropout: float = 0.0,
-    window: int | None = None,
-    softcap: float | None = None,
-    slopes: Tensor | None = None,
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, form: ScoreForm, *, dropout: float = 0.0) -> Tensor:
     """Causal attention of every sample of the current row with itself.
 
     Args:
         query: (1, H, N, D).
         key, value: (1, K, N, D).
-        scale: multiplies the products of queries and keys.
+        form: how scores are made.
         dropout: probability with which an attention weight is dropped.
-        window: tokens that a token sees, itself included; None for all before it.
-        softcap: scores become softcap * tanh(scores / softcap); None leaves them.
-        slopes: (H,) of ALiBi; None for none.
     Returns: (1, N, H, D).
     """
     samples = current_samples()
@@ -191,8 +185,9 @@ def attend(
     if repeats > 1:  # to all heads, which every kernel takes, for H / K times the memory of keys and values
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if not isinstance(samples, Samples):
-        return samples.attend(query, key, value, scale=scale, window=window, softcap=softcap, slopes=slopes)
-    options = _Options(samples.bias(query.dtype, window=window, slopes=slopes), scale, dropout, softcap)
+        return samples.attend(query, key, value, form)
+    bias = samples.bias(query.dtype, window=form.window, slopes=form.slopes)
+    options = _Options(bias, form.scale, dropout, form.softcap)
     if samples.is_even or query.device.type not in _ONE_BY_ONE:
         return _side_by_side(query, key, value, samples, options)
     # The gradient of a split is one copy, that of a slice a whole row of zeros.

@@ -33,7 +33,7 @@ from afp_ray.models.hidden_states import (
     state_of_layer,
 )
 from afp_ray.models.lengths import find_lengths, is_of_library
-from afp_ray.models.packed_attention import OtherRow, Samples, attend, current_samples, samples_in_row
+from afp_ray.models.packed_attention import OtherRow, Samples, ScoreForm, attend, current_samples, samples_in_row
 from afp_ray.models.stated_lengths import Lengths
 
 FAMILIES = frozenset(
@@ -246,18 +246,24 @@ def _through_interface(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **ignored: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for families that take theirs from transformers, which makes no mask for a name without one."""
+    """Attention for families that take theirs from transformers, which makes no mask for a name without one.
+
+    Args:
+        module: the layer.
+        query, key, value: (1, heads, N, D).
+        attention_mask: None.
+        options: of them `scaling`, `dropout`, `sliding_window` and `softcap` count, as transformers names them.
+    """
     assert attention_mask is None
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended = attend(query, key, value, scale=scale, dropout=dropout, window=sliding_window, softcap=softcap)
-    return attended, None
+    scale = options.get("scaling")
+    form = ScoreForm(
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        window=options.get("sliding_window"),
+        softcap=options.get("softcap"),
+    )
+    return attend(query, key, value, form, dropout=options.get("dropout", 0.0)), None
 
 
 AttentionInterface.register(_NAME, _through_interface)
@@ -267,7 +273,7 @@ def _xglm_attention(module: Any, hidden_states: Tensor, **ignored: Any) -> tuple
     projected = (module.q_proj(hidden_states), module.k_proj(hidden_states), module.v_proj(hidden_states))
     query, key, value = (_heads(states, module.num_heads) for states in projected)
     dropout = module.dropout if module.training else 0.0
-    attended = attend(query, key, value, scale=module.scaling, dropout=dropout)
+    attended = attend(query, key, value, ScoreForm(module.scaling), dropout=dropout)
     return module.out_proj(attended.flatten(2)), None
 
 
@@ -289,7 +295,7 @@ def _bloom_attention(
     two = torch.ones(1, 2, dtype=torch.long, device=hidden_states.device)
     slopes = build_alibi_tensor(two, module.num_heads, torch.float32)[:, 0, 1]
     dropout = module.attention_dropout.p if module.training else 0.0
-    attended = attend(query, key, value, scale=module.inv_norm_factor, dropout=dropout, slopes=slopes)
+    attended = attend(query, key, value, ScoreForm(module.inv_norm_factor, slopes=slopes), dropout=dropout)
     projected = F.dropout(module.dense(attended.flatten(2)), module.hidden_dropout, training=module.training)
     return residual + projected, None
 
@@ -299,7 +305,7 @@ def _gpt_neo_attention(module: Any, hidden_states: Tensor, *ignored: Any, **also
     query, key, value = (_heads(states, module.num_heads) for states in projected)
     dropout = module.attn_dropout.p if module.training else 0.0
     window = module.config.window_size if module.attention_type == "local" else None
-    attended = attend(query, key, value, scale=1.0, dropout=dropout, window=window)
+    attended = attend(query, key, value, ScoreForm(1.0, window=window), dropout=dropout)
     return module.resid_dropout(module.out_proj(attended.flatten(2))), None
 
 

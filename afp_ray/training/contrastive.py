@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import PairBatch
 from afp_ray.data.packing import PackedBatch
-from afp_ray.losses import contrastive_loss
+from afp_ray.losses import Candidates, contrastive_loss
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks
 from afp_ray.models.packing import packed_hidden_states_at, packed_states_of_every_layer
 from afp_ray.models.pooling import pool_samples
@@ -184,21 +184,15 @@ class ContrastiveTerm:
             ]
             all_keys = torch.cat([all_keys, self._queue.keys])
         ignored = (keys[:, None] == all_keys[None]).any(dim=-1)  # (b, N): equal sources or equal targets
-        candidates = iter(columns)
-        shares = [
-            contrastive_loss(
-                source,
-                target,
-                self.loss.temperature,
-                symmetric=self.loss.symmetric,
-                labels=torch.arange(first, first + num_own, device=self.device),
-                target_candidates=next(candidates),
-                source_candidates=next(candidates) if self.loss.symmetric else None,
-                ignored=ignored,
-                reduction="sum",
+        labels = torch.arange(first, first + num_own, device=self.device)
+        temperature, symmetric = self.loss.temperature, self.loss.symmetric
+        shares, rest = [], iter(columns)
+        for source, target in states:
+            targets, sources = next(rest), next(rest) if symmetric else None
+            among = Candidates(source=sources, target=targets, labels=labels, ignored=ignored)
+            shares.append(
+                contrastive_loss(source, target, temperature, symmetric=symmetric, candidates=among, reduction="sum")
             )
-            for source, target in states
-        ]
         return torch.stack(shares).mean() / count
 
     def _sides_of_candidates(self, states: list[Sides]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, SIZES, build_model
 from afp_ray.models import packed_attention
 from afp_ray.models.head import vocabulary_head
 from afp_ray.models.hidden_states import decoder_blocks, decoder_of, hidden_states_at, last_hidden_state
-from afp_ray.models.packed_attention import Samples, attend, samples_in_row
+from afp_ray.models.packed_attention import Samples, ScoreForm, attend, samples_in_row
 from afp_ray.models.packing import (
     packed_hidden_states_at,
     packed_last_hidden_state,
@@ -143,7 +143,7 @@ def test_dropping_weights_keeps_their_expectation() -> None:
     value = torch.ones(1, 1, 64, 4)
     with samples_in_row(Samples((32, 32), value.device)):
         torch.manual_seed(0)
-        found = torch.stack([attend(value, value, value, scale=0.5, dropout=0.3) for _ in range(300)])
+        found = torch.stack([attend(value, value, value, ScoreForm(0.5), dropout=0.3) for _ in range(300)])
     assert found.mean().item() == pytest.approx(1.0, abs=0.01)
 
 
