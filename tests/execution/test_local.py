@@ -24,13 +24,13 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
 
 
 def test_a_metric_that_cannot_be_read_fails_its_trial_and_not_the_study(tmp_path: Path) -> None:
-    def values(result: TrialResult) -> dict[str, float]:
+    def measure(result: TrialResult) -> tuple[float, dict[str, float]]:
         if result.config["seed"] == 1:
             raise ConfigError("no score answers to metric 'xnli'")
-        return {"alignment": 0.5, "uniformity": math.nan}
+        return 0.25, {"alignment": 0.5, "uniformity": math.nan}
 
     study = make_study(tune={}, compare={"method": ["afp"]})
-    state = run(study, tmp_path, LocalExecutor(), values=values)
+    state = run(study, tmp_path, LocalExecutor(), measure=measure)
     assert state.closed == "complete"
     failed, done = state.trials
     assert failed.failure is not None

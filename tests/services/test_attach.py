@@ -25,6 +25,7 @@ from afp_ray.records import LedgerEvent, StudyState
 from afp_ray.store import StudyPaths
 from afp_ray.study import run_or_follow
 from services import cli
+from services.output import note
 from services.schemas import RESULT_MARK, JobResult
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -73,6 +74,7 @@ def follow_from(
         StudyPaths(storage, "fake"),
         drive,
         on_event=[lambda event, _: told.append(event)],
+        say=note,
         poll_s=0.01,
     )
     return state, told
