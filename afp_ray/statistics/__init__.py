@@ -26,8 +26,7 @@ from afp_ray.statistics.layout import (
 )
 from afp_ray.statistics.pareto import non_dominated, pareto_front
 from afp_ray.statistics.rank_correlation import MIN_PAIRS, RankCorrelation, rank_correlation, unrestricted_correlation
-from afp_ray.statistics.spread import Side, Spread, measure_spread
-from afp_ray.statistics.student import t_quantile
+from afp_ray.statistics.spread import Side, Spread, measure_spread, t_quantile
 from afp_ray.statistics.testing import holm, holm_levels, permutation_test
 
 __all__ = [

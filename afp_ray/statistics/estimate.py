@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from afp_ray.statistics.bounded import difference_interval, share_interval
-from afp_ray.statistics.spread import Spread
-from afp_ray.statistics.student import t_quantile
+from afp_ray.statistics.spread import Spread, t_quantile
 
 Scale = Literal["share", "difference", "free"]
 """What an estimate lies on: [0, 1], a difference of two such values, or no bounded scale."""

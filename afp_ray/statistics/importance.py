@@ -153,6 +153,8 @@ def divergence(field: SearchedField, best: NDArray[np.intp], drawn: NDArray[np.i
 
 def _density(counts: NDArray[np.intp], is_ordered: bool) -> Floats:
     """(G,) density of trials with these counts, one uniform trial added."""
+    from scipy.special import ndtr  # the cumulative normal distribution; imported here as in `t_quantile`
+
     size, total = len(counts), counts.sum()
     if not is_ordered:
         # Each kernel spreads a little over all choices, the less the more of them were taken.
@@ -165,7 +167,7 @@ def _density(counts: NDArray[np.intp], is_ordered: bool) -> Floats:
     widths = np.append(np.full(len(places), _width(places, weights)), float(size))
     centres = np.append(places.astype(float), (size - 1) / 2)
     edges = np.arange(size + 1) - 0.5
-    below = _normal((edges[None, :] - centres[:, None]) / widths[:, None])
+    below = ndtr((edges[None, :] - centres[:, None]) / widths[:, None])
     mass = np.diff(below, axis=1) / (below[:, -1:] - below[:, :1])
     mixed = np.append(weights, 1.0) @ mass / (total + 1)
     return np.asarray(mixed, dtype=np.float64)
@@ -181,15 +183,3 @@ def _width(places: NDArray[np.intp], weights: Floats) -> float:
     third = min(len(places) - 1, int(np.searchsorted(cumulative, total * 3 // 4, side="right")))
     middle = float(places[third] - places[first])
     return float(max(1.059 * min(middle / 1.34, deviation) * float(total) ** -0.2, _NARROWEST))
-
-
-def _normal(z: Floats) -> Floats:
-    """Cumulative normal distribution, to seven places.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 7.1.26.
-    """
-    x = np.abs(z) / math.sqrt(2)
-    t = 1 / (1 + 0.3275911 * x)
-    tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    half = (1 - tail * np.exp(-x * x)) / 2
-    return np.asarray(0.5 + np.sign(z) * half, dtype=np.float64)

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from afp_ray.statistics.estimate import Contents, Estimate, Interval, PairedDifference
 from afp_ray.statistics.layout import Floats, Layout, as_matrix, chunks, draw_contents, lay_out, macro, redrawn_seeds
-from afp_ray.statistics.spread import Side, Spread, measure_spread
-from afp_ray.statistics.student import t_quantile
+from afp_ray.statistics.spread import Side, Spread, measure_spread, t_quantile
 from afp_ray.statistics.testing import permutation_test
 
 _ROUNDING = 1e-12

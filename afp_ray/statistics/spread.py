@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afp_ray.statistics.layout import Floats
-from afp_ray.statistics.student import t_quantile
 
 _MOST_DEGREES = 1000.0
 """Beyond, Student's t is as good as normal."""
@@ -104,7 +103,6 @@ def _over_contents(influence: Floats, strata: Sequence[NDArray[np.intp]]) -> tup
     if total <= 0:  # nothing says which stratum counts most
         return 0.0, 0.0, float(max(1, sum(count for _, count in parts)))
     degrees = total**2 / sum(variance**2 / count for variance, count in parts)
-    # Whole numbers, so that few tables of t are needed.
     return total, plain, max(1.0, min(_MOST_DEGREES, math.floor(degrees + 1e-9)))
 
 
@@ -116,3 +114,11 @@ def _over_seeds(side: Side, strata: Sequence[NDArray[np.intp]]) -> tuple[float, 
     alone = float(np.mean([_over_contents(row, strata)[0] for row in side.influences]))
     of_contents = max(0.0, (alone - together) / (count - 1))
     return max(0.0, seen - _TAKEN_OUT * of_contents), count - 1
+
+
+def t_quantile(probability: float, degrees: float) -> float:
+    """Quantile of Student's t distribution, for 0.5 <= probability < 1 and degrees >= 1."""
+    # Imported here, since it takes 0.3 s: trials take no more than standard errors from this room.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, probability))

@@ -298,10 +298,11 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 
 def test_t_quantiles_have_their_closed_forms() -> None:
-    assert t_quantile(0.975, 1) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-6)  # Cauchy
-    p = 0.95
-    assert t_quantile(p, 2) == pytest.approx((2 * p - 1) * math.sqrt(2 / (1 - (2 * p - 1) ** 2)), rel=1e-6)
-    assert t_quantile(0.975, 100_000) == pytest.approx(1.959964, rel=1e-3)
+    for p in (0.6, 0.975, 1 - 1e-9):
+        assert t_quantile(p, 1) == pytest.approx(math.tan(math.pi * (p - 0.5)), rel=1e-6)  # Cauchy
+        assert t_quantile(p, 2) == pytest.approx((2 * p - 1) * math.sqrt(2 / (1 - (2 * p - 1) ** 2)), rel=1e-6)
+    assert t_quantile(0.975, 1) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-13)
+    assert t_quantile(0.975, 1e9) == pytest.approx(1.959963984540054, rel=1e-8)  # nearly normal
 
 
 @settings(max_examples=60, deadline=None)
