@@ -10,16 +10,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import DataError
 from afp_ray.ledger import replay
 from afp_ray.records import TrialRecord, TrialResult, TrialStatus
+from afp_ray.search import resolve
+from afp_ray.search.arms import check_points
+from afp_ray.search.halving import longest, make_ladder
+from afp_ray.search.plan import ArmPlan
 from afp_ray.store import StudyPaths, TrialPaths, find_result, list_studies, read_study
-
-if TYPE_CHECKING:  # the command line must not wait for Optuna
-    from afp_ray.search.plan import ArmPlan
 
 MAX_MEASURED = 200
 """Results that are read; the newest studies first."""
@@ -216,7 +216,7 @@ class ArmCost:
     whole_share: float = 1.0
 
 
-def arm_cost(study: StudyConfig, plan: "ArmPlan", records: Iterable[TrialRecord], costs: Costs) -> ArmCost:
+def arm_cost(study: StudyConfig, plan: ArmPlan, records: Iterable[TrialRecord], costs: Costs) -> ArmCost:
     """Price what an arm has left.
 
     Args:
@@ -249,11 +249,9 @@ def arm_cost(study: StudyConfig, plan: "ArmPlan", records: Iterable[TrialRecord]
 
 
 def _rungs_left(
-    study: StudyConfig, plan: "ArmPlan", searched: Sequence[TrialRecord], num_open: int
+    study: StudyConfig, plan: ArmPlan, searched: Sequence[TrialRecord], num_open: int
 ) -> tuple[float, float]:
     """Whole trainings that the search still costs, and its scorings; with rungs as many as halving expects."""
-    from afp_ray.search.halving import longest, make_ladder
-
     ladder = make_ladder(study, plan.arm)
     if not ladder.amounts or num_open <= 0:
         return float(max(0, num_open)), float(max(0, num_open))
@@ -267,11 +265,8 @@ def _rungs_left(
     return max(0.0, ladder.cost(plan.num_search, whole) - spent), float(max(0, total - scored))
 
 
-def _points(study: StudyConfig, plan: "ArmPlan") -> list[TrialConfig]:
+def _points(study: StudyConfig, plan: ArmPlan) -> list[TrialConfig]:
     """Trials of the arm at the ends of its searched fields: what lies between costs about their mean."""
-    from afp_ray.search import resolve
-    from afp_ray.search.arms import check_points
-
     return [resolve(plan.arm, point, study.seeds[0]) for point in check_points(plan.arm)]
 
 

@@ -13,7 +13,11 @@ from pathlib import Path
 from afp_ray.config import ModelConfig, StudyConfig, TrialConfig
 from afp_ray.errors import ModelError, StorageError
 from afp_ray.ledger import replay
+from afp_ray.models.describe import local_folder
+from afp_ray.models.hub import hub_file
 from afp_ray.models.weight_files import find_weights, tensor_shapes
+from afp_ray.search import make_arms
+from afp_ray.search.arms import ends_of
 from afp_ray.store import StudyPaths, cache_folder
 
 FLOAT32_BYTES = 4
@@ -111,8 +115,6 @@ class _Sizes:
     """Bytes of what a study writes, from the shapes of its models' weights."""
 
     def __init__(self, study: StudyConfig, unloadable: Collection[str]) -> None:
-        from afp_ray.search import make_arms
-        from afp_ray.search.arms import ends_of
 
         self._study = study
         arms = [arm for arm in make_arms(study) if arm.name not in unloadable]
@@ -168,9 +170,6 @@ def _bytes_there(paths: StudyPaths) -> int:
 
 def _sizes_of(model: ModelConfig) -> _Model | None:
     """What a model takes; None where its weights are not on this machine."""
-    from afp_ray.models.describe import local_folder
-    from afp_ray.models.hub import hub_file
-
     try:
         folder = local_folder(model) or hub_file(model, "config.json").parent
         weights = find_weights(folder)

@@ -12,8 +12,12 @@ from pathlib import Path
 
 from afp_ray.config import CHOICE_TASKS, DIRECTIONS, TrialConfig, canonical_json
 from afp_ray.errors import ConfigError
+from afp_ray.evaluation.prompts import generation_languages, load_direction
+from afp_ray.evaluation.questions import load_rows
+from afp_ray.evaluation.tasks import TASKS
 from afp_ray.planning.costs import Measured, evaluation_key, step_key
 from afp_ray.records import Host, TrialRequest
+from afp_ray.trial.run import run_trial
 
 NUM_STEPS = 6
 """Steps of a probe; the first one warms up and does not count."""
@@ -64,7 +68,6 @@ def probe_trials(configs: Sequence[TrialConfig], *, on_gpu: bool, num_threads: i
 
 
 def _probe(config: TrialConfig, *, num_threads: int) -> Measured:
-    from afp_ray.trial.run import run_trial
 
     training, evaluation = config.training, config.evaluation
     limit = min(NUM_EXAMPLES, evaluation.limit or NUM_EXAMPLES)
@@ -97,10 +100,6 @@ def _probe(config: TrialConfig, *, num_threads: int) -> Measured:
 
 def _growth(config: TrialConfig, limit: int) -> list[float]:
     """By how many times the examples of each cell outnumber those that were scored, in the order of scoring."""
-    from afp_ray.evaluation.prompts import generation_languages, load_direction
-    from afp_ray.evaluation.questions import load_rows
-    from afp_ray.evaluation.tasks import TASKS
-
     evaluation = config.evaluation
     side, spoken = generation_languages(evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
     found: list[float] = []

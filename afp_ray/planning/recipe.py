@@ -3,16 +3,20 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
+from afp_ray.data import sources
+from afp_ray.data.readers.files import SourceFile
+from afp_ray.data.readers.origins import files_by_path
+from afp_ray.data.readers.report import ReadReport
+from afp_ray.data.readers.unread import unread
 from afp_ray.errors import ConfigError
+from afp_ray.evaluation.check import files_by_folder
 from afp_ray.records.plans import UnreadFiles
-
-if TYPE_CHECKING:  # the command line must not wait for the data room
-    from afp_ray.data.readers.files import SourceFile
-    from afp_ray.data.readers.report import ReadReport
-    from afp_ray.trial.prepare import Candidates, DrawnRows
+from afp_ray.search import make_arms, resolve
+from afp_ray.search.arms import corners
+from afp_ray.trial.prepare import Candidates, DrawnRows, draw_rows, needs_model, read_candidates, retrieval_languages
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,6 @@ def trained_recipes(study: StudyConfig) -> list[Recipe]:
 
 
 def _recipes(study: StudyConfig) -> Iterator[Recipe]:
-    from afp_ray.search import make_arms, resolve
-    from afp_ray.search.arms import corners
 
     for arm in make_arms(study):
         params = {name: corners(spec)[0] for name, spec in arm.tune.items()}
@@ -80,13 +82,11 @@ def _recipes(study: StudyConfig) -> Iterator[Recipe]:
         yield Recipe(arm.name, resolve(arm, params, study.seeds[0]), searched)
 
 
-def read(recipe: Recipe) -> "Candidates":
+def read(recipe: Recipe) -> Candidates:
     """What the recipe's trial draws from; its model is loaded where the filter needs it.
 
     Raises: DataError for a file that cannot be read, a language without rows, or a filter that leaves nothing.
     """
-    from afp_ray.trial.prepare import needs_model, read_candidates
-
     if not needs_model(recipe.config.data):
         return read_candidates(recipe.config)
     from afp_ray.models.load import load_model
@@ -94,18 +94,14 @@ def read(recipe: Recipe) -> "Candidates":
     return read_candidates(recipe.config, load_model(recipe.config.model))
 
 
-def read_unfiltered(config: TrialConfig) -> "Candidates":
+def read_unfiltered(config: TrialConfig) -> Candidates:
     """What a trial draws from before any filter."""
-    from afp_ray.trial.prepare import read_candidates
-
     data = config.data.model_copy(update={"filter": "none", "keep_best": None})
     return read_candidates(config.model_copy(update={"data": data}))
 
 
 def read_reports(config: TrialConfig) -> "list[ReadReport]":
     """What each source of a trial read, kept and refused."""
-    from afp_ray.data import sources
-
     data = config.data
     reports: list[ReadReport] = []
     if data.num_pairs > 0:
@@ -117,11 +113,6 @@ def read_reports(config: TrialConfig) -> "list[ReadReport]":
 
 def unread_files(configs: Sequence[TrialConfig]) -> tuple[UnreadFiles, ...]:
     """What lies in the folders and archives that any of `configs` reads, and none of them reads."""
-    from afp_ray.data.readers.origins import files_by_path
-    from afp_ray.data.readers.unread import unread
-    from afp_ray.evaluation.check import files_by_folder
-    from afp_ray.trial.prepare import retrieval_languages
-
     read: list[tuple[str, list[SourceFile]]] = []
     codes: dict[str, None] = {}
     seen: set[str] = set()
@@ -146,7 +137,7 @@ def study_configs(study: StudyConfig) -> list[TrialConfig]:
     return [recipe.config for recipe in _recipes(study)]
 
 
-def training_texts(rows: "Candidates") -> Iterator[tuple[str, str]]:
+def training_texts(rows: Candidates) -> Iterator[tuple[str, str]]:
     """Language and text of everything that may be drawn from."""
     for pair in rows.pairs:
         yield pair.source_language, pair.source
@@ -156,10 +147,8 @@ def training_texts(rows: "Candidates") -> Iterator[tuple[str, str]]:
         yield from row.responses.items()
 
 
-def draw(recipe: Recipe, rows: "Candidates") -> "DrawnRows":
+def draw(recipe: Recipe, rows: Candidates) -> DrawnRows:
     """The rows that the recipe's trial trains on; a term without weight has none."""
-    from afp_ray.trial.prepare import DrawnRows, draw_rows
-
     config = recipe.config
     drawn = draw_rows(config, rows)
     return DrawnRows(
