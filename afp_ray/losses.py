@@ -53,7 +53,7 @@ def contrastive_loss(
         source, target: (B, D) pooled embeddings, of any scale and float dtype; similarities are at least float32.
         temperature: divisor of the cosine similarities, unitless, > 0.
         symmetric: average the losses of source to target and target to source.
-        candidates: what the translation of each row is told from; None takes the other rows of the batch.
+        candidates: rows among which the translation must be nearest; None takes the batch itself.
         reduction: `mean` over the B rows, or `sum`.
     Returns: () cross-entropy in nats; log(N) when the embeddings carry no signal.
     Raises: ValueError when the shapes differ.    Source: AFP, arXiv:2311.08089, section 3.

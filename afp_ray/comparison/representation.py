@@ -169,12 +169,12 @@ def _layers(paths: StudyPaths, trials: Sequence[str], split: str) -> list[LayerM
 
 def _drawing(arm: SentenceStates | None, base: SentenceStates | None) -> Drawing | None:
     """The sentences of both in the axes of base at the place of the arm."""
-    if arm is None or base is None or arm.place not in base.axes:
+    if arm is None or base is None or arm.headline not in base.axes:
         return None
-    axes = base.axes[arm.place]
+    axes = base.axes[arm.headline]
     if axes.mean.shape[0] != arm.states.shape[1]:
         return None
-    before, after = base.points[arm.place], axes.project(arm.states)
+    before, after = base.points[arm.headline], axes.project(arm.states)
     return Drawing(axes.shares, _by_language(before, base.languages), _by_language(after, arm.languages))
 
 

@@ -1,4 +1,4 @@
-"""An evaluation of which a part could not be scored: the rest is told, and no mean is made of it."""
+"""An evaluation of which a part could not be scored: it says which and has the other scores, but no mean of them."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ class IncompleteError(AfpError):
     """
 
     def __init__(self, scores: Sequence[Score], missing: Sequence[MissingScore]) -> None:
-        missing = [one.model_copy(update={"problem": redact(one.problem)}) for one in missing]  # goes into a file
-        self.found = IncompleteScores(scores=tuple(scores), missing=tuple(missing))
+        missing = [cell.model_copy(update={"problem": redact(cell.problem)}) for cell in missing]  # goes into a file
+        self.report = IncompleteScores(scores=tuple(scores), missing=tuple(missing))
         cells = {(score.task, score.language, score.split) for score in scores}
-        named = [f"{one.task}/{one.language} on {one.split}: {one.problem}" for one in missing[:_NAMED]]
+        named = [f"{cell.task}/{cell.language} on {cell.split}: {cell.problem}" for cell in missing[:_NAMED]]
         more = [f"{len(missing) - _NAMED} more"] if len(missing) > _NAMED else []
         super().__init__(
             f"incomplete: {len(missing)} of {len(missing) + len(cells)} scores are missing, so that there is no mean "
@@ -31,4 +31,4 @@ class IncompleteError(AfpError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the fields when the error crosses a process."""
-        return type(self), (self.found.scores, self.found.missing)
+        return type(self), (self.report.scores, self.report.missing)

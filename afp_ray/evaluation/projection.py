@@ -19,8 +19,7 @@ from afp_ray.store import write_atomic
 
 FORMAT = 1
 _HEAD = "afp_ray"
-Place = tuple[int, str]
-"""Layer and pooling."""
+LayerPooling = tuple[int, str]
 Floats = NDArray[np.floating[Any]]
 
 
@@ -49,16 +48,16 @@ class SentenceStates:
 
     Attributes:
         languages: of the N sentences.
-        place: layer and pooling that the trial is reported at.
+        headline: layer and pooling that the trial is reported at.
         states: (N, D) float16 there.
         axes: by layer and pooling.
     """
 
     languages: tuple[str, ...]
-    place: Place
+    headline: LayerPooling
     states: Floats
-    axes: Mapping[Place, Axes]
-    points: Mapping[Place, Floats]
+    axes: Mapping[LayerPooling, Axes]
+    points: Mapping[LayerPooling, Floats]
     """(N, 2) the trial's own sentences in its own axes, by layer and pooling."""
 
 
@@ -82,31 +81,33 @@ def fit_axes(states: Floats) -> Axes:
     return Axes(mean, directions, (shares[0], shares[1]))
 
 
-def gather_states(states: Mapping[Place, Floats], languages: Sequence[str], place: Place) -> SentenceStates:
+def gather_states(
+    states: Mapping[LayerPooling, Floats], languages: Sequence[str], headline: LayerPooling
+) -> SentenceStates:
     """What a trial leaves, from its (N, D) states at every layer and pooling."""
     axes = {key: fit_axes(values) for key, values in states.items()}
     points = {key: axes[key].project(values) for key, values in states.items()}
-    return SentenceStates(tuple(languages), place, states[place].astype(np.float16), axes, points)
+    return SentenceStates(tuple(languages), headline, states[headline].astype(np.float16), axes, points)
 
 
-def write_states(found: SentenceStates, path: Path) -> None:
+def write_states(sentences: SentenceStates, path: Path) -> None:
     """Write to a safetensors file, whole or not at all; equal states give equal bytes.
 
     Raises: UnavailableError when the disk refuses.
     """
     from safetensors.numpy import save
 
-    tensors: dict[str, Any] = {"states": np.ascontiguousarray(found.states)}
-    for (layer, pooling), axes in found.axes.items():
+    tensors: dict[str, Any] = {"states": np.ascontiguousarray(sentences.states)}
+    for (layer, pooling), axes in sentences.axes.items():
         name = f"{layer}.{pooling}"
         tensors[f"mean.{name}"] = axes.mean.astype(np.float32)
         tensors[f"directions.{name}"] = axes.directions.astype(np.float32)
-        tensors[f"points.{name}"] = found.points[layer, pooling].astype(np.float32)
+        tensors[f"points.{name}"] = sentences.points[layer, pooling].astype(np.float32)
     head = {
         "format": FORMAT,
-        "languages": list(found.languages),
-        "place": list(found.place),
-        "shares": [[*place, *axes.shares] for place, axes in found.axes.items()],
+        "languages": list(sentences.languages),
+        "place": list(sentences.headline),
+        "shares": [[*key, *axes.shares] for key, axes in sentences.axes.items()],
     }
     # One entry: several would be written in any order.
     write_atomic(path, save(tensors, metadata={_HEAD: json.dumps(head)}))

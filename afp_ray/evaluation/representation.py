@@ -29,7 +29,7 @@ from afp_ray.records import LayerMetrics, Score
 
 Pooling = Literal["last", "mean"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "last")
-
+LayerPooling = tuple[int, Pooling]
 
 NUM_SAMPLED = 100
 """Pairs of each language, the first ones, that the probe is fitted on and that drawings show."""
@@ -47,16 +47,15 @@ class Representation:
     """
 
     rows: list[LayerMetrics]
-    states: Mapping[tuple[int, Pooling], Tensor]
+    states: Mapping[LayerPooling, Tensor]
     sampled: Tensor
     languages: tuple[str, ...]
 
-    def to_draw(self, place: tuple[int, Pooling]) -> SentenceStates:
-        """What drawings need of the sampled sentences; `place` is the layer and pooling that is reported."""
+    def to_draw(self, headline: LayerPooling) -> SentenceStates:
+        """What drawings need of the sampled sentences; `headline` is the layer and pooling that is reported."""
         states = {key: vectors[self.sampled].numpy() for key, vectors in self.states.items()}
-        return gather_states(
-            {(layer, str(name)): held for (layer, name), held in states.items()}, self.languages, place
-        )
+        by_name = {(layer, str(pooling)): vectors for (layer, pooling), vectors in states.items()}
+        return gather_states(by_name, self.languages, headline)
 
 
 def measure_representation(
@@ -92,16 +91,16 @@ def measure_representation(
                 fix="choose a source with more pairs, or set evaluation.representation: null",
             )
     texts = [text for pairs in pairs_by_language.values() for pair in pairs for text in (pair.source, pair.target)]
-    place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    row_of = {text: index for index, text in enumerate(dict.fromkeys(texts))}  # each sentence once, as pairs share some
     length = min(max_length, max_positions(model))
-    ids = [tokens[:length] for tokens in tokenizer(list(place), verbose=False)["input_ids"]] if place else []
+    ids = [tokens[:length] for tokens in tokenizer(list(row_of), verbose=False)["input_ids"]] if row_of else []
     vectors = _embed(model, ids, poolings, max_batch_tokens)
-    sampled = _sample(pairs_by_language, place)
-    told = _probe(vectors, sampled)
+    sampled = _sample(pairs_by_language, row_of)
+    probed = _probe(vectors, sampled)
     rows = []
     for language, pairs in pairs_by_language.items():
-        source = torch.tensor([place[pair.source] for pair in pairs])
-        target = torch.tensor([place[pair.target] for pair in pairs])
+        source = torch.tensor([row_of[pair.source] for pair in pairs])
+        target = torch.tensor([row_of[pair.target] for pair in pairs])
         for (layer, pooling), states in vectors.items():
             rows.append(
                 LayerMetrics(
@@ -110,41 +109,41 @@ def measure_representation(
                     layer=layer,
                     pooling=pooling,
                     **language_metrics(states[source], states[target]),
-                    **told[layer, pooling].get(language, {}),
+                    **probed[layer, pooling].get(language, {}),
                     n=len(pairs),
                 )
             )
-    where = torch.tensor([index for index, _, _ in sampled], dtype=torch.long)
-    return Representation(rows, vectors, where, tuple(language for _, language, _ in sampled))
+    sampled_rows = torch.tensor([index for index, _, _ in sampled], dtype=torch.long)
+    return Representation(rows, vectors, sampled_rows, tuple(language for _, language, _ in sampled))
 
 
 def _sample(
-    pairs_by_language: Mapping[str, Sequence[TranslationPair]], place: Mapping[str, int]
+    pairs_by_language: Mapping[str, Sequence[TranslationPair]], row_of: Mapping[str, int]
 ) -> list[tuple[int, str, str]]:
     """Row, language and content of the sampled sentences, none twice in a language."""
     pairs = [pair for pairs in pairs_by_language.values() for pair in pairs[:NUM_SAMPLED]]
     # A sentence of the pivot that stands in the pairs of several languages is one content, whatever they call it.
     contents = content_groups([(f"text {pair.source}", f"name {pair.content_id}") for pair in pairs])
-    found: dict[tuple[int, str], str] = {}
+    content_of: dict[tuple[int, str], str] = {}
     for pair, content in zip(pairs, contents, strict=True):
         for text, language in ((pair.source, pair.source_language), (pair.target, pair.target_language)):
-            found.setdefault((place[text], language), content)
-    return [(index, language, content) for (index, language), content in found.items()]
+            content_of.setdefault((row_of[text], language), content)
+    return [(index, language, content) for (index, language), content in content_of.items()]
 
 
 def _probe(
-    vectors: Mapping[tuple[int, Pooling], Tensor], sampled: Sequence[tuple[int, str, str]]
-) -> dict[tuple[int, Pooling], dict[str, dict[str, float]]]:
-    """Fields of the probe by place and language; none where there is one language."""
+    vectors: Mapping[LayerPooling, Tensor], sampled: Sequence[tuple[int, str, str]]
+) -> dict[LayerPooling, dict[str, dict[str, float]]]:
+    """Fields of the probe by layer and pooling, then by language; none where there is one language."""
     languages = [language for _, language, _ in sampled]
     if len(set(languages)) < 2:
         return {key: {} for key in vectors}
     probe = LanguageProbe(languages, [content for _, _, content in sampled])
-    where = torch.tensor([index for index, _, _ in sampled])
+    rows = torch.tensor([index for index, _, _ in sampled])
     return {
         key: {
             language: {"language_probe": share, "language_probe_chance": probe.chance}
-            for language, share in probe.accuracy(states[where].double().numpy()).items()
+            for language, share in probe.accuracy(states[rows].double().numpy()).items()
         }
         for key, states in vectors.items()
     }
@@ -153,10 +152,10 @@ def _probe(
 @torch.inference_mode()
 def _embed(
     model: Any, ids: Sequence[Sequence[int]], poolings: Sequence[Pooling], max_batch_tokens: int
-) -> dict[tuple[int, Pooling], Tensor]:
+) -> dict[LayerPooling, Tensor]:
     """(number of sentences, D) float32 unit vectors by layer and pooling; one forward pass per batch."""
     device = next(model.parameters()).device
-    parts: dict[tuple[int, Pooling], list[Tensor]] = {}
+    parts: dict[LayerPooling, list[Tensor]] = {}
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
     was_training = model.training
     model.eval()
@@ -181,9 +180,9 @@ def _embed(
             begin += len(batch)
     finally:
         model.train(was_training)
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return {key: torch.cat(rows)[back] for key, rows in parts.items()}
+    restored = torch.empty(len(order), dtype=torch.long)  # from the order of lengths to that of the sentences
+    restored[torch.tensor(order)] = torch.arange(len(order))
+    return {key: torch.cat(rows)[restored] for key, rows in parts.items()}
 
 
 def _pool_all(states: Tensor, mask: Tensor, poolings: Sequence[Pooling]) -> dict[Pooling, Tensor]:
@@ -194,11 +193,11 @@ def _pool_all(states: Tensor, mask: Tensor, poolings: Sequence[Pooling]) -> dict
 def language_metrics(source: Tensor, target: Tensor) -> dict[str, float]:
     """The fields of `LayerMetrics` that N >= 2 pairs of (N, D) unit vectors decide, row i with row i."""
     retrieval, alignment, uniformity = pair_metrics(source, target)
-    there, back = _hits(source, target)
+    from_pivot, to_pivot = _hits(source, target)
     return {
         "retrieval_at_1": retrieval,
-        "retrieval_from_pivot": float(there),
-        "retrieval_to_pivot": float(back),
+        "retrieval_from_pivot": float(from_pivot),
+        "retrieval_to_pivot": float(to_pivot),
         "alignment": alignment,
         "uniformity": uniformity,
         "anisotropy": (mean_cosine(source) + mean_cosine(target)) / 2,
@@ -242,15 +241,15 @@ def _uniformity(vectors: Tensor) -> float:
     return float((-2 * squared).logsumexp(dim=0)) - math.log(len(squared))
 
 
-def headline_place(validation: Sequence[LayerMetrics]) -> tuple[int, Pooling] | None:
-    """Layer and pooling that are reported; None where nothing was measured."""
-    by_place: dict[tuple[int, Pooling], list[float]] = {}
+def choose_headline(validation: Sequence[LayerMetrics]) -> LayerPooling | None:
+    """Layer and pooling to report, those that retrieve best on validation; None where nothing was measured."""
+    retrieval: dict[LayerPooling, list[float]] = {}
     for row in validation:
-        by_place.setdefault((row.layer, row.pooling), []).append(row.retrieval_at_1)
-    return min(by_place, key=lambda key: (-fmean(by_place[key]), key[0], POOLINGS.index(key[1])), default=None)
+        retrieval.setdefault((row.layer, row.pooling), []).append(row.retrieval_at_1)
+    return min(retrieval, key=lambda key: (-fmean(retrieval[key]), key[0], POOLINGS.index(key[1])), default=None)
 
 
-def headline(validation: Sequence[LayerMetrics], asked: Sequence[LayerMetrics]) -> list[Score]:
+def headline_scores(validation: Sequence[LayerMetrics], asked: Sequence[LayerMetrics]) -> list[Score]:
     """The scores of one layer and pooling, for every language.
 
     Layer and pooling are those with the best retrieval@1 on validation, mean over languages; the lower layer, then
@@ -262,11 +261,11 @@ def headline(validation: Sequence[LayerMetrics], asked: Sequence[LayerMetrics]) 
 
     Returns: `retrieval@1`, `alignment` and `uniformity` per language, as the task `retrieval`.
     """
-    place = headline_place(validation)
+    chosen = choose_headline(validation)
     return [
         Score(task="retrieval", language=row.language, split=row.split, metric=metric, value=value, n=row.n)
         for row in asked
-        if (row.layer, row.pooling) == place
+        if (row.layer, row.pooling) == chosen
         for metric, value in (
             ("retrieval@1", row.retrieval_at_1),
             ("alignment", row.alignment),

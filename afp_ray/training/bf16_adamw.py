@@ -25,7 +25,7 @@ _CHUNK = {"cuda": 2**24}
 _DEFAULT_CHUNK = 2**22
 """Elements that are float32 at a time, by device: what a GPU takes is large, since every small kernel waits for its
 launch, and holds many small parameters."""
-_KEPT_BUFFERS = ("inv_freq", "original_inv_freq")
+_FLOAT32_BUFFERS = ("inv_freq", "original_inv_freq")
 """Rotary frequencies, from which the families make float32 angles."""
 
 
@@ -49,7 +49,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point() and not name.endswith(_KEPT_BUFFERS):
+            if buffer.is_floating_point() and not name.endswith(_FLOAT32_BUFFERS):
                 setattr(module, name, buffer.to(dtype))
 
 
@@ -95,10 +95,10 @@ class ResidentAdamW(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` gave; torch alone would make the lost bits bf16, as the weights are."""
-        kept = {key: dict(values) for key, values in state_dict["state"].items()}
+        saved = {key: dict(values) for key, values in state_dict["state"].items()}
         super().load_state_dict(state_dict)
-        for place, parameter in enumerate(value for group in self.param_groups for value in group["params"]):
-            for name, value in kept.get(place, {}).items():
+        for index, parameter in enumerate(value for group in self.param_groups for value in group["params"]):
+            for name, value in saved.get(index, {}).items():
                 self.state[parameter][name] = value.to(parameter.device) if isinstance(value, Tensor) else value
 
     def _pieces(self, parameter: nn.Parameter, draw: int) -> Iterator["_Piece"]:
@@ -116,8 +116,8 @@ class ResidentAdamW(torch.optim.Optimizer):
         size = _chunk_of(weight)
         for start in range(0, len(weight), size):
             part = slice(start, start + size)
-            held = {name: value[part] for name, value in state.items() if name != "step"}
-            yield _Piece(weight[part], gradient[part], held, state["step"], random)
+            views = {name: value[part] for name, value in state.items() if name != "step"}
+            yield _Piece(weight[part], gradient[part], views, state["step"], random)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class _Piece:
 
     Attributes:
         weight, gradient: bf16.
-        state: moments, and lost bits where they are kept.
+        state: moments, and with compensated rounding the lost bits.
         step: of the parameter, from 1.
         random: of the parameter; its parts draw from it in their order.
     """
@@ -203,8 +203,8 @@ def _update_together(
     if "lost" not in state:
         weight.copy_(round_at_random(whole, lower))
         return
-    kept, lost = split(whole)
-    weight.copy_(kept)
+    nearest, lost = split(whole)
+    weight.copy_(nearest)
     state["lost"].copy_(lost)
 
 
@@ -216,13 +216,13 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
     Returns: bf16 (halves go away from zero) and int16; `joined` makes the same float32 of them.
     """
     bits = values.view(torch.int32)
-    kept = (bits + 0x8000) & -0x10000
-    return kept.view(torch.float32).to(torch.bfloat16), (bits - kept).to(torch.int16)
+    nearest = (bits + 0x8000) & -0x10000  # bf16 is the upper half of float32; half of its last place is added first
+    return nearest.view(torch.float32).to(torch.bfloat16), (bits - nearest).to(torch.int16)
 
 
-def joined(kept: Tensor, lost: Tensor) -> Tensor:
+def joined(nearest: Tensor, lost: Tensor) -> Tensor:
     """The float32 numbers that `split` has cut."""
-    return (kept.float().view(torch.int32) + lost.to(torch.int32)).view(torch.float32)
+    return (nearest.float().view(torch.int32) + lost.to(torch.int32)).view(torch.float32)
 
 
 def round_at_random(values: Tensor, bits: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ Sides: TypeAlias = tuple[Tensor, Tensor]
 
 
 class ContrastiveTerm:
-    """Computes the contrastive loss of pairs, and keeps the queue of negatives where there is one.
+    """Computes the contrastive loss of pairs, and holds the queue of negatives where one is asked for.
 
     Args:
         model: on `device`.
@@ -103,7 +103,7 @@ class ContrastiveTerm:
         Returns: (b, D) sources and (b, D) targets for each layer of the loss, the lowest first.
         """
         row = pack_pairs(pairs)
-        place = (model or self.model, self._here(row.input_ids), self._here(row.positions), row.lengths)
+        inputs = (model or self.model, self._here(row.input_ids), self._here(row.positions), row.lengths)
 
         def sides(states: Tensor) -> Sides:
             source, target = pool_samples(states, row.lengths, self.loss.pooling).chunk(2)
@@ -111,8 +111,8 @@ class ContrastiveTerm:
 
         with self._autocast():
             if self.loss.layer == "all":
-                return packed_states_of_every_layer(*place, reduce=sides)
-            return [sides(packed_hidden_states_at(*place, layer=self._layer))]
+                return packed_states_of_every_layer(*inputs, reduce=sides)
+            return [sides(packed_hidden_states_at(*inputs, layer=self._layer))]
 
     def after_step(self) -> None:
         """Move the slow copy on and push what it makes of this step's pairs; call it once the weights are updated.
@@ -145,12 +145,14 @@ class ContrastiveTerm:
             self._queue.load_state_dict(state["queue"], device=self.device)
 
     def _backward_in_chunks(self, chunks: list[PackedBatch], keys: Tensor) -> Tensor:
-        random_states, found = [], []
+        # First without gradients, for the states of all pairs: the loss needs them together. Then chunk by chunk with
+        # gradients, where each chunk is given its part of the loss's gradient by its states.
+        random_states, chunk_states = [], []
         with torch.no_grad():
             for chunk in chunks:
                 random_states.append(_random_state(self.device))
-                found.append(self.embed(chunk))
-        states = _joined(found)
+                chunk_states.append(self.embed(chunk))
+        states = _joined(chunk_states)
         # Leaves of a graph of their own: the loss gives its gradient by them, and no model stands behind them.
         leaves = [side.requires_grad_() for sides in states for side in sides]
         share = self._share(states, keys)

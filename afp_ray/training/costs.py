@@ -26,8 +26,8 @@ def with_costs(
     if paused is not None:
         apart = paused.hours(workers)
         held += apart.evaluation + (apart.startup or 0.0)
-    known = stored or paused
-    scored = 0.0 if known is None else known.training.evaluation_hours
+    earlier = stored or paused
+    scored = 0.0 if earlier is None else earlier.training.evaluation_hours
     if scored is not None:  # an earlier result that does not tell its scoring from the rest leaves the sum unknown
         scored += scoring_s * workers / 3600
     return summary.model_copy(update={"gpu_hours": held, "evaluation_hours": scored, "workers": workers})

@@ -69,8 +69,8 @@ class Record:
         Returns: metrics of the step; and each wish as all workers see it: true where some worker has it.
         Raises: DivergedError when a loss or the norm is not finite; on every worker at the same step.
         """
-        found = {"contrastive_loss": losses.contrastive, "instruction_loss": losses.instruction}
-        parts = {name: value.double() for name, value in found.items() if value is not None}
+        terms = {"contrastive_loss": losses.contrastive, "instruction_loss": losses.instruction}
+        parts = {name: value.double() for name, value in terms.items() if value is not None}
         others = torch.tensor([tokens, *wishes], dtype=torch.float64, device=self.device)
         norm = norm.double().to(self.device)
         shares = torch.cat([torch.stack([*parts.values(), norm / world_size()]), others])
@@ -124,7 +124,7 @@ class Record:
         self._sums = {name: list(values) for name, values in state["sums"].items()}
         self._tokens, self._peak = state["tokens"], state["peak"]
         self._seconds_before, self._resumed_from = state["seconds"], step
-        # States of before hours were kept are taken to be of as many workers as there are now.
+        # States of before hours were counted are taken to be of as many workers as there are now.
         self._hours_before = state.get("hours", state["seconds"] * world_size() / 3600)
 
     def _hours(self, seconds: float) -> float:
@@ -251,15 +251,15 @@ class StepTrace:
 
 def _lines_before(path: Path, start: int) -> list[str]:
     """Lines of the first `start` steps; what a kill left unfinished is dropped."""
-    kept = []
+    lines = []
     for line in path.read_text("utf-8").splitlines(keepends=True) if start > 0 and path.is_file() else ():
         try:
             is_done = json.loads(line)["step"] <= start
         except (ValueError, KeyError, TypeError):
             continue
         if is_done and line.endswith("\n"):
-            kept.append(line)
-    return kept
+            lines.append(line)
+    return lines
 
 
 def _memory_bytes(device: torch.device) -> int:

@@ -38,7 +38,7 @@ class NegativeQueue:
         return [ring[: len(self)] for ring in self._rings[1:]]
 
     def push(self, columns: Sequence[Tensor], keys: Tensor) -> None:
-        """Put B rows in the place of the oldest ones.
+        """Add B rows; the oldest ones give way where the queue is full.
 
         Args:
             columns: (B, D) each, in the same order every time.
@@ -47,10 +47,12 @@ class NegativeQueue:
         pushed = [keys, *columns]
         if not self._rings:
             self._rings = [part.new_zeros(self._size, part.shape[1]) for part in pushed]
-        kept = min(len(keys), self._size)
-        places = torch.arange(self._num_pushed + len(keys) - kept, self._num_pushed + len(keys), device=keys.device)
+        num_new, end = min(len(keys), self._size), self._num_pushed + len(keys)
+        slots = (
+            torch.arange(end - num_new, end, device=keys.device) % self._size
+        )  # a ring: the newest row follows the last
         for ring, part in zip(self._rings, pushed, strict=True):
-            ring[places % self._size] = part[-kept:]
+            ring[slots] = part[-num_new:]
         self._num_pushed += len(keys)
 
     def state_dict(self) -> dict[str, Any]:

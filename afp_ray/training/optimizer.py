@@ -202,11 +202,11 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 def _groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices, then vectors; `draws` numbers the parameters, for the seeds of stochastic rounding."""
-    trained = [(place, value) for place, value in enumerate(model.parameters()) if value.requires_grad]
-    matrices = [(place, value) for place, value in trained if value.ndim > 1]
-    vectors = [(place, value) for place, value in trained if value.ndim <= 1]
+    trained = [(index, value) for index, value in enumerate(model.parameters()) if value.requires_grad]
+    matrices = [(index, value) for index, value in trained if value.ndim > 1]
+    vectors = [(index, value) for index, value in trained if value.ndim <= 1]
     return [
-        {"params": [value for _, value in part], "draws": [place for place, _ in part], "weight_decay": decay}
+        {"params": [value for _, value in part], "draws": [index for index, _ in part], "weight_decay": decay}
         for part, decay in ((matrices, training.weight_decay), (vectors, 0.0))
         if part
     ]

@@ -37,17 +37,17 @@ def sharded(model: CausalModel, *, gathered_dtype: torch.dtype | None = None) ->
         gathered_dtype: of gathered weights and of the states they make; None leaves that of `model`. Gradients are
             summed in the dtype of `model` either way.
     """
-    kept = dict(model.named_parameters())
-    memo: dict[int, object] = {id(parameter): parameter for parameter in kept.values()}
+    whole = dict(model.named_parameters())
+    memo: dict[int, object] = {id(parameter): parameter for parameter in whole.values()}
     shares: CausalModel = copy.deepcopy(model, memo)
-    _shard(shares, next(iter(kept.values())).device, gathered_dtype)
-    for parameter in kept.values():
+    _shard(shares, next(iter(whole.values())).device, gathered_dtype)
+    for parameter in whole.values():
         parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
         parameter.grad = None
     yield shares
     free_gathered(shares)
     for name, parameter in shares.named_parameters():
-        kept[name].data = _whole(parameter)
+        whole[name].data = _whole(parameter)
 
 
 def free_gathered(model: nn.Module) -> None:

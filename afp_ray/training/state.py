@@ -57,11 +57,11 @@ class TrainingState:
 
 
 class States:
-    """The last states of one trial; all workers of the trial make and use one alike.
+    """The last resumable states of one trial; each of its workers has such an object and calls it as the others do.
 
     Args:
         folder: made when the first state is written.
-        identity: what a state must have in common with this run to be used, JSON; it names what differs otherwise.
+        identity: JSON; a state is used only where it has the same, and a note names what differs.
         keep_last: states that stay, >= 1.
         model: tells whether weights are shared out among workers.
         device: where flags travel between workers.
@@ -88,7 +88,7 @@ class States:
 
         Args:
             step: optimizer steps that are done.
-            parts: nested state by name; in each, tensors and plain values, see `nested.flatten`.
+            parts: nested state by name; in each, tensors and plain values, see `state_tree.flatten`.
             record: JSON.
         Returns: whether it is durable now; True on workers that have nothing to write.
         """
@@ -96,11 +96,11 @@ class States:
             return True
         flat = {name: flatten(value) for name, value in parts.items()}
         num_bytes = sum(tensor.nbytes for tensors, _ in flat.values() for tensor in tensors.values())
-        place = self._place(step)
+        folder = self._folder_of(step)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._make_room(num_bytes)
-            with written_whole(place) as temporary:
+            with written_whole(folder) as temporary:
                 for name, (tensors, _) in flat.items():
                     if tensors:
                         # On the CPU one part at a time: a GPU has no room for copies, the host may have little.
@@ -137,12 +137,12 @@ class States:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, step: int) -> TrainingState | None:
-        place = self._place(step)
+        folder = self._folder_of(step)
         try:
-            verify_manifest(place)
-            content = json.loads((place / _STATE).read_bytes())
+            verify_manifest(folder)
+            content = json.loads((folder / _STATE).read_bytes())
             if content["step"] != step:
-                self._note(f"the state in {place.name} is of step {content['step']}, was moved, and was passed over")
+                self._note(f"the state in {folder.name} is of step {content['step']}, was moved, and was passed over")
                 return None
             different = [
                 name
@@ -155,7 +155,7 @@ class States:
                 return None
             parts = {}
             for name, plan in content["parts"].items():
-                file = place / f"{name}.safetensors"
+                file = folder / f"{name}.safetensors"
                 parts[name] = restore(load_file(file) if file.is_file() else {}, plan, mesh=self._mesh)
             return TrainingState(step, parts, content["record"])
         except (OSError, SafetensorError, AfpError, ValueError, KeyError) as error:
@@ -164,7 +164,7 @@ class States:
             return None
 
     def _make_room(self, num_bytes: int) -> None:
-        """Give up old states but the newest where the disk is short of room; raise where that is not enough."""
+        """Remove old states, never the newest, until the disk has room; raise where that is not enough."""
         for old in [*reversed(self._steps()[1:]), None]:
             try:
                 return require_space(self._folder, num_bytes, what="a resumable state")
@@ -175,14 +175,14 @@ class States:
 
     def _steps(self) -> list[int]:
         """Steps of the states that are there, the newest first."""
-        names = [_STEP.fullmatch(path.name) for path in self._folder.glob("step-*")]
-        return sorted((int(found[1]) for found in names if found), reverse=True)
+        matches = [_STEP.fullmatch(path.name) for path in self._folder.glob("step-*")]
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
 
-    def _place(self, step: int) -> Path:
+    def _folder_of(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"
 
     def _remove(self, step: int) -> None:
-        shutil.rmtree(self._place(step), ignore_errors=True)
+        shutil.rmtree(self._folder_of(step), ignore_errors=True)
 
     def _note(self, text: str) -> None:
         logger.warning(text)
@@ -209,9 +209,9 @@ def _from_first(steps: list[int]) -> list[int]:
     """The list of the first worker."""
     if world_size() == 1:
         return steps
-    told = [steps]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    shared = [steps]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
 
 
 def _all_workers(flag: bool, device: torch.device) -> bool:

@@ -42,9 +42,9 @@ def flatten(value: Any, *, path: str = "") -> tuple[dict[str, Tensor], Any]:
     plan = []
     for key, inner in items:
         assert isinstance(key, int | str), f"{path} has the key {key!r}"
-        found, planned = flatten(inner, path=f"{path}/{key}" if path else str(key))
-        assert not tensors.keys() & found.keys(), f"{path} has two entries of one name"
-        tensors |= found
+        inner_tensors, planned = flatten(inner, path=f"{path}/{key}" if path else str(key))
+        assert not tensors.keys() & inner_tensors.keys(), f"{path} has two entries of one name"
+        tensors |= inner_tensors
         plan.append([key, planned])
     return tensors, {kind: plan}
 

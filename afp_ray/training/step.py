@@ -60,7 +60,6 @@ class TrainingStep:
         loss: weights and shape of the two terms; a weight of 0 leaves its term out altogether.
         device: where batches go.
         is_bf16: run the model under bf16 autocast; similarities and softmaxes stay float32.
-
         pair_chunk_size: pairs of one forward pass, which changes memory alone; None takes all at once.
 
     Attributes:
@@ -104,8 +103,8 @@ class TrainingStep:
         if not measures:
             return StepLosses(contrastive, instruction, None)
         of_both = _summed_gradients(self.model, is_copied=False)
-        found = _compare_with_rest(of_contrastive, of_both, is_shared_out=_is_shared_out(self.model))
-        return StepLosses(contrastive, instruction, *found)
+        comparison = _compare_with_rest(of_contrastive, of_both, is_shared_out=_is_shared_out(self.model))
+        return StepLosses(contrastive, instruction, *comparison)
 
     def after_step(self) -> None:
         """Take in what the next step needs of this one; call it once the weights are updated, on all workers."""

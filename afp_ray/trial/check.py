@@ -15,7 +15,7 @@ from afp_ray.trial.prepare import heldout_pairs, read_texts, retrieval_languages
 def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> None:
     """Refuse, within about a second and without torch, what would fail once a GPU is granted.
 
-    Raises: ModelError, DataError, TaskError or ConfigError, each with the place, the allowed set and the fix.
+    Raises: ModelError, DataError, TaskError or ConfigError, each saying where, what is allowed and how to mend it.
     """
     description = describe(config.model)
     if (
@@ -73,18 +73,18 @@ def _check_model(config: TrialConfig) -> None:
 
 def fingerprints(config: TrialConfig) -> dict[str, str]:
     """Content hashes of what the names and paths of `config` point to; they enter the trial id."""
-    found = {
+    hashes = {
         "model": describe(config.model).fingerprint,
         "evaluation": evaluation.evaluation_fingerprint(
             config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot
         ),
     }
     if config.evaluation.representation is not None:
-        found["heldout"] = sources.heldout_fingerprint(
+        hashes["heldout"] = sources.heldout_fingerprint(
             config.evaluation.representation.source, config.data.pivot, retrieval_languages(config)
         )
     # A model that is not trained scores the same whatever the training rows are.
-    found["data"] = sources.fingerprint(config.data) if config.training.max_steps > 0 else ""
+    hashes["data"] = sources.fingerprint(config.data) if config.training.max_steps > 0 else ""
     if config.data.instruction_scores is not None:
-        found["instruction_scores"] = scores_digest(config.data.instruction_scores)
-    return found
+        hashes["instruction_scores"] = scores_digest(config.data.instruction_scores)
+    return hashes

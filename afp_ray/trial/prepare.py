@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # inspecting a recipe must not wait for torch
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What a trial draws from.
+    """Rows that a trial may train on, before its seed draws among them.
 
     Attributes:
         pairs: translation pairs, none of which shares a sentence with a held-out pair.
@@ -41,7 +41,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class DrawnRows:
-    """What a trial trains on.
+    """Rows that a trial trains on.
 
     Attributes:
         pairs: translation pairs, which the translation tasks are made from as well.
@@ -102,8 +102,8 @@ def read_candidates(config: TrialConfig, model: "LoadedModel | None" = None) -> 
     if needs_model(config.data):
         assert model is not None, "this recipe scores its rows with the model"
         scorers = {"embed": _embedder(model), "rate": _rater(model)}
-    found = apply_filter(pairs, instructions, config.data, **scorers)
-    return Candidates(found.pairs, found.instructions, num_heldout, found.report)
+    filtered = apply_filter(pairs, instructions, config.data, **scorers)
+    return Candidates(filtered.pairs, filtered.instructions, num_heldout, filtered.report)
 
 
 def draw_rows(config: TrialConfig, candidates: Candidates) -> DrawnRows:
@@ -164,7 +164,7 @@ def _rater(model: "LoadedModel") -> Any:
 
 
 def _heldout_key(config: TrialConfig) -> dict[str, Any] | None:
-    """What decides the held-out pairs."""
+    """JSON of all that decides the held-out pairs, for the name of cached tokens."""
     representation, languages = config.evaluation.representation, retrieval_languages(config)
     if representation is None:
         return None

@@ -128,7 +128,7 @@ def _scores(run: _Run, loaded: "LoadedModel", stored: TrialResult | None, *, is_
     except evaluation.IncompleteError as error:
         if run.workers.is_first:
             host.fence()
-            write_json(paths.incomplete, error.found.model_dump(mode="json"))
+            write_json(paths.incomplete, error.report.model_dump(mode="json"))
         raise
 
 

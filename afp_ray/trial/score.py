@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch comes with it; checking a study must not wait for it
 
 @dataclass(frozen=True, slots=True)
 class TrialScores:
-    """All that is known of a trial's model, as `TrialResult` holds it."""
+    """All scores of a trial's model, those of earlier calls too, as `TrialResult` holds them."""
 
     scores: tuple[Score, ...]
     layers: tuple[LayerMetrics, ...]
@@ -112,8 +112,8 @@ def _evaluate(
                 incomplete.append(error)
     if incomplete:
         scores = [score for evaluation in evaluated.values() for score in evaluation.scores]
-        scores += [score for error in incomplete for score in error.found.scores]
-        missing = [cell for error in incomplete for cell in error.found.missing]
+        scores += [score for error in incomplete for score in error.report.scores]
+        missing = [cell for error in incomplete for cell in error.report.missing]
         raise IncompleteError(scores, missing) from incomplete[0].__cause__
     return evaluated
 
@@ -122,28 +122,31 @@ def _measure(
     config: TrialConfig,
     loaded: "LoadedModel",
     split: Split,
-    known: Sequence[LayerMetrics],
+    earlier: Sequence[LayerMetrics],
     *,
     paths: TrialPaths,
     reporter: Reporter,
 ) -> list[LayerMetrics]:
-    """Metrics of the states on `split`; what drawings need is kept at the layer that validation, `known`, chooses."""
+    """Metrics of every layer on `split`; states are written at the layer that validation chooses, for drawings.
+
+    The metrics of validation are among these, or among those of the splits measured `earlier`.
+    """
     from afp_ray.evaluation.projection import write_states
-    from afp_ray.evaluation.representation import headline_place, measure_representation
+    from afp_ray.evaluation.representation import choose_headline, measure_representation
 
     if config.evaluation.representation is None:
         return []
     pairs = {language: heldout_pairs(config, language, split) for language in retrieval_languages(config)}
     reporter.report("represent", 0, len(pairs))
     measured = measure_representation(loaded.model, loaded.tokenizer, pairs, split=split)
-    place = headline_place([row for row in (*known, *measured.rows) if row.split == "validation"])
-    if place is not None:
-        write_states(measured.to_draw(place), paths.representation_of(split))
+    headline = choose_headline([row for row in (*earlier, *measured.rows) if row.split == "validation"])
+    if headline is not None:
+        write_states(measured.to_draw(headline), paths.representation_of(split))
     return measured.rows
 
 
 def _headline_scores(layers: Sequence[LayerMetrics]) -> list[Score]:
-    from afp_ray.evaluation.representation import headline
+    from afp_ray.evaluation.representation import headline_scores
 
     by_split = {split: [row for row in layers if row.split == split] for split in SPLITS}
-    return [score for rows in by_split.values() if rows for score in headline(by_split["validation"], rows)]
+    return [score for rows in by_split.values() if rows for score in headline_scores(by_split["validation"], rows)]

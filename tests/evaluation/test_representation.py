@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.evaluation.representation import (
-    headline,
-    headline_place,
+    choose_headline,
+    headline_scores,
     language_metrics,
     mean_cosine,
     measure_representation,
@@ -167,17 +167,17 @@ def test_the_headline_is_chosen_on_validation_and_read_on_the_split_asked() -> N
         layer(0, "mean", "zh", 1.0, "test"), layer(0, "mean", "th", 1.0, "test"),
         layer(1, "last", "zh", 0.2, "test"), layer(1, "last", "th", 0.3, "test"),
     ]  # fmt: skip
-    scores = {(s.language, s.metric, s.split): s.value for s in headline(validation, test)}
+    scores = {(s.language, s.metric, s.split): s.value for s in headline_scores(validation, test)}
     assert scores["zh", "retrieval@1", "test"] == 0.2
     assert scores["th", "retrieval@1", "test"] == 0.3
     assert len(scores) == 6
-    assert {s.value for s in headline(validation, validation) if s.metric == "retrieval@1"} == {0.6}
+    assert {s.value for s in headline_scores(validation, validation) if s.metric == "retrieval@1"} == {0.6}
 
 
 def test_the_lower_layer_and_mean_pooling_win_a_tie() -> None:
     rows = [layer(2, "mean", "zh", 0.5), layer(1, "last", "zh", 0.5), layer(1, "mean", "zh", 0.5)]
     rows[2] = rows[2].model_copy(update={"alignment": 0.125})
-    assert {s.value for s in headline(rows, rows) if s.metric == "alignment"} == {0.125}
-    assert headline_place(rows) == (1, "mean")
-    assert headline([], []) == []
-    assert headline_place([]) is None
+    assert {s.value for s in headline_scores(rows, rows) if s.metric == "alignment"} == {0.125}
+    assert choose_headline(rows) == (1, "mean")
+    assert headline_scores([], []) == []
+    assert choose_headline([]) is None

@@ -49,7 +49,7 @@ def test_states_come_back_from_their_file(tmp_path: Path) -> None:
     write_states(kept, path)
     found = read_states(path)
     assert found is not None
-    assert (found.languages, found.place) == (kept.languages, (1, "mean"))
+    assert (found.languages, found.headline) == (kept.languages, (1, "mean"))
     assert found.states.dtype == np.float16
     assert np.array_equal(found.states, kept.states)
     assert set(found.axes) == set(kept.axes) == {(0, "mean"), (0, "last"), (1, "mean"), (1, "last")}

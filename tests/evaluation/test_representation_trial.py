@@ -46,7 +46,7 @@ def test_every_layer_has_every_measure_and_the_states_are_those_that_are_reporte
     assert all(None not in row.model_dump().values() for row in result.layers)
     for split in ("validation", "test"):
         states = kept(tmp_path, split)
-        own = [row for row in result.layers if (row.split, row.layer, row.pooling) == (split, *states.place)]
+        own = [row for row in result.layers if (row.split, row.layer, row.pooling) == (split, *states.headline)]
         assert {row.language: row.retrieval_at_1 for row in own} == reported(result, split)
         assert sorted(set(states.languages)) == ["en", "tr", "zh"]
         assert len(states.axes) == 3 * 2
@@ -67,7 +67,7 @@ def test_any_trial_can_be_drawn_in_the_axes_of_base(tmp_path: Path) -> None:
     run("mcl", tmp_path / "mcl", "validation")
     base, other = kept(tmp_path / "base", "validation"), kept(tmp_path / "mcl", "validation")
     assert base.languages == other.languages
-    drawn = base.axes[other.place].project(other.states)
-    assert drawn.shape == base.points[other.place].shape
+    drawn = base.axes[other.headline].project(other.states)
+    assert drawn.shape == base.points[other.headline].shape
     # Two steps move little: the cloud stays where base has it, though the trial is in a folder of its own.
-    assert abs(drawn - base.points[other.place]).mean() < 0.2 * abs(base.points[other.place]).mean()
+    assert abs(drawn - base.points[other.headline]).mean() < 0.2 * abs(base.points[other.headline]).mean()

@@ -86,7 +86,7 @@ def test_what_cannot_be_scored_leaves_all_other_scores_as_they_are(
     recorder = Recorder()
     with pytest.raises(IncompleteError, match="2 of 4 scores are missing, so that there is no mean") as caught:
         evaluate(llama, tokenizer, host=ScoringHost(reporter=recorder))
-    found = caught.value.found
+    found = caught.value.report
     kept = {("xnli", "en"), ("xwinograd", "zh")}
     assert list(found.scores) == [score for score in expected.scores if (score.task, score.language) in kept]
     assert [(one.task, one.language, one.split, one.problem) for one in found.missing] == [
@@ -95,7 +95,7 @@ def test_what_cannot_be_scored_leaves_all_other_scores_as_they_are(
     ]
     assert isinstance(caught.value.__cause__, TaskError)
     assert recorder.calls[-1] == ("evaluate", 12, 12)
-    assert pickle.loads(pickle.dumps(caught.value)).found == found
+    assert pickle.loads(pickle.dumps(caught.value)).report == found
 
 
 def test_a_message_names_a_few_of_many_missing_scores() -> None:
