@@ -44,9 +44,9 @@ def last_number(text: str, language: str) -> Decimal | None:
     numbers = list(_number(language in COMMA_LANGUAGES).finditer(plain))
     if not numbers:
         return None
-    found = numbers[-1]
-    whole = re.sub(r"\D", "", found["grouped"] or found["plain"])
-    return Decimal(f"{found['sign']}{whole}.{found['decimals'] or 0}")
+    last = numbers[-1]
+    whole = re.sub(r"\D", "", last["grouped"] or last["plain"])
+    return Decimal(f"{last['sign']}{whole}.{last['decimals'] or 0}")
 
 
 def _set(text: str) -> str:
@@ -60,12 +60,12 @@ def _set(text: str) -> str:
     return _EXPONENT.sub("", _FRACTION.sub(_value, _LATEX_SPACE.sub("\u2009", text)))
 
 
-def _value(found: re.Match[str]) -> str:
+def _value(fraction: re.Match[str]) -> str:
     """The value of a fraction, and of a whole number before it, in digits."""
-    whole, *parts = found.groups()
+    whole, *parts = fraction.groups()
     above, below = (Decimal(part) for part in parts if part is not None)
     if not below:
-        return found[0]
+        return fraction[0]  # nothing divides by zero
     value = Decimal(whole or 0) + above / below
     return f"{value.normalize():f}".replace(".", _POINT)
 
@@ -107,8 +107,8 @@ def answer_words(text: str, language: str) -> list[str]:
     """
     lower = unicodedata.normalize("NFKC", text).casefold()
     bare = "".join(c for c in lower if unicodedata.category(c)[0] != "P" and c not in string.punctuation)
-    found = bare.split() if LANGUAGES[language].space else words(bare)
-    return [word for word in found if word not in ARTICLES.get(language, ())]
+    parts = bare.split() if LANGUAGES[language].space else words(bare)
+    return [word for word in parts if word not in ARTICLES.get(language, ())]
 
 
 def f1(language: str) -> TextMetric:

@@ -38,16 +38,16 @@ def language_of(text: str) -> str:
 
 
 def check_identifiable(language: str) -> None:
-    """Refuse a language that no answer could be told to be in.
+    """Refuse a language that the identifier does not know.
 
-    Raises: TaskError naming the languages that can be told.
+    Raises: TaskError naming those that it knows.
     """
-    known = {SAME.get(code, code) for code in _identifier().labels}
-    if language not in known:
+    identifiable = {SAME.get(code, code) for code in _identifier().labels}
+    if language not in identifiable:
         raise TaskError(
             f"answer_language cannot tell {LANGUAGES[language].name} ({language}): the identifier does not know it",
             where="evaluation.languages",
-            allowed=", ".join(code for code in LANGUAGES if code in known),
+            allowed=", ".join(code for code in LANGUAGES if code in identifiable),
             fix="drop the language, or the task answer_language",
         )
 

@@ -21,8 +21,8 @@ def beginnings(prompts: Sequence[Ids]) -> Iterator[tuple[int, list[Ids]]]:
     """
     ordered = sorted(prompts)
     shared = sorted((_common(first, second) for first, second in pairwise(ordered)), reverse=True)
-    # At depth d, every neighbour that shares d tokens saves d of them.
-    saved = {length: length * (place + 1) for place, length in enumerate(shared) if length >= MIN_TOKENS}
+    # At depth d, every pair of neighbours that shares d tokens or more saves d of them.
+    saved = {length: length * (rank + 1) for rank, length in enumerate(shared) if length >= MIN_TOKENS}
     depth = max(saved, key=saved.__getitem__, default=0)
     alike: dict[Ids, list[Ids]] = defaultdict(list)
     rest: list[Ids] = []
@@ -43,4 +43,4 @@ def beginnings(prompts: Sequence[Ids]) -> Iterator[tuple[int, list[Ids]]]:
 def _common(first: Ids, second: Ids) -> int:
     """Tokens that both begin with, at least one of either left over."""
     limit = min(len(first), len(second)) - 1
-    return next((place for place in range(limit) if first[place] != second[place]), limit)
+    return next((index for index in range(limit) if first[index] != second[index]), limit)

@@ -16,8 +16,8 @@ from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.evaluation.tasks import TASKS
 from afp_ray.evaluation.text_metrics import spbleu
 
-_MAX_KNOWN = 8
-_known: OrderedDict[str, tuple[list[LanguageRows], str]] = OrderedDict()
+_MAX_DIGESTS = 8
+_digests: OrderedDict[str, tuple[list[LanguageRows], str]] = OrderedDict()
 """Digests of the last evaluations with the very rows that they were made of, which are still those of their files."""
 
 
@@ -56,28 +56,28 @@ def _choices(config: EvaluationConfig) -> list[str]:
 def evaluation_fingerprint(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> str:
     """SHA-256 over the task rows that an evaluation reads: both splits, and with shots the demonstrations.
 
-    Rows count by content, not by place: a copied or moved folder keeps its fingerprint. The model file of spBLEU counts
+    Rows count by content, not by path: a copied or moved folder keeps its fingerprint. The model file of spBLEU counts
     too. Asked again in a process while the files stay as they are, it is not computed anew.
     The held-out pairs of the representation metrics are not part of it.
 
     Raises: as `check_evaluation`.
     """
-    found = list(_read(config, languages=languages, pivot=pivot))
+    parts = list(_read(config, languages=languages, pivot=pivot))
     model = ""
     if config.directions and config.generation.spbleu_model:
         model = digest(plain_file(expand_path(config.generation.spbleu_model)))
     key = canonical_json([config.model_dump(mode="json"), list(languages), pivot, model])
-    before, known = _known.get(key, ([], ""))
-    if len(before) == len(found) and all(old is new for old, (_, _, new) in zip(before, found, strict=True)):
-        return known
+    before, digest_before = _digests.get(key, ([], ""))
+    if len(before) == len(parts) and all(old is new for old, (_, _, new) in zip(before, parts, strict=True)):
+        return digest_before  # rows that are the very objects of then: their files have not changed
     whole = hashlib.sha256()
-    for name, fields, rows in found:
+    for name, fields, rows in parts:
         _add(whole, name, rows, fields, config)
     whole.update(model.encode())
-    _known[key] = [rows for _, _, rows in found], whole.hexdigest()
-    _known.move_to_end(key)
-    if len(_known) > _MAX_KNOWN:
-        _known.popitem(last=False)
+    _digests[key] = [rows for _, _, rows in parts], whole.hexdigest()
+    _digests.move_to_end(key)
+    if len(_digests) > _MAX_DIGESTS:
+        _digests.popitem(last=False)
     return whole.hexdigest()
 
 
@@ -100,7 +100,7 @@ def _read(
 def files_by_folder(
     config: EvaluationConfig, *, languages: Sequence[str], pivot: str
 ) -> Iterator[tuple[str, list[SourceFile]]]:
-    """Folders of tasks, or archives in their place, and the files that are read from them."""
+    """Folders of tasks, or the archives that hold them, and the files that are read from each."""
     if config.data_dir is None:
         return
     root = open_data_dir(config.data_dir)
@@ -109,8 +109,8 @@ def files_by_folder(
     for direction, codes in spoken.items():
         for code in codes:
             source, target = sides(direction, language=code, pivot=side)
-            held = task_of(direction).files(root, config.generation, source, target)
-            files += [file for members in held.values() for file in members]
+            by_split = task_of(direction).files(root, config.generation, source, target)
+            files += [file for members in by_split.values() for file in members]
     for file in files:
         yield str(root / Path(file.path).relative_to(root).parts[0]), list(file.parts)
 

@@ -1,4 +1,4 @@
-"""Texts that a causal language model writes after prompts: batches, keys and values kept, greedy or drawn.
+"""Texts that a causal language model writes after prompts: in batches, greedy or drawn.
 
 Each text is the one that `generate` of transformers writes after its prompt alone. Where that is not so of prompts of
 different lengths side by side, tried on a few tokens or known of the model, `generate` writes it.
@@ -140,7 +140,7 @@ class TextGenerator:
         workers = workers or Workers()
         encoded = [self._encode(prompt) for prompt in prompts]
         unique = sorted(set(encoded), key=lambda ids: (len(ids), ids))
-        owners = [place % workers.number for place in range(len(unique))]  # none has the long ones alone
+        owners = [index % workers.number for index in range(len(unique))]  # none has the long ones alone
         written = dict(zip(unique, workers.divide(unique, owners, partial(self._write_all, stop=stop)), strict=True))
         self.num_capped += sum(not written[ids][1] for ids in encoded)
         return [written[ids][0] for ids in encoded]
@@ -229,14 +229,14 @@ class TextGenerator:
             if not bool(torch.isfinite(logits).all()):
                 raise _not_finite()
             chosen = self._step(self._changed(logits, rows), rows, stop)
-            kept = [index for index, row in enumerate(rows) if not row.is_done]
-            if not kept or step + 1 == self.max_new_tokens:
+            going_on = [index for index, row in enumerate(rows) if not row.is_done]
+            if not going_on or step + 1 == self.max_new_tokens:
                 return
             # Rows that are done still cost their share of every step, and taking them out costs a copy.
-            if len(kept) <= 0.75 * len(rows) and hasattr(past, "batch_select_indices"):
-                where = torch.tensor(kept, device=self.device)
-                past.batch_select_indices(where)
-                chosen, mask, rows = chosen[where], mask[where], [rows[index] for index in kept]
+            if len(going_on) <= 0.75 * len(rows) and hasattr(past, "batch_select_indices"):
+                left = torch.tensor(going_on, device=self.device)
+                past.batch_select_indices(left)
+                chosen, mask, rows = chosen[left], mask[left], [rows[index] for index in going_on]
             ids = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
@@ -257,7 +257,7 @@ class TextGenerator:
         if not self._processors:
             return logits
         texts = (torch.tensor([[*row.ids, *row.written]], device=self.device) for row in rows)
-        return torch.cat([self._processors(ids, one[None]) for ids, one in zip(texts, logits, strict=True)])
+        return torch.cat([self._processors(ids, row[None]) for ids, row in zip(texts, logits, strict=True)])
 
     def _step(self, logits: Tensor, rows: Sequence[_Row], stop: tuple[str, ...]) -> Tensor:
         """(B,) next token of each row, which is added to it."""
@@ -274,7 +274,7 @@ class TextGenerator:
             return
         row.written.append(token)
         if stop and any(text in self._decode(row.written[-_WINDOW:]) for text in stop):
-            row.is_done = self._stop_place(self._decode(row.written).lstrip(), stop) is not None
+            row.is_done = self._stop_index(self._decode(row.written).lstrip(), stop) is not None
 
     def _forward(self, ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]:
         """(B, V) logits of the next token, and keys and values with those of `ids` added."""
@@ -295,21 +295,21 @@ class TextGenerator:
         ranked = ranked.masked_fill(before >= self.top_p, 0.0)
         draws = torch.tensor([row.draws.random() for row in rows], dtype=torch.double, device=self.device)
         reached = ranked.cumsum(dim=-1)
-        place = torch.searchsorted(reached, (draws * reached[:, -1])[:, None], right=True)
-        place = torch.minimum(place, (ranked > 0).sum(dim=-1, keepdim=True) - 1)
-        return order.gather(1, place)[:, 0]
+        rank = torch.searchsorted(reached, (draws * reached[:, -1])[:, None], right=True)
+        rank = torch.minimum(rank, (ranked > 0).sum(dim=-1, keepdim=True) - 1)  # rounding may reach beyond the last
+        return order.gather(1, rank)[:, 0]
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @staticmethod
-    def _stop_place(text: str, stop: Sequence[str]) -> int | None:
-        places = [place for word in stop if (place := text.find(word)) >= 0]
-        return min(places, default=None)
+    def _stop_index(text: str, stop: Sequence[str]) -> int | None:
+        starts = [start for word in stop if (start := text.find(word)) >= 0]
+        return min(starts, default=None)
 
     def _text(self, row: _Row, stop: Sequence[str]) -> str:
         text = self._decode(row.written).lstrip()
-        return text[: self._stop_place(text, stop)].strip()
+        return text[: self._stop_index(text, stop)].strip()
 
     def _try_out(self) -> None:
         """Find out which rows may be written side by side, and which by the library alone."""
@@ -324,15 +324,15 @@ class TextGenerator:
     def _try_padding(self) -> tuple[bool, int]:
         """Whether a row padded on the left gives what it gives alone, now and one step on; bytes kept of one token."""
         size = int(self.model.get_input_embeddings().weight.shape[0])
-        long = [1 + place % (size - 1) for place in range(9)]
+        long = [1 + index % (size - 1) for index in range(9)]
         short = long[4:]
         ids, mask = _left_padded([long, short], self.device)
         padded, past = self._forward(ids, mask, None)
         layers = getattr(past, "layers", None) or ()
         if self._has_library and not _are_plain(layers):
             return False, 0
-        held = [part for layer in layers for part in (getattr(layer, "keys", None), getattr(layer, "values", None))]
-        token_bytes = sum(part.nbytes for part in held if isinstance(part, Tensor)) // ids.numel()
+        cached = [part for layer in layers for part in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+        token_bytes = sum(part.nbytes for part in cached if isinstance(part, Tensor)) // ids.numel()
         after = torch.full((2, 1), 1, device=self.device)
         later, _ = self._forward(after, torch.cat([mask, mask.new_ones(2, 1)], dim=1), past)
         ids, mask = _left_padded([short], self.device)
@@ -349,7 +349,7 @@ class TextGenerator:
         that padding, so that texts beyond the window are run whole.
         """
         size = int(self.model.get_input_embeddings().weight.shape[0])
-        long = [1 + place % (size - 1) for place in range(11)]
+        long = [1 + index % (size - 1) for index in range(11)]
         rows = [long, long[:7]]
         _, past = self._forward(*_left_padded([long[:5]], self.device), None)
         layers = getattr(past, "layers", None) or ()
@@ -391,9 +391,9 @@ def _not_finite() -> ModelError:
 
 def _fork(past: Any, rows: int) -> Any:
     """A copy of the keys and values of one sequence for `rows` sequences."""
-    held = copy.deepcopy(past)
-    held.batch_repeat_interleave(rows)
-    return held
+    copied = copy.deepcopy(past)
+    copied.batch_repeat_interleave(rows)
+    return copied
 
 
 def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -401,9 +401,9 @@ def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[T
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), _PADDING, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, width - len(row) :] = torch.tensor(row)
-        mask[place, width - len(row) :] = 1
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row)
+        mask[index, width - len(row) :] = 1
     return ids.to(device), mask.to(device)
 
 

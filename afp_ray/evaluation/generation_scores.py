@@ -69,7 +69,7 @@ class GenerationScoring(CellScoring):
         from afp_ray.evaluation.generation import Prompt
 
         def make() -> tuple[list[str], Mapping[str, int]]:
-            generator, prompts = self._generator, [Prompt(*one) for one in asked]
+            generator, prompts = self._generator, [Prompt(*prompt) for prompt in asked]
             before = {name: getattr(generator, name) for name in _COUNTED}
             texts = generator.generate(prompts, stop=stop, workers=self.host.workers)
             return texts, {name: getattr(generator, name) - count for name, count in before.items()}

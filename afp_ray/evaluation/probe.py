@@ -20,7 +20,7 @@ class LanguageProbe:
 
     One column per language, 1 for its own sentences and 0 elsewhere, is fitted in closed form; the highest one is what
     the probe says. Languages weigh alike however many sentences they have. Contents are dealt into folds by a hash, so
-    that all translations of a sentence are told by a probe that has seen none of them.
+    that each sentence is judged by a probe that has seen none of its translations.
 
     Args:
         languages: S codes, two or more different ones.
@@ -31,8 +31,8 @@ class LanguageProbe:
 
     def __init__(self, languages: Sequence[str], contents: Sequence[str]) -> None:
         self.languages = sorted(set(languages))
-        place = {language: index for index, language in enumerate(self.languages)}
-        self._own = np.array([place[language] for language in languages])
+        column = {language: index for index, language in enumerate(self.languages)}
+        self._own = np.array([column[language] for language in languages])
         counts = np.bincount(self._own)
         self._weights = len(self._own) / (len(counts) * counts[self._own])
         self._targets = np.eye(len(self.languages))[self._own]
@@ -57,15 +57,15 @@ class LanguageProbe:
         penalty = np.diag(_RIDGE * scale / self._weights)
         values = np.zeros_like(self._targets)
         for fold in np.unique(self._folds):
-            seen, held = np.flatnonzero(self._folds != fold), np.flatnonzero(self._folds == fold)
+            seen, unseen = np.flatnonzero(self._folds != fold), np.flatnonzero(self._folds == fold)
             system = kernel[np.ix_(seen, seen)] + penalty[np.ix_(seen, seen)]
             fitted = np.linalg.solve(system, self._targets[seen])
-            values[held] = kernel[np.ix_(held, seen)] @ fitted
+            values[unseen] = kernel[np.ix_(unseen, seen)] @ fitted
         top = values.max(axis=1, keepdims=True)
         ties = values >= top - 1e-9 * max(1.0, float(np.abs(values).max()))
         # Languages that are equally likely share the sentence: no order of names may decide.
-        told = ties[np.arange(len(ties)), self._own] / ties.sum(axis=1)
-        return {name: float(told[self._own == index].mean()) for index, name in enumerate(self.languages)}
+        right = ties[np.arange(len(ties)), self._own] / ties.sum(axis=1)
+        return {name: float(right[self._own == index].mean()) for index, name in enumerate(self.languages)}
 
 
 def _deal(contents: Sequence[str]) -> NDArray[np.int64]:

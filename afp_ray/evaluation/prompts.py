@@ -9,7 +9,7 @@ from afp_ray.errors import TaskError
 from afp_ray.evaluation.generation_task import JOINT, GenerationCell, GenerationExample, GenerationTask
 from afp_ray.evaluation.generation_tasks import GENERATION
 from afp_ray.evaluation.questions import LanguageRows, draw_rows, split_rows, too_few_rows
-from afp_ray.evaluation.task import Row, place
+from afp_ray.evaluation.task import Row, where_of
 from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.languages import LANGUAGES
 
@@ -31,8 +31,8 @@ def generation_languages(
     """
     side = config.generation.pivot or pivot
     others = [language for language in languages if language != side]
-    found = {name: list(languages) if name in WITHIN else others for name in config.directions}
-    for name, codes in found.items():
+    spoken = {name: list(languages) if name in WITHIN else others for name in config.directions}
+    for name, codes in spoken.items():
         if not codes and (config.generation.directions or not set(DIRECTIONS[task_of(name).name]) & set(WITHIN)):
             raise TaskError(
                 f"{name} needs a language beside {side!r}",
@@ -40,7 +40,7 @@ def generation_languages(
                 allowed=f"one or more languages other than {side!r}; scored are: {', '.join(languages)}",
                 fix="add a language, or drop the generation tasks",
             )
-    return side, found
+    return side, spoken
 
 
 def sides(direction: str, *, language: str, pivot: str) -> tuple[str, str]:
@@ -66,8 +66,8 @@ def load_direction(direction: str, config: EvaluationConfig, *, language: str, p
     if not files:
         raise _no_files(direction, config, language=language, pivot=pivot)
     parsed = {split: task.parse(members, config.generation, source, target) for split, members in files.items()}
-    members = (file for held in files.values() for file in held)
-    splits = split_rows(parsed, members, asked=direction, language=language)
+    every = (file for members in files.values() for file in members)
+    splits = split_rows(parsed, every, asked=direction, language=language)
     skipped = sum(part.num_skipped for part in parsed.values())
     shown = task.shown(folder, config.generation, source, target) if task.shown else None
     return LanguageRows(splits, splits["validation"] if shown is None else shown, skipped)
@@ -135,7 +135,7 @@ def generation_cells(
         if shots and not shown:
             raise TaskError(
                 f"{direction} has no answers to show as demonstrations",
-                where=place(rows.splits["validation"][0], direction),
+                where=where_of(rows.splits["validation"][0], direction),
                 allowed="0 shots",
                 fix=f"set evaluation.shots: [0], or give rows with answers ({task.layout(config.generation)})",
             )
@@ -146,7 +146,7 @@ def generation_cells(
                 content = str(row["content_id"])
                 demos = [demo for demo in drawn if str(demo["content_id"]) != content][:shots]
                 if len(demos) < shots:
-                    raise too_few_rows(direction, language, shots=shots, found=len(demos))
+                    raise too_few_rows(direction, language, shots=shots, num_rows=len(demos))
                 answered = tuple(f"{prompt(demo)}{JOINT}{demo.get('shown', demo['target'])}" for demo in demos)
                 examples.append(GenerationExample(str(row["id"]), content, answered, prompt(row), str(row["target"])))
             yield GenerationCell(direction, language, target.code, shots, seed, examples, rows.num_skipped)

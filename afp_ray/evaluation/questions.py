@@ -81,7 +81,7 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
 
 
 _NO_LABEL = ("-1", "-1.0", "None", "nan", "")
-"""What tables hold in place of a label."""
+"""What tables hold where a label should stand."""
 
 
 @lru_cache(maxsize=32)
@@ -91,10 +91,10 @@ def _parsed_rows(task: Task, files: tuple[tuple[Split, SourceFile], ...], langua
     lacking: dict[Split, SourceFile] = {}
     for split, file in files:
         try:
-            found = task.parse(file, language)
-            if found.rows and all(str(row.get(task.label, "?")).strip() in _NO_LABEL for row in found.rows):
+            rows = task.parse(file, language)
+            if rows.rows and all(str(row.get(task.label, "?")).strip() in _NO_LABEL for row in rows.rows):
                 raise unlabelled(file)
-            parsed[split] = found
+            parsed[split] = rows
         except UnlabelledError:
             lacking[split] = file
     num_skipped = sum(part.num_skipped for part in parsed.values())
@@ -156,8 +156,8 @@ def render_cells(name: str, config: EvaluationConfig, *, language: str, pivot: s
     """The cells of one task and language: one per number of shots and demonstration seed.
 
     Demonstrations come from the embedded training rows, or from the validation rows of the original files (which have
-    no training part). They are the same for every example, but for an example that shares
-    its content with one of them: there the next row of the draw takes its place.
+    no training part). They are the same for every example, except where one of them has the content of the example:
+    there the next row of the draw is shown instead.
 
     Raises: TaskError for rows, labels, template words or shots that do not work out.
     """
@@ -203,7 +203,7 @@ class Draw:
         self._usual = self._rendered("")
 
     def before(self, example: Example) -> Example:
-        """`example` after the demonstrations; one that shares its content gives its place to the next row of the draw.
+        """`example` after the demonstrations; instead of one of its own content it has the next row of the draw.
 
         Raises: TaskError when there are not enough rows.
         """
@@ -211,7 +211,7 @@ class Draw:
         if any(demo.content_id == example.content_id for demo in chosen):
             chosen = self._rendered(example.content_id)
         if len(chosen) < self._shots:
-            raise too_few_rows(self._task.name, self._language.code, shots=self._shots, found=len(chosen))
+            raise too_few_rows(self._task.name, self._language.code, shots=self._shots, num_rows=len(chosen))
         prefix = SEPARATOR.join([*(demo.question.answered for demo in chosen), ""])
         return Example(example.id, example.content_id, example.question.after(prefix))
 
@@ -252,12 +252,12 @@ def draw_balanced(rows: Sequence[Row], field: str, classes: Sequence[str], *, se
     the rows of a class run out.
     """
     wanted = Counter(classes)
-    found: dict[str, Row] = {}
+    drawn: dict[str, Row] = {}
     for row in _shuffled(rows, seed):
-        if str(row["content_id"]) not in found and wanted[str(row[field])] > 0:
+        if str(row["content_id"]) not in drawn and wanted[str(row[field])] > 0:
             wanted[str(row[field])] -= 1
-            found[str(row["content_id"])] = row
-    return list(found.values())
+            drawn[str(row["content_id"])] = row
+    return list(drawn.values())
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
@@ -268,11 +268,11 @@ def _key(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
-def too_few_rows(task: str, language: str, *, shots: int, found: int) -> TaskError:
-    """What is raised when a language has no more than `found` rows to show."""
+def too_few_rows(task: str, language: str, *, shots: int, num_rows: int) -> TaskError:
+    """What is raised when a language has no more than `num_rows` rows to show."""
     return TaskError(
         f"{task} in {language!r} has too few rows for {shots} demonstrations",
         where="evaluation.shots",
-        allowed=f"0 to {found}",
+        allowed=f"0 to {num_rows}",
         fix="ask for fewer shots",
     )

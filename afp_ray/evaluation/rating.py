@@ -1,8 +1,8 @@
-"""Rates instructions by how likely a model finds their responses, for keeping the best ones.
+"""Rates instructions by how likely a model finds their responses, so that the best can be chosen.
 
-A response that the model finds no likelier after its prompt than alone answers nothing; the gain per token is the
-rating. Source: instruction-following difficulty, arXiv:2308.12032, with the sign turned: its ratio singles out hard
-rows, this keeps rows whose response follows from the prompt, which is what mistranslation breaks.
+A response that is no likelier after its prompt than alone answers nothing; the gain per token is the rating. Source:
+instruction-following difficulty, arXiv:2308.12032, with the sign turned: its ratio singles out hard rows, this keeps
+rows whose response follows from the prompt, which is what mistranslation breaks.
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ def rate_instructions(
     """
     scorer = ContinuationScorer(model, tokenizer, max_batch_tokens=max_batch_tokens)
     questions, owners, lengths = [], [], []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         for language, prompt in row.prompts.items():
             response = " " + row.responses[language][:MAX_CHARACTERS]
             questions.append([(prompt[-MAX_CHARACTERS:], response), ("", response)])
-            owners.append(place)
+            owners.append(index)
             lengths.append(max(1, len(tokenizer(response, verbose=False)["input_ids"])))
     sums, counts = [0.0] * len(rows), [0] * len(rows)
-    for place, length, (given, alone) in zip(owners, lengths, scorer.score(questions), strict=True):
-        sums[place] += (given - alone) / length
-        counts[place] += 1
+    for index, length, (after_prompt, alone) in zip(owners, lengths, scorer.score(questions), strict=True):
+        sums[index] += (after_prompt - alone) / length
+        counts[index] += 1
     return [total / max(1, count) for total, count in zip(sums, counts, strict=True)]

@@ -101,8 +101,8 @@ class ContinuationScorer:
         """Tokenise every choice, context and continuation together.
 
         The continuation starts where the tokens of the whole text leave those of the context alone, so that a merge
-        across the joint belongs to the continuation. Choices of a question that share their context share that place
-        too (the earliest), so that none is scored on more of the context than another. Spaces at the end of a context
+        across the joint belongs to the continuation. Choices of a question that share their context start at the same
+        token, the earliest, so that none is scored on more of the context than another. Spaces at the end of a context
         move to the continuation before.
         """
         pairs = [_move_spaces(*choice) for question in questions for choice in question]
@@ -195,7 +195,7 @@ class ContinuationScorer:
         """Score the requests of trees that run in one row."""
         assert self.head is not None
         states = branch_states(self.model, [branches.tree for branches in pack], trunk)
-        places: dict[int, int] = {}  # of the scored states
+        scored_rows: dict[int, int] = {}  # a row of the states, and its number among the scored ones
         pairs: dict[tuple[int, int], int] = {}  # a state and a token that it predicts, once
         requests: list[Request] = []
         terms: list[int] = []
@@ -204,12 +204,12 @@ class ContinuationScorer:
         for branches in pack:
             for request, rows in zip(branches.requests, branches.rows, strict=True):
                 for row, target in zip(rows, request.ids[request.start :], strict=True):
-                    place = places.setdefault(offset + row, len(places))
-                    terms.append(pairs.setdefault((place, target), len(pairs)))
+                    number = scored_rows.setdefault(offset + row, len(scored_rows))
+                    terms.append(pairs.setdefault((number, target), len(pairs)))
                 owners += [len(requests)] * len(rows)
                 requests.append(request)
             offset += branches.num_tokens
-        scored = states.index_select(0, self._tensor(list(places)))
+        scored = states.index_select(0, self._tensor(list(scored_rows)))
         from_states, targets = self._tensor(list(zip(*pairs, strict=True)))
         gains = log_likelihoods(self.head, scored, from_states, targets)[self._tensor(terms)]
         return dict(zip(requests, self._sums(gains, owners, len(requests)), strict=True))
@@ -241,8 +241,8 @@ class ContinuationScorer:
             budget = min(budget, _MAX_LOGITS // len(self.model.get_output_embeddings().weight))
         batch: list[Request] = []
         for request in sorted(requests, key=lambda request: (-len(request.ids), request.ids, request.start)):
-            kind, other = (self.lengths.kind(len(one.ids) - 1) for one in (request, batch[0] if batch else request))
-            if batch and (kind != other or (len(batch) + 1) * len(batch[0].ids) > budget):
+            kinds = {self.lengths.kind(len(member.ids) - 1) for member in (request, *batch[:1])}
+            if batch and (len(kinds) > 1 or (len(batch) + 1) * len(batch[0].ids) > budget):
                 yield batch
                 batch = []
             batch.append(request)
@@ -341,5 +341,5 @@ def _head_and_obstacle(model: nn.Module) -> tuple[VocabularyHead | None, str | N
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     """The pair with the context's trailing white space moved to the continuation."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
+    bare = context.rstrip()
+    return bare, context[len(bare) :] + continuation

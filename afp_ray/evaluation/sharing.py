@@ -88,7 +88,7 @@ def like_parts(ordered: Sequence[Request], number: int) -> list[int]:
     total = work[-1] if work else 0
     # Where a part ends, the request that reaches its share of the work is the last one in it.
     cuts = [sum(done * number <= total * part for done in work) for part in range(1, number)]
-    return [bisect_right(cuts, place) for place in range(len(ordered))]
+    return [bisect_right(cuts, index) for index in range(len(ordered))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,16 @@ class _Planner:
 
     def stretch(self, first: int, last: int, begin: int, depth: int) -> Stretch:
         """Requests first to last - 1, which share `depth` tokens, behind a trunk of `begin` tokens."""
-        found = Stretch(self.ordered[first].ids[begin:depth] if first < last else ())
+        stretch = Stretch(self.ordered[first].ids[begin:depth] if first < last else ())
         rest: list[int] = []
         at = first
         for start, end, length in self._trunks(first, last, depth, depth + _MIN_TRUNK):
             rest += range(at, start)
-            found.inner.append(self.stretch(start, end, depth, length))
+            stretch.inner.append(self.stretch(start, end, depth, length))
             at = end
         rest += range(at, last)
-        found.trees.extend(self._trees(rest, depth))
-        return found
+        stretch.trees.extend(self._trees(rest, depth))
+        return stretch
 
     def _trunks(self, first: int, last: int, depth: int, least: int) -> Iterator[tuple[int, int, int]]:
         """First and last request of each trunk of `least` tokens or more that is worth its call, and its tokens."""
@@ -140,11 +140,11 @@ class _Planner:
         `saved` * width, and what is added the pairs.
         """
         builder = TreeBuilder(depth)
-        for place, index in enumerate(indices):
+        for before, index in zip([-1, *indices], indices, strict=False):
             request = self.ordered[index]
             if builder.num_tokens:
-                # Requests in a trunk may stand between the two; they share the least of all steps on the way.
-                saved = min([len(request.ids) - 1, *self.shared[indices[place - 1] : index]]) - depth
+                # Requests of a trunk may stand between the two, which share the least that neighbours between them do.
+                saved = min([len(request.ids) - 1, *self.shared[before:index]]) - depth
                 added = len(request.ids) - 1 - depth - saved
                 joint = builder.num_tokens + added
                 if saved < 1 or joint > self.largest or saved * self.width < builder.num_tokens * added:

@@ -1,4 +1,4 @@
-"""What an evaluation task is: where its rows lie, how a row becomes a question with choices."""
+"""What a choice task is: which files hold its rows, and how a row becomes a question with choices."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +90,7 @@ class Task:
         layout: the files that `files` looks for, for error messages.
         shown_class: field whose values a demonstration shows and that can be balanced; "" where there is none.
         label: field of the right answer, which published test parts may lack.
-        version: raised when what the task asks changes; kept answers of another version are never read.
+        version: raised when what the task asks changes; cached answers of another version are never read.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Task:
         if missing:
             raise TaskError(
                 f"{self.name} row lacks {', '.join(missing)}",
-                where=place(row, self.name),
+                where=where_of(row, self.name),
                 allowed=f"rows with {', '.join(self.fields)}",
                 fix="complete the row",
             )
@@ -121,12 +121,12 @@ class Task:
         return Example(str(row["id"]), str(row["content_id"]), render(row, language, words))
 
 
-def place(row: Row, task: str) -> str:
+def where_of(row: Row, task: str) -> str:
     """Where `row` was read: file:line, or the task and the row's id."""
     return str(row.get("where") or f"{task} row {row.get('id', '?')}")
 
 
-def found_files(**files: SourceFile | None) -> dict[Split, SourceFile]:
+def existing_files(**files: SourceFile | None) -> dict[Split, SourceFile]:
     """The splits that have a file."""
     return {split: file for split in SPLITS if (file := files.get(split)) is not None}
 
@@ -140,7 +140,7 @@ def label_index(row: Row, name: str, labels: Sequence[str], *, task: str) -> int
     if value not in labels:
         raise TaskError(
             f"{task} row has {name} {value[:80]!r}",
-            where=place(row, task),
+            where=where_of(row, task),
             allowed=", ".join(labels),
             fix=f"correct the {name} of that row",
         )
@@ -149,8 +149,8 @@ def label_index(row: Row, name: str, labels: Sequence[str], *, task: str) -> int
 
 def drop_empty(rows: Sequence[Row], names: Sequence[str], *, empty: Sequence[str] = ("",)) -> ParsedRows:
     """`rows` whose fields `names` all hold text, and how many do not; null and any of `empty` are no text."""
-    kept = [row for row in rows if not any(str(row[name] or "").strip() in empty for name in names)]
-    return ParsedRows(kept, len(rows) - len(kept))
+    filled = [row for row in rows if not any(str(row[name] or "").strip() in empty for name in names)]
+    return ParsedRows(filled, len(rows) - len(filled))
 
 
 def without_stop(text: str) -> str:
@@ -162,7 +162,7 @@ def halves(rows: Sequence[Row]) -> dict[Split, list[Row]]:
     """Splits of a benchmark that was published in one part.
 
     Contents, ordered by a hash of their id so that no half is a stretch of the file, are cut in the middle: the first
-    half is validation. Rows of one content, in any language, stay on one side; the order of rows is kept.
+    half is validation. Rows of a content, in any language, stay on one side, and all rows in their order.
     """
     contents = sorted({str(row["content_id"]) for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
     first = set(contents[: (len(contents) + 1) // 2])

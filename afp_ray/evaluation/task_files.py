@@ -1,4 +1,4 @@
-"""Rows of the tasks' original files and of their copies on the hub, each with the place where it was read."""
+"""Rows of the tasks' original files and of their copies on the hub, each with its file and line."""
 
 import re
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ def open_data_dir(data_dir: str) -> Path:
 def locate(data_dir: Path, folder: str, *names: str) -> SourceFile | None:
     """The first of `names` under `data_dir/folder`, plain or in an archive there or of that name; None without one."""
     root = data_dir / folder
-    place = root if root.exists() else next((path for path in _packed(root) if path.is_file()), None)
-    return find(str(place), names) if place is not None else None
+    source = root if root.exists() else next((path for path in _packed(root) if path.is_file()), None)
+    return find(str(source), names) if source is not None else None
 
 
 def _packed(root: Path) -> list[Path]:
@@ -45,18 +45,18 @@ def locate_split(data_dir: Path, folder: str, language: str, split: str, *names:
 
     Raises: DataError when a numbered table of the split is missing.
     """
-    found = locate(data_dir, folder, *names, *(f"{language}/{name}" for name in _hub_names(split)))
-    if found is not None and not is_parquet(found):
-        return found
+    file = locate(data_dir, folder, *names, *(f"{language}/{name}" for name in _hub_names(split)))
+    if file is not None and not is_parquet(file):
+        return file
     root = data_dir / folder
     numbered = _numbered(root, language, split, in_archives=False)
-    if not numbered and (found is None or found.member):
+    if not numbered and (file is None or file.member):
         numbered = _numbered(root, language, split, in_archives=True)
     if not numbered:
-        return found
+        return file
     first = numbered[0]
     if len(numbered) == 1:
-        return found or first
+        return file or first
     return Shards(first.path, first.member, first.size, first.modified_ns, tuple(numbered))
 
 
@@ -80,9 +80,9 @@ def _numbered(root: Path, language: str, split: str, *, in_archives: bool) -> li
     main = re.compile(rf".*/{re.escape(language)}/{re.escape(split)}-\d+-of-\d+[^/]*\.parquet")
     converted = re.compile(rf".*/{re.escape(language)}/{re.escape(split)}/\d{{4,}}\.parquet")
     for pattern in (main, converted):
-        if fit := [file for file in files if pattern.fullmatch(file.label)]:
-            require_shards([Path(file.label) for file in fit])
-            return fit
+        if tables := [file for file in files if pattern.fullmatch(file.label)]:
+            require_shards([Path(file.label) for file in tables])
+            return tables
     return []
 
 

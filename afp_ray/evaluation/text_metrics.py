@@ -100,19 +100,19 @@ def spbleu(path: str) -> TextMetric:
             fix="pip install 'afp-ray[spbleu]', or set evaluation.generation.spbleu_model: null",
         ) from error
     processor = sentencepiece.SentencePieceProcessor(model_file=file.path)
-    found = _bleu("spbleu", BLEU(tokenize="none", effective_order=True, force=True))
-    signature = found.signature.replace("tok:none", f"tok:spm-{digest(file)[:12]}")
+    plain = _bleu("spbleu", BLEU(tokenize="none", effective_order=True, force=True))
+    signature = plain.signature.replace("tok:none", f"tok:spm-{digest(file)[:12]}")
 
     def pieces(text: str) -> str:
         return " ".join(processor.encode(text, out_type=str))
 
-    assert found.totals is not None
-    totals = found.totals
+    assert plain.totals is not None
+    totals = plain.totals
     return TextMetric(
         "spbleu",
         signature,
-        lambda text, reference: found.example(pieces(text), pieces(reference)),
-        lambda texts, references: found.corpus([pieces(t) for t in texts], [pieces(r) for r in references]),
+        lambda text, reference: plain.example(pieces(text), pieces(reference)),
+        lambda texts, references: plain.corpus([pieces(t) for t in texts], [pieces(r) for r in references]),
         lambda text, reference: totals(pieces(text), pieces(reference)),
         bleu_of_totals,
     )
@@ -123,8 +123,8 @@ def _bleu(name: str, scorer: Any) -> TextMetric:
 
     @cache
     def totals(text: str, reference: str) -> tuple[float, ...]:
-        found = scorer.sentence_score(text, [reference])
-        return (found.sys_len, found.ref_len, *found.counts, *found.totals)
+        score = scorer.sentence_score(text, [reference])
+        return (score.sys_len, score.ref_len, *score.counts, *score.totals)
 
     def corpus(texts: Sequence[str], references: Sequence[str]) -> float:
         sums = np.sum([totals(*pair) for pair in zip(texts, references, strict=True)], axis=0)
@@ -167,8 +167,8 @@ def chrf() -> TextMetric:
 
     @cache
     def totals(text: str, reference: str) -> tuple[float, ...]:
-        found = scorer._extract_corpus_statistics([text], [[reference]])[0]  # the library shows them nowhere else
-        return tuple(map(float, found))
+        counts = scorer._extract_corpus_statistics([text], [[reference]])[0]  # the library shows them nowhere else
+        return tuple(map(float, counts))
 
     return TextMetric(
         "chrf++",
@@ -187,7 +187,7 @@ def chrf_of_totals(totals: Floats) -> Floats:
         totals: (R, 3 x orders) n-grams of the texts and of the references, and matches, order by order.
     Returns: (R,) in [0, 1].
     """
-    own, wanted, matches = (totals[:, place::3] for place in range(3))
+    own, wanted, matches = (totals[:, column::3] for column in range(3))  # order by order, three numbers each
     is_present = (own > 0) & (wanted > 0)
     order = np.maximum(is_present.sum(axis=1), 1)
     precision, recall = (
@@ -232,20 +232,20 @@ def words(text: str) -> list[str]:
     A word is a run of letters, digits and their marks; in scripts that put no space between words every character, with
     the marks that belong to it, is one.
     """
-    found: list[str] = []
+    parts: list[str] = []
     is_open = False
     for character in unicodedata.normalize("NFKC", text).casefold():
         kind = unicodedata.category(character)[0]
-        if kind == "M" and found and is_open:
-            found[-1] += character
+        if kind == "M" and parts and is_open:
+            parts[-1] += character
         elif kind not in "LNM":
             is_open = False
-        elif _is_unspaced(character) or not is_open or _is_unspaced(found[-1][0]):
-            found.append(character)
+        elif _is_unspaced(character) or not is_open or _is_unspaced(parts[-1][0]):
+            parts.append(character)
             is_open = True
         else:
-            found[-1] += character
-    return found
+            parts[-1] += character
+    return parts
 
 
 def _is_unspaced(character: str) -> bool:

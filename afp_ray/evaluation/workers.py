@@ -41,7 +41,7 @@ class Workers:
     """The process that asks and those that evaluate the same model with it.
 
     Args:
-        rank: place of this process among them.
+        rank: of this process among them, from 0.
         number: how many they are; with 1, the default, every exchange is with itself.
         group: the process group of torch that they are; null takes the default one.
     """
@@ -86,9 +86,9 @@ class Workers:
         Raises: an error that ends all, here or on another worker.
         """
         try:
-            found = work()
+            result = work()
             self.exchange(None)  # none goes on while another may still fail
-            return found, None
+            return result, None
         except ElsewhereFailedError as error:
             if error.is_final:
                 raise
@@ -117,12 +117,12 @@ class Workers:
             return [part]
         assert self._is_joined, "workers exchange in `together` alone, or a failure leaves the others waiting"
         parts = self._gather(part)
-        failures = [found for found in parts if isinstance(found, _Failure)]
+        failures = [part for part in parts if isinstance(part, _Failure)]
         if failures:
             self._is_joined = False  # all that are left have heard it
             raise ElsewhereFailedError(
-                "; ".join(f"worker {one.rank} failed: {one.message}" for one in failures),
-                is_final=any(one.is_final for one in failures),
+                "; ".join(f"worker {failure.rank} failed: {failure.message}" for failure in failures),
+                is_final=any(failure.is_final for failure in failures),
             )
         return parts
 

@@ -63,13 +63,13 @@ def test_a_fingerprint_is_computed_once_for_the_same_rows_and_anew_for_changed_o
 def test_a_kept_fingerprint_is_that_of_a_fresh_process() -> None:
     config = EvaluationConfig(tasks=("xnli", "xcopa"), shots=(0, 2))
     found = [evaluation_fingerprint(config, languages=("en", "sw"), pivot="en") for _ in range(2)]
-    check._known.clear()
+    check._digests.clear()
     questions._embedded_rows.cache_clear()
     assert {*found, evaluation_fingerprint(config, languages=("en", "sw"), pivot="en")} == {found[0]}
 
 
 def test_fingerprints_of_many_evaluations_are_not_kept_for_ever(tmp_path: Path) -> None:
     write_rows(tmp_path, 2)
-    for limit in range(1, 3 * check._MAX_KNOWN):
+    for limit in range(1, 3 * check._MAX_DIGESTS):
         fingerprint(tmp_path, limit=limit)
-    assert len(check._known) == check._MAX_KNOWN
+    assert len(check._digests) == check._MAX_DIGESTS

@@ -30,7 +30,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(load, "_read_model", counted)
     monkeypatch.setattr(load.load_model, "__kwdefaults__", {"device": "cpu", "cache": WarmModels(2**30)})
     monkeypatch.setattr(tokenizer_content, "_known", OrderedDict())
-    monkeypatch.setattr(check, "_known", OrderedDict())
+    monkeypatch.setattr(check, "_digests", OrderedDict())
     for kept in (questions._parsed_rows, questions._embedded_rows, prompts._embedded_rows):
         kept.cache_clear()
     return found

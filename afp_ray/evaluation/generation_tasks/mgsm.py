@@ -35,8 +35,8 @@ def prompt(row: Row, source: Language, target: Language, config: GenerationConfi
 
 def files(data_dir: Path, config: GenerationConfig, source: str, target: str) -> Files:
     """The problems of the language."""
-    found = locate(data_dir, "mgsm", f"mgsm_{source}.tsv")
-    return {"test": (found,)} if found else {}
+    file = locate(data_dir, "mgsm", f"mgsm_{source}.tsv")
+    return {"test": (file,)} if file else {}
 
 
 def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, target: str) -> ParsedRows:
@@ -75,10 +75,10 @@ def shown(data_dir: Path, config: GenerationConfig, source: str, target: str) ->
         if number is None:
             raise DataError(f"exemplar {name} of {source} has no number", where=file.label, fix="restore the file")
         question, _, answer = wording.PROBLEM.get(source, ("", "", ""))
-        told = clean(_without(steps, answer))
+        solution = clean(_without(steps, answer))
         text = {"source": clean(_without(problem, question)), "target": f"{number.normalize():f}"}
         identity = {"id": f"mgsm-exemplar:{name}", "content_id": f"mgsm-exemplar:{name}", "where": file.label}
-        rows.append({**identity, **text, "shown": told if config.math_steps else text["target"]})
+        rows.append({**identity, **text, "shown": solution if config.math_steps else text["target"]})
     return rows
 
 
@@ -87,9 +87,9 @@ def _exemplars(file: SourceFile) -> Mapping[str, Mapping[str, Mapping[str, Any]]
     try:
         for node in ast.parse(read_text(file)).body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == _EXEMPLARS:
-                found: Mapping[str, Mapping[str, Mapping[str, Any]]] = ast.literal_eval(node.value)
-                if all({"q", "a"} <= set(entry) for rows in found.values() for entry in rows.values()):
-                    return found
+                table: Mapping[str, Mapping[str, Mapping[str, Any]]] = ast.literal_eval(node.value)
+                if all({"q", "a"} <= set(entry) for rows in table.values() for entry in rows.values()):
+                    return table
     except (SyntaxError, ValueError, AttributeError, TypeError) as error:
         raise _unreadable(file, str(error)) from error
     raise _unreadable(file, f"no {_EXEMPLARS} with q and a")

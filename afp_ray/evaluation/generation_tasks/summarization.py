@@ -14,7 +14,7 @@ from afp_ray.config import GenerationConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers.files import SourceFile, clean
 from afp_ray.evaluation.generation_task import Files, GenerationTask
-from afp_ray.evaluation.task import ParsedRows, Row, found_files
+from afp_ray.evaluation.task import ParsedRows, Row, existing_files
 from afp_ray.evaluation.task_files import locate, read_objects
 from afp_ray.evaluation.text_metrics import TextMetric, summary_metrics
 from afp_ray.languages import Language
@@ -41,18 +41,18 @@ def files(data_dir: Path, config: GenerationConfig, source: str, target: str) ->
     """Files that hold articles in `source` and summaries in `target`."""
     if config.summarization_corpus == "ncls":
         name = f"{source.upper()}2{target.upper()}SUM"
-        found = found_files(
+        files = existing_files(
             validation=locate(data_dir, "ncls", f"{name}_valid.jsonl", f"{name}/valid.jsonl"),
             test=locate(data_dir, "ncls", f"{name}_test.jsonl", f"{name}/test.jsonl"),
         )
     elif source != "en" or target == source or target not in CONVSUMX_LANGUAGES:
         return {}
     else:
-        found = found_files(
+        files = existing_files(
             validation=locate(data_dir, _FOLDER, "dialogsumx.dev.jsonl"),
             test=locate(data_dir, _FOLDER, "dialogsumx.test.jsonl", "dialogsumx.train.jsonl"),
         )
-    return {split: (file,) for split, file in found.items()}
+    return {split: (file,) for split, file in files.items()}
 
 
 def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, target: str) -> ParsedRows:

@@ -60,15 +60,15 @@ def files(data_dir: Path, config: GenerationConfig, source: str, target: str) ->
         documents = locate(data_dir, "ntrex128", "DOCUMENT_IDS.tsv")
         both = tuple(side for side in sides if side is not None)
         return {"test": (*both, *([documents] if documents else []))} if len(both) == 2 else {}
-    found: dict[Split, tuple[SourceFile, ...]] = {}
+    files: dict[Split, tuple[SourceFile, ...]] = {}
     for split, part in _PARTS.items():
         names = [_flores_names(code, part) for code in (source, target)]
         for folder, form in itertools.product(_flores_folders(data_dir), (0, 1)):
             sides = [locate(data_dir, folder, *forms[form]) for forms in names]
             if sides[0] and sides[1]:
-                found[split] = (sides[0], sides[1])
+                files[split] = (sides[0], sides[1])
                 break
-    return found
+    return files
 
 
 def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, target: str) -> ParsedRows:
@@ -113,8 +113,8 @@ def _sentences(files: tuple[SourceFile, ...], codes: tuple[str, str]) -> Iterato
 
 
 def _flores_folders(data_dir: Path) -> list[str]:
-    known = [name for name in FLORES_FOLDERS if (data_dir / name).is_dir()]
-    return known or sorted(entry.name for entry in data_dir.iterdir() if entry.name.lower().startswith("flores"))
+    usual = [name for name in FLORES_FOLDERS if (data_dir / name).is_dir()]
+    return usual or sorted(entry.name for entry in data_dir.iterdir() if entry.name.lower().startswith("flores"))
 
 
 def _flores_names(code: str, part: str) -> tuple[list[str], list[str]]:

@@ -45,8 +45,8 @@ def embedded_rows(source: str, target: str, split: embedded.Part) -> Sequence[Ro
 
 def files(data_dir: Path, config: GenerationConfig, source: str, target: str) -> Files:
     """The file of the text and, where that is another one, of the question."""
-    found = [locate(data_dir, "xquad", f"xquad.{code}.json") for code in dict.fromkeys((target, source))]
-    return {"test": tuple(file for file in found if file is not None)} if all(found) else {}
+    files = [locate(data_dir, "xquad", f"xquad.{code}.json") for code in dict.fromkeys((target, source))]
+    return {"test": tuple(file for file in files if file is not None)} if all(files) else {}
 
 
 def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, target: str) -> ParsedRows:
@@ -54,22 +54,22 @@ def parse(files: tuple[SourceFile, ...], config: GenerationConfig, source: str, 
 
     Raises: DataError when the two files do not have the same questions.
     """
-    told, asked = xquad.read_questions(files[0]), xquad.read_questions(files[-1])
-    if told.keys() != asked.keys():
+    texts, questions = xquad.read_questions(files[0]), xquad.read_questions(files[-1])
+    if texts.keys() != questions.keys():
         raise DataError(
-            f"{len(told.keys() ^ asked.keys())} questions are in one file alone",
+            f"{len(texts.keys() ^ questions.keys())} questions are in one file alone",
             where=" and ".join(file.label for file in files),
             allowed="files whose questions share their ids",
             fix="give files of one release",
         )
     rows: list[Row] = []
-    for name, row in told.items():
-        question = asked[name].question
+    for name, row in texts.items():
+        question = questions[name].question
         if row.context and question and row.answer:
-            texts = {"context": row.context, "source": question, "target": row.answer}
-            place = {"content_id": f"xquad:{row.paragraph}", "where": f"{files[0].label}:{name}"}
-            rows.append({"id": f"xquad:{name}", **place, **texts})
-    return ParsedRows(rows, len(told) - len(rows))
+            parts = {"context": row.context, "source": question, "target": row.answer}
+            origin = {"content_id": f"xquad:{row.paragraph}", "where": f"{files[0].label}:{name}"}
+            rows.append({"id": f"xquad:{name}", **origin, **parts})
+    return ParsedRows(rows, len(texts) - len(rows))
 
 
 def layout(config: GenerationConfig) -> str:

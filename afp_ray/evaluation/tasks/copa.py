@@ -53,11 +53,11 @@ def read_items(file: CopaItems) -> Iterator[dict[str, Any]]:
 
     Raises: DataError for a file that is no XML of COPA, that declares entities, or has no item of the split.
     """
-    found = {number: row for number, row in _Items(file).parse().items() if file.first <= number <= file.last}
-    if not found:
+    items = {number: row for number, row in _Items(file).parse().items() if file.first <= number <= file.last}
+    if not items:
         raise _refused(file, f"it has none of the items {file.first} to {file.last}")
-    for number in sorted(found):
-        yield {**found[number], "idx": number - file.first}
+    for number in sorted(items):
+        yield {**items[number], "idx": number - file.first}
 
 
 class _Items:

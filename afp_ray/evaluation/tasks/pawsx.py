@@ -12,7 +12,16 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, without_stop
+from afp_ray.evaluation.task import (
+    ParsedRows,
+    Question,
+    Row,
+    Task,
+    drop_empty,
+    existing_files,
+    label_index,
+    without_stop,
+)
 from afp_ray.evaluation.task_files import hub_split, is_parquet, locate_split, read_columns, read_table
 from afp_ray.evaluation.tasks.wording import PAWSX, wording
 from afp_ray.languages import Language
@@ -74,7 +83,7 @@ def _detokenised(text: str) -> str:
 
 def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """Files of `language`."""
-    return found_files(
+    return existing_files(
         validation=locate_split(data_dir, "pawsx", language, "validation", f"{language}/dev_2k.tsv"),
         test=locate_split(data_dir, "pawsx", language, "test", f"{language}/test_2k.tsv"),
     )

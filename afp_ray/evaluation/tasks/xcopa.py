@@ -11,7 +11,16 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, without_stop
+from afp_ray.evaluation.task import (
+    ParsedRows,
+    Question,
+    Row,
+    Task,
+    drop_empty,
+    existing_files,
+    label_index,
+    without_stop,
+)
 from afp_ray.evaluation.task_files import hub_split, is_parquet, locate, locate_split, read_objects, read_table
 from afp_ray.evaluation.tasks.copa import CopaItems, copa_items, read_items
 from afp_ray.evaluation.tasks.wording import XCOPA, wording
@@ -65,17 +74,17 @@ def uncapitalized(text: str, language: Language) -> str:
 def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """Files of `language`."""
     folder = f"xcopa/data/{language}"
-    found = found_files(
+    files = existing_files(
         validation=locate(data_dir, folder, f"val.{language}.jsonl")
         or locate_split(data_dir, "xcopa", language, "validation"),
         test=locate(data_dir, folder, f"test.{language}.jsonl") or locate_split(data_dir, "xcopa", language, "test"),
     )
-    if not found and language == "en":
-        found = found_files(
+    if not files and language == "en":
+        files = existing_files(
             validation=locate(data_dir, "copa_en", "train.en.jsonl") or copa_items(data_dir, "validation"),
             test=locate(data_dir, "copa_en", "test.en.jsonl") or copa_items(data_dir, "test"),
         )
-    return found
+    return files
 
 
 def parse(file: SourceFile, language: str) -> ParsedRows:

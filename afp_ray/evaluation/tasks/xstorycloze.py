@@ -12,7 +12,7 @@ from pathlib import Path
 
 from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index
+from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, existing_files, label_index
 from afp_ray.evaluation.task_files import is_parquet, locate_split, read_columns, read_table
 from afp_ray.languages import Language
 
@@ -59,7 +59,7 @@ def render_harness(row: Row, language: Language, words: Language) -> Question:
 def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     """Files of `language`."""
     stem = f"spring2016.val.{language}.tsv.split_20_80"
-    return found_files(
+    return existing_files(
         validation=locate_split(data_dir, "xstorycloze", language, "train", f"{stem}_train.tsv"),
         test=locate_split(data_dir, "xstorycloze", language, "eval", f"{stem}_eval.tsv"),
     )

@@ -17,7 +17,7 @@ from afp_ray.config import Split
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.data.readers.streams import read_lines
 from afp_ray.errors import DataError
-from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, found_files, label_index, place
+from afp_ray.evaluation.task import ParsedRows, Question, Row, Task, drop_empty, existing_files, label_index, where_of
 from afp_ray.evaluation.task_files import is_parquet, locate, locate_split, read_columns, read_objects, read_table
 from afp_ray.languages import Language
 
@@ -61,7 +61,7 @@ def _parts(row: Row, sentence: str) -> tuple[str, str]:
     if not gap or "_" in after or not after.strip():
         raise DataError(
             f"{sentence.count('_')} gaps, or nothing after the gap: {sentence[:80]!r}",
-            where=place(row, "xwinograd"),
+            where=where_of(row, "xwinograd"),
             allowed="exactly one `_`, with text after it",
         )
     return before, after
@@ -77,7 +77,7 @@ def files(data_dir: Path, language: str) -> Mapping[Split, SourceFile]:
     if file is None:
         table = locate(data_dir, "xwinograd", "dataset.tsv")
         file = table if table and any(line.startswith(f"{code}\t") for line in read_lines(table)) else None
-    return found_files(test=file)
+    return existing_files(test=file)
 
 
 def parse(file: SourceFile, language: str) -> ParsedRows:
@@ -91,11 +91,12 @@ def parse(file: SourceFile, language: str) -> ParsedRows:
         table = read_columns(file, _COLUMNS, has_header=False)
         lines = [_from_table(cells) for cells in table if cells["lang"] == code]
     filled = drop_empty(lines, ("sentence", *_OPTIONS)).rows
-    kept = [line for line in filled if not str(line["sentence"]).strip().endswith("_")]
+    complete = [line for line in filled if not str(line["sentence"]).strip().endswith("_")]
     rows = [
-        {**line, "id": f"{language}:{index}", "content_id": _content(line, language)} for index, line in enumerate(kept)
+        {**line, "id": f"{language}:{index}", "content_id": _content(line, language)}
+        for index, line in enumerate(complete)
     ]
-    return ParsedRows(rows, num_skipped=len(lines) - len(kept))
+    return ParsedRows(rows, num_skipped=len(lines) - len(complete))
 
 
 def _content(line: Mapping[str, Any], language: str) -> str:
@@ -104,7 +105,7 @@ def _content(line: Mapping[str, Any], language: str) -> str:
 
 
 def _from_table(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with a gap, from the table's token list: the pronoun is found by its token span."""
+    """A row with a gap, from the table's token list: the pronoun stands at its token span."""
     where = str(cells["where"])
     try:
         tokens = [str(token) for token in json.loads(cells["tokens"])]
