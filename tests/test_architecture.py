@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,6 +166,47 @@ def test_names_that_a_module_offers_exist() -> None:
 
 def test_no_module_bears_the_name_of_a_library_it_wraps() -> None:
     assert not [path for path in modules() if path.stem in HOME]
+
+
+RAY_INTERNALS = ROOT / "afp_ray" / "execution" / "ray_internals.py"
+
+
+def names_that_ray_keeps_to_itself(path: Path) -> Iterator[str]:
+    """Imports of private modules and names of Ray; where a file imports Ray, all private names that are not our own."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "ray" and (any(part.startswith("_") for part in parts) or parts[:2] in RAYS_OWN):
+            yield name
+    if any(name.split(".")[0] == "ray" for name in imports(path)):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in names_of_ours():
+                yield node.attr
+            elif isinstance(node, ast.keyword) and node.arg and is_private(node.arg):
+                yield node.arg
+
+
+RAYS_OWN = (["ray", "core"], ["ray", "dashboard"])  # private, though no underscore says so
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_exit"  # `os._exit` is documented
+
+
+@cache
+def names_of_ours() -> frozenset[str]:
+    """Private names that the product gives to functions, variables and attributes of its own objects."""
+    nodes = [node for path in modules() for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    return frozenset(functions | variables | attributes)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_of_ray_stand_in_one_file(path: Path) -> None:
+    private = list(names_that_ray_keeps_to_itself(path))
+    assert bool(private) is (path == RAY_INTERNALS), f"{private}; {RAY_INTERNALS.name} is their one place"
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -167,7 +167,7 @@ def private_names() -> dict[str, list[str]]:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and not name.startswith("__") and name != "_exit"  # `os._exit` is documented
 
 
 def _defined_here() -> set[str]:

@@ -16,6 +16,7 @@ from afp_ray.config import RuntimeConfig
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.cluster_auth import keep_token_private
 from afp_ray.execution.preemption import cluster_watch
+from afp_ray.execution.ray_internals import start_cluster
 from afp_ray.execution.scratch import scratch_folder
 from afp_ray.planning.resources import num_cpus as cpus_here
 
@@ -200,18 +201,15 @@ def start_local(folder: str, *, num_cpus: int | None = None) -> None:
         num_cpus: CPUs it offers; None offers those that this process may use.
     Raises: UnavailableError when it does not come up.
     """
-    import ray
-
     keep_token_private(make=True)
     try:
-        ray.init(
-            address="local",
+        start_cluster(
+            folder,
             num_cpus=num_cpus or cpus_here(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            _temp_dir=folder,
         )
     except Exception as error:
         is_bare = type(error) is Exception  # as Ray raises when its node does not come up within half a minute

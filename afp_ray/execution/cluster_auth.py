@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from afp_ray.errors import ConfigError, UnavailableError
+from afp_ray.execution.ray_internals import address_on_this_machine, num_nodes_of_head, version_of_head
 
 logger = logging.getLogger(__name__)
 
@@ -147,21 +148,15 @@ def num_nodes(address: str) -> int | None:
     """
     try:
         import grpc
-        from ray.core.generated.gcs_pb2 import GcsNodeInfo
-        from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
-        from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
     except ImportError:
         return None
     bearer = token()
     metadata = [("authorization", f"Bearer {bearer}")] if bearer else []
     with grpc.insecure_channel(resolve(address)) as channel:
         try:
-            reply = NodeInfoGcsServiceStub(channel).GetAllNodeInfo(
-                GetAllNodeInfoRequest(), timeout=TIMEOUT_S, metadata=metadata
-            )
+            return num_nodes_of_head(channel, timeout=TIMEOUT_S, metadata=metadata)
         except grpc.RpcError:
             return None
-    return sum(bool(node.state == GcsNodeInfo.ALIVE) for node in reply.node_info_list)
 
 
 def resolve(address: str) -> str:
@@ -178,10 +173,8 @@ def resolve(address: str) -> str:
             allowed="HOST:PORT, ray://HOST:PORT, auto, local",
             fix="give the head's address, or unset RAY_ADDRESS to start a cluster here",
         )
-    from ray._private.services import canonicalize_bootstrap_address
-
     try:
-        found = canonicalize_bootstrap_address(address)
+        found = address_on_this_machine()
     except (ConnectionError, ValueError) as error:
         raise UnavailableError(f"no Ray cluster runs on this machine that {address!r} could stand for") from error
     return str(found or address)
@@ -216,19 +209,15 @@ def _ask_head(address: str, bearer: str | None) -> ClusterAnswer:
     """A head speaks gRPC; the question that Ray itself asks to see whether it lives is guarded like all others."""
     try:
         import grpc
-        from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
-        from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
     except ImportError:
         return ClusterAnswer("unknown", "grpcio is not installed here")
     metadata = [("authorization", f"Bearer {bearer}")] if bearer else []
     with grpc.insecure_channel(address) as channel:
         try:
-            reply = NodeInfoGcsServiceStub(channel).CheckAlive(
-                CheckAliveRequest(), timeout=TIMEOUT_S, metadata=metadata
-            )
+            version = version_of_head(channel, timeout=TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             return _refusal(error.code(), grpc.StatusCode)
-    return ClusterAnswer("open", "answers", str(reply.ray_version))
+    return ClusterAnswer("open", "answers", version)
 
 
 def _refusal(code: Any, codes: Any) -> ClusterAnswer:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
@@ -24,6 +24,7 @@ from ray.job_submission import JobSubmissionClient
 
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.execution.cluster_auth import TOKEN_FILE, ask, token
+from afp_ray.execution.ray_internals import job_client
 from afp_ray.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,7 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.25, 5.0
 _REQUEST_S = (10.0, 120.0)  # to connect, and between two bytes
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _REQUEST = "afp.request"
-_TALKATIVE = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
+_TALKATIVE = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _T = TypeVar("_T")
 
@@ -68,19 +65,6 @@ class _RefusedError(Exception):
     def __init__(self, status: int, text: str) -> None:
         self.status = status
         super().__init__(text)
-
-
-class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray's class is untyped
-    """Ray's client with an end to every request, and quiet."""
-
-    def __init__(self, address: str, *, headers: dict[str, str]) -> None:
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        super().__init__(address, headers=headers)
-        self._ssl_context = True  # verify; Ray's None is an old word for it
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, **{"timeout": _REQUEST_S, **options})
 
 
 @contextmanager
@@ -112,7 +96,7 @@ class RayJobs:
 
     def __init__(self, address: str, *, patience_s: float = PATIENCE_S) -> None:
         self.address, self.patience_s = address, patience_s
-        self._client: _Client | None = None
+        self._client: JobSubmissionClient | None = None
 
     def find(self, submission_id: str) -> RayJob | None:
         """The job of that id; None when the cluster has none.
@@ -150,7 +134,7 @@ class RayJobs:
         """
         request = secrets.token_hex(8)  # tells our job, whose answer was lost, from another's
 
-        def once(client: _Client) -> bool:
+        def once(client: JobSubmissionClient) -> bool:
             try:
                 client.submit_job(
                     submission_id=submission_id,
@@ -224,7 +208,7 @@ class RayJobs:
             if new:
                 write(new)
 
-    def _patiently(self, call: Callable[[_Client], _T]) -> _T:
+    def _patiently(self, call: Callable[[JobSubmissionClient], _T]) -> _T:
         """Call until the cluster answers.
 
         Raises: _RefusedError for an answer that trying again would not change.
@@ -248,7 +232,7 @@ class RayJobs:
             time.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE_S)
 
-    def _connect(self) -> _Client:
+    def _connect(self) -> JobSubmissionClient:
         headers = {}
         answer = ask(self.address)
         if answer.kind == "open" and not answer.ray_version:
@@ -257,9 +241,11 @@ class RayJobs:
             if (ours := token()) is None:
                 raise self._unknown_token()
             headers["Authorization"] = f"Bearer {ours}"
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with _without_ray_address():
             try:
-                return _Client(self.address, headers=headers)
+                return job_client(self.address, headers=headers, timeout_s=_REQUEST_S)
             except (KeyError, TypeError, ValueError) as error:
                 if isinstance(error, OSError):  # an answer that is cut off is no JSON either
                     raise

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from functools import cache
 
+from afp_ray.execution.ray_internals import draining_nodes
+
 _POLL_S = 1.0
 
 
@@ -42,10 +44,8 @@ class ClusterWatch:
             time.sleep(_POLL_S)
 
     def _ask(self) -> None:
-        import ray
-
         try:
-            nodes = ray._private.state.state.get_draining_nodes()
+            nodes = draining_nodes()
         except Exception:  # whatever a connection that breaks in the middle raises: no answer
             return
         now = time.monotonic()

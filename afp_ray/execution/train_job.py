@@ -4,16 +4,21 @@ import os
 import shutil
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+    get_context,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from afp_ray.execution.cluster import WORKER_ENVIRONMENT, set_environment
 from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of, worst
 from afp_ray.execution.preemption import is_announced
-from afp_ray.execution.trainable import WORK
+from afp_ray.execution.ray_internals import group_trainer
 from afp_ray.execution.worker import output_to, run_job
 from afp_ray.records import Failure, FailureClass, Work
 from afp_ray.store import TrialPaths
@@ -39,24 +44,14 @@ def run_alone(work: Work) -> str:
     with output_to(TrialPaths(work.folder).log):
         trainer = TorchTrainer(
             _in_process_loop,
-            train_loop_config={WORK: work.model_dump_json()},
+            train_loop_config=work.model_dump(mode="json"),
             scaling_config=ScalingConfig(num_workers=0),
         )
         return str(trainer.fit().return_value)
 
 
 def _in_process_loop(config: dict[str, Any]) -> str | None:
-    return run_job(Work.model_validate_json(config[WORK]), notice=is_announced)
-
-
-class _GroupTrainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
-    """Leaves out Ray's watcher over placement groups, which finds a dead group only where there is a dashboard and
-    stays as a process where there is none (`placement.free_leaked_groups` frees them), and its handling of datasets.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback | DatasetsCallback)]
+    return run_job(Work.model_validate(config), notice=is_announced)
 
 
 def run_group(work: Work) -> str:
@@ -67,9 +62,9 @@ def run_group(work: Work) -> str:
     resources = {"CPU": group.cpus_per_worker, **({"GPU": group.gpus_per_worker} if with_gpu else {})}
     scratch = work.folder / ".train"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(group.start_s or _FOREVER_S)
-    trainer = _GroupTrainer(
+    trainer = group_trainer(
         _group_loop,
-        train_loop_config={WORK: work.model_dump_json()},
+        train_loop_config=work.model_dump(mode="json"),
         scaling_config=ScalingConfig(num_workers=group.num_workers, use_gpu=with_gpu, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if with_gpu else "gloo"),
         run_config=RunConfig(
@@ -91,7 +86,7 @@ def run_group(work: Work) -> str:
 def _group_failure(error: Exception) -> Failure:
     """The failure behind a group's error, whichever worker it came from."""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        causes = [getattr(cause, "_base_exc", cause) for cause in error.worker_failures.values()]
+        causes = list(error.worker_failures.values())
         failure = worst([failure_of(cause) for cause in causes])
         if any(getattr(cause, "preempted", False) for cause in causes):
             return failure.model_copy(update={"failure_class": FailureClass.PREEMPTED})
@@ -103,7 +98,7 @@ def _group_failure(error: Exception) -> Failure:
 
 def _group_loop(config: dict[str, Any]) -> str | None:
     """One worker of a group; its output goes to the trial's log."""
-    work, rank = Work.model_validate_json(config[WORK]), get_context().get_world_rank()
+    work, rank = Work.model_validate(config), get_context().get_world_rank()
     set_environment(WORKER_ENVIRONMENT)
     with output_to(TrialPaths(work.folder).log):
         try:

@@ -15,8 +15,9 @@ from afp_ray.config import RuntimeConfig
 from afp_ray.errors import UnavailableError
 from afp_ray.execution.base import JobQueue
 from afp_ray.execution.outcome import Outcome, lost_worker
-from afp_ray.execution.placement import free_leaked_groups, node_of, shortage
+from afp_ray.execution.placement import free_leaked_groups, shortage
 from afp_ray.execution.preemption import cluster_watch
+from afp_ray.execution.ray_internals import node_of
 from afp_ray.execution.stalls import TrialWatch
 from afp_ray.execution.stop import StopNowError
 from afp_ray.execution.trainable import OUTCOME, STARVED, WORK, LeavingError

@@ -17,7 +17,7 @@ from executor_suite import make_study, run
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError
-from afp_ray.execution import placement
+from afp_ray.execution import placement, ray_internals
 from afp_ray.execution.placement import free_leaked_groups
 from afp_ray.execution.ray_executor import RayExecutor
 from afp_ray.records import TrialStatus
@@ -210,19 +210,20 @@ def test_what_is_leaked_is_told_by_who_made_it_and_not_by_what_the_group_says(mo
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
 
     own, dead, living = bytes.fromhex(ray.get_runtime_context().get_job_id()), b"\x91\0\0\0", b"\x92\0\0\0"
-    nobody, lost, kept = b"\xff" * 16, b"\x01" * 16, b"\x02" * 16
+    nobody, lost, alive = b"\xff" * 16, b"\x01" * 16, b"\x02" * 16
     expected = {
         (dead, nobody): True,
         (dead, lost): True,  # asked for while its driver died: the group itself says that both live
-        (dead, kept): False,  # of a detached actor that outlives its job
+        (dead, alive): False,  # of a detached actor that outlives its job
         (own, nobody): False,  # this driver's
         (own, lost): True,
-        (own, kept): False,
+        (own, alive): False,
         (living, nobody): False,
         (living, lost): False,  # its own driver's to remove
     }
-    monkeypatch.setattr(placement, "_accessor", lambda: Tables([dead], [lost], []))
     for (job, actor), is_leaked in expected.items():
         for is_detached in (False, True):
             group = Group(creator_job_id=job, creator_actor_id=actor, is_detached=is_detached)
-            assert placement._is_leaked(group) is (is_leaked and not is_detached), (job, actor, is_detached)
+            monkeypatch.setattr(ray_internals, "_tables", lambda group=group: Tables([dead], [lost], [group]))
+            (listed,) = ray_internals.placement_groups()
+            assert placement._is_leaked(listed) is (is_leaked and not is_detached), (job, actor, is_detached)
