@@ -1,4 +1,4 @@
-"""Eight trials as a competent user of other tools writes them: Hugging Face's Trainer under Ray Tune or under Optuna.
+"""The trials of a sweep as a user of other tools writes them: Hugging Face's Trainer under Ray Tune or under Optuna.
 
 Rows and questions come from the folder that `benchmarks/sweep.py` prepares and are tokenised once for all trials. A
 trial loads the model, trains with padded rows, and scores every choice in batches of 32 sorted by length. Nothing is

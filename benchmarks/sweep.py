@@ -1,4 +1,6 @@
-"""Eight short trials end to end: a study of ours, against Ray Tune and against plain Optuna, both with HF's Trainer.
+"""Short trials end to end: a study of ours, against Ray Tune and against plain Optuna, both with HF's Trainer.
+
+Eight trials and 24, each with its floor: the more trials there are, the less a start counts that both sides pay once.
 
 The trials search the learning rate of the embedded model on instructions of the embedded corpus. All contenders train
 on the same rows in the same order, with the same batches, steps, optimizer and schedule; ours packs rows, the peers pad
@@ -10,9 +12,10 @@ that the loss of every trial differs by at most 1e-3 and the mean accuracy by at
 `sweep.fixed_s_per_trial` is what a trial costs beyond its steps and its scoring once its process has run another one,
 in CPU seconds, against the promise. `sweep.gap_s_per_trial` is what Ray and the driver add between two trials.
 
-Usage: PYTHONPATH=. python benchmarks/sweep.py [--tiny] [--rounds N]
+Usage: PYTHONPATH=. python benchmarks/sweep.py [--tiny] [--rounds N] [--trials NUMBER ...]
 """
 
+import argparse
 import compileall
 import json
 import os
@@ -43,7 +46,9 @@ from benchmarks.figures import Figure, Scale, run
 from benchmarks.fixed_cost import fixed_seconds
 
 METHOD = "cit"
-LEARNING_RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3)
+LOWEST_RATE, HIGHEST_RATE = 1e-4, 2e-3
+FLOORS = {8: 2.3, 24: 4.0}
+"""Smallest ratio of wall times of Ray Tune and ours that is promised, by the number of trials."""
 AT_ONCE = 2
 FIXED_S = 0.1
 LOSS_LIMIT, ACCURACY_LIMIT = 1e-3, 0.01
@@ -61,8 +66,12 @@ class Size:
     examples: int
 
 
-# A trial of the Ray peer takes 8 to 9 seconds then on two idle cores, more than half of it fixed.
-FULL, TINY = Size(8, 30, 16, 40), Size(2, 4, 4, 2)
+def full(num_trials: int) -> Size:
+    """Trials that take the Ray peer 8 to 9 seconds each on two idle cores, more than half of it fixed."""
+    return Size(num_trials, steps=30, batch_size=16, examples=40)
+
+
+TINY = Size(num_trials=2, steps=4, batch_size=4, examples=2)
 
 
 @dataclass(frozen=True)
@@ -84,40 +93,53 @@ class Ran:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; 7 when a floor is missed or the results differ."""
-    return run(measure, __doc__, arguments)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--trials", type=int, nargs="+", default=list(FLOORS), choices=list(FLOORS))
+    own, others = parser.parse_known_args(arguments)
+    return run(lambda scale: measure(scale, own.trials), __doc__, others)
 
 
-def measure(scale: Scale) -> list[Figure]:
-    """All figures of the sweep; at a toy size those without Ray."""
-    size = TINY if scale.is_tiny else FULL
+def measure(scale: Scale, numbers: Sequence[int]) -> list[Figure]:
+    """All figures of the sweep; at a toy size those without Ray.
+
+    Args:
+        scale: of the benchmark.
+        numbers: of trials, each a sweep against Ray Tune of its own.
+    """
+    smallest = TINY if scale.is_tiny else full(min(numbers))
     for package in ("afp_ray", "services", "benchmarks"):  # as the peers' packages were when they were installed
         compileall.compile_dir(package, quiet=1)
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="afp_sweep_") as name:
         folder = Path(name)
         os.environ["AFP_CACHE"] = str(folder / "cache")
-        prepare(folder, size)
-        figures = _against(folder, ours="local", peer="optuna", floor=None, rounds=1)
-        if not scale.is_tiny:
-            figures = [*_against(folder, ours="ray", peer="ray", floor=3.0, rounds=scale.rounds), *figures]
-            figures.append(Figure("sweep.gap_s_per_trial", gap(StudyPaths(folder / "runs-ray", "sweep")), None, None))
-        fixed = fixed_seconds([trial_config(size, rate) for rate in LEARNING_RATES[: max(2, size.num_trials)]])
+        for number in [] if scale.is_tiny else numbers:
+            prepare(folder, full(number))
+            figures += _against(folder, f"{number}_trials", "ray", floor=FLOORS[number], rounds=scale.rounds)
+            between = gap(StudyPaths(folder / "runs-ray", "sweep"))
+            figures.append(Figure(f"sweep.{number}_trials.gap_s_per_trial", between, None, None))
+        prepare(folder, smallest)
+        figures += _against(folder, f"{smallest.num_trials}_trials", "optuna", floor=None, rounds=1)
+        fixed = fixed_seconds([trial_config(smallest, rate) for rate in learning_rates(smallest.num_trials)])
         figures.append(Figure("sweep.fixed_s_per_trial", fixed, FIXED_S, FIXED_S / fixed, floor=1.0))
     sys.stderr.write(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     return figures
 
 
-def _against(folder: Path, *, ours: str, peer: str, floor: float | None, rounds: int) -> list[Figure]:
+def _against(folder: Path, sweep: str, peer: str, *, floor: float | None, rounds: int) -> list[Figure]:
     """Both in turn, as often as asked: a shared machine changes its speed from minute to minute."""
+    executor, name = ("ray", "ray_tune") if peer == "ray" else ("local", "optuna")
     pairs: list[tuple[Ran, Ran]] = []
     for number in range(rounds):
-        pairs.append((run_ours(folder, ours), run_peer(folder, peer)))
+        pairs.append((run_ours(folder, executor), run_peer(folder, peer)))
         mine, theirs = pairs[-1]
         ratio = theirs.wall_s / mine.wall_s
-        sys.stderr.write(f"{peer} {number + 1}/{rounds}: {mine.wall_s:.1f} and {theirs.wall_s:.1f} s, {ratio:.2f}x\n")
+        sys.stderr.write(
+            f"{sweep} {peer} {number + 1}/{rounds}: {mine.wall_s:.1f} and {theirs.wall_s:.1f} s, {ratio:.2f}x\n"
+        )
     equal = all([are_equal(mine, theirs) for mine, theirs in pairs])
-    name = "ray_tune" if peer == "ray" else "optuna"
     kinds = [("wall_s", floor), ("cpu_s", None), ("without_start_s", None)]
-    return [_figure(f"sweep.{name}_{kind}", kind, pairs, limit, equal) for kind, limit in kinds]
+    return [_figure(f"sweep.{sweep}.{name}_{kind}", kind, pairs, limit, equal) for kind, limit in kinds]
 
 
 def _figure(name: str, kind: str, pairs: Sequence[tuple[Ran, Ran]], floor: float | None, equal: bool) -> Figure:
@@ -134,6 +156,12 @@ def are_equal(mine: Ran, theirs: Ran) -> bool:
     means = [statistics.mean(ran.accuracies.values()) for ran in (mine, theirs)]
     sys.stderr.write(f"losses within {furthest:.1e} nats, mean accuracies {means[0]:.4f} and {means[1]:.4f}\n")
     return furthest <= LOSS_LIMIT and abs(means[0] - means[1]) <= ACCURACY_LIMIT
+
+
+def learning_rates(number: int) -> list[float]:
+    """At equal ratios between the lowest and the highest."""
+    step = (HIGHEST_RATE / LOWEST_RATE) ** (1 / (number - 1))
+    return [float(f"{LOWEST_RATE * step**index:.3g}") for index in range(number)]
 
 
 def study_fields(size: Size) -> dict[str, Any]:
@@ -163,7 +191,7 @@ def trial_config(size: Size, learning_rate: float) -> TrialConfig:
 
 def prepare(folder: Path, size: Size) -> None:
     """Write the study for ours, and for the peers the rows in the order of our batches and the questions."""
-    rates = LEARNING_RATES[: size.num_trials]
+    rates = learning_rates(size.num_trials)
     study = StudyConfig(
         name="sweep",
         fixed=study_fields(size),
@@ -176,11 +204,11 @@ def prepare(folder: Path, size: Size) -> None:
     config = trial_config(size, rates[0])
     rows = draw_rows(config, read_candidates(config)).instructions
     order = BatchOrder([()] * len(rows), batch_size=size.batch_size, seed=config.seed, name="instructions")
-    taken = [rows[place] for step in range(size.steps) for place in order.rows(step)]
+    taken = [rows[index] for step in range(size.steps) for index in order.rows(step)]
     work = {
         "folder": str(folder),
         "model": str(EMBEDDED_FOLDER),
-        "learning_rates": list(rates),
+        "learning_rates": rates,
         "steps": size.steps,
         "batch_size": size.batch_size,
         "max_length": config.training.max_length,
