@@ -17,7 +17,7 @@ from afp_ray.records import Host, TrialRequest
 STEPS, SCORING, WHOLE = "steps", "scoring", "whole"
 PARTS = {
     ("afp_ray.training.loop", "_Loop._take_step"): STEPS,
-    ("afp_ray.evaluation.run", "evaluate_tasks"): SCORING,
+    ("afp_ray.trial.score", "evaluate_tasks"): SCORING,
     ("afp_ray.evaluation.representation", "measure_representation"): SCORING,
     ("afp_ray.models.load", "load_model"): "load",
     ("afp_ray.training.checkpoint", "save_checkpoint"): "checkpoint",
