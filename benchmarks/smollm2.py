@@ -20,7 +20,7 @@ import torch
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import ModelConfig
 from afp_ray.config.training import TrainingConfig
-from afp_ray.data.batches import TrainingBatches
+from afp_ray.data.batches import Batching, TrainingBatches
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.models.load import load_model
 from afp_ray.records import Host
@@ -57,14 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(options.threads)
     loaded = load_model(ModelConfig(name=options.model))
-    batches = TrainingBatches(
-        _pairs(options.data / "tico19"),
-        _instructions(options.data / "xquad"),
-        loaded.tokenizer,
-        batch_size=options.batch_size,
-        max_length=MAX_LENGTH,
-        seed=0,
-    )
+    pairs, instructions = _pairs(options.data / "tico19"), _instructions(options.data / "xquad")
+    batching = Batching(batch_size=options.batch_size, max_length=MAX_LENGTH, seed=0)
+    batches = TrainingBatches(pairs, instructions, loaded.tokenizer, batching)
     training = TrainingConfig(batch_size=options.batch_size, max_steps=options.steps, max_length=MAX_LENGTH)
     progress = _Progress()
     clock, cpu = time.perf_counter(), time.process_time()

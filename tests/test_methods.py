@@ -14,7 +14,7 @@ from tiny_models import SIZES, build_tokenizer
 from training_cases import relative_error
 
 from afp_ray.config import StudyConfig, TrialConfig, nest
-from afp_ray.data.batches import TrainBatch, TrainingBatches
+from afp_ray.data.batches import Batching, TrainBatch, TrainingBatches
 from afp_ray.data.mixing import draw_instructions
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.methods import METHODS
@@ -98,7 +98,7 @@ def model_of_four_blocks() -> Any:
 def fixed_batch() -> TrainBatch:
     """All rows in one batch, the pairs and the instructions each in some order."""
     tokenizer = build_tokenizer()
-    return TrainingBatches(PAIRS, INSTRUCTIONS, tokenizer, batch_size=3, max_length=16, seed=0).batch(0)
+    return TrainingBatches(PAIRS, INSTRUCTIONS, tokenizer, Batching(batch_size=3, max_length=16, seed=0)).batch(0)
 
 
 def forward(model: Any, text: str, *, ending: tuple[int, ...] = ()) -> tuple[torch.Tensor, Any]:

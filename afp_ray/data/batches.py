@@ -73,6 +73,30 @@ class TrainBatch:
     num_supervised: int
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How rows become batches; sizes count the rows of all workers together unless they say otherwise.
+
+    Attributes:
+        batch_size: instructions of one step; a multiple of the number of workers.
+        max_length: longest side of a pair and longest instruction, in tokens.
+        seed: of the order.
+        pair_batch_size: pairs of one step, likewise; None takes `batch_size`.
+        micro_batch_size: instructions of one forward pass of a worker; None takes its share at once.
+        max_tokens: instead, tokens of one forward pass of a worker, padding included; workers may then differ in their
+            number of micro-batches.
+        layout: `padded` rows side by side, or one `packed` row without padding.
+    """
+
+    batch_size: int
+    max_length: int
+    seed: int
+    pair_batch_size: int | None = None
+    micro_batch_size: int | None = None
+    max_tokens: int | None = None
+    layout: Layout = "padded"
+
+
 class TrainingBatches:
     """Batches of a trial by step; the same global batches for any number of workers.
 
@@ -80,15 +104,8 @@ class TrainingBatches:
         pairs, instructions: rows of the trial, tokenised here, or their tokens as the token cache gives them; either
             may be empty.
         tokenizer: callable on a list of texts.
-        batch_size: instructions of one step over all workers together; a multiple of `world_size`.
-        pair_batch_size: pairs of one step over all workers together, likewise; None takes `batch_size`.
-        max_length: longest side of a pair and longest instruction, in tokens.
-        seed: of the order.
+        batching: sizes, order and layout.
         rank, world_size: which worker this is, 0 <= rank < world_size.
-        micro_batch_size: instructions of one forward pass; None takes the worker's share at once.
-        max_tokens: instead of `micro_batch_size`, tokens of one forward pass, padding included; workers may then
-            differ in their number of micro-batches.
-        layout: `padded` rows side by side, or one `packed` row without padding.
 
     Attributes:
         num_pairs, num_instructions: rows that are trained on.
@@ -103,21 +120,16 @@ class TrainingBatches:
         pairs: Sequence[TranslationPair] | PairTokens,
         instructions: Sequence[Instruction] | InstructionTokens,
         tokenizer: Tokenizer,
+        batching: Batching,
         *,
-        batch_size: int,
-        pair_batch_size: int | None = None,
-        max_length: int,
-        seed: int,
         rank: int = 0,
         world_size: int = 1,
-        micro_batch_size: int | None = None,
-        max_tokens: int | None = None,
-        layout: Layout = "padded",
     ) -> None:
-        pair_batch_size = pair_batch_size or batch_size
+        batch_size, max_length, seed = batching.batch_size, batching.max_length, batching.seed
+        pair_batch_size = batching.pair_batch_size or batch_size
         _require_shares("batch_size", batch_size, world_size)
         _require_shares("pair_batch_size", pair_batch_size, world_size)
-        _require_micro_batch(micro_batch_size, max_tokens)
+        _require_micro_batch(batching.micro_batch_size, batching.max_tokens)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
         self._pairs = (
@@ -138,7 +150,8 @@ class TrainingBatches:
         share, pair_share = batch_size // world_size, pair_batch_size // world_size
         self._own = slice(rank * share, (rank + 1) * share)
         self._own_pairs = slice(rank * pair_share, (rank + 1) * pair_share)
-        self._micro, self._max_tokens, self._layout = micro_batch_size or share, max_tokens, layout
+        self._micro = batching.micro_batch_size or share
+        self._max_tokens, self._layout = batching.max_tokens, batching.layout
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._padding = padding or 0  # masked, so any id of the vocabulary serves
         self._pair_order = BatchOrder(self._pairs.keys, batch_size=pair_batch_size, seed=seed, name="pairs")
@@ -188,8 +201,8 @@ class TrainingBatches:
         """(B, T) ids and mask of rows of different lengths."""
         lengths = np.array([len(row) for row in rows])
         ids = np.full((len(rows), lengths.max()), self._padding, dtype=np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = row
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row
         mask = np.arange(ids.shape[1]) < lengths[:, None]
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 

@@ -294,21 +294,20 @@ def _finished_training(paths: TrialPaths) -> TrainingSummary | None:
 
 def _training_batches(run: _Run, loaded: "LoadedModel") -> "TrainingBatches":
     """The rows of this worker, step by step."""
-    from afp_ray.data.batches import TrainingBatches
+    from afp_ray.data.batches import Batching, TrainingBatches
 
     config = run.config
     pairs, instructions = tokenized_rows(config, loaded)
-    return TrainingBatches(
-        pairs,
-        instructions,
-        loaded.tokenizer,
+    batching = Batching(
         batch_size=config.training.batch_size,
-        pair_batch_size=config.training.num_pairs_per_step,
         max_length=config.training.max_length,
         seed=config.seed,
-        rank=run.workers.rank,
-        world_size=run.workers.number,
+        pair_batch_size=config.training.num_pairs_per_step,
         micro_batch_size=run.host.runtime.micro_batch_size,
+    )
+    workers = run.workers
+    return TrainingBatches(
+        pairs, instructions, loaded.tokenizer, batching, rank=workers.rank, world_size=workers.number
     )
 
 

@@ -1,12 +1,13 @@
 """Token batches: what is supervised, what is cut, and the same global batches for any number of workers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from afp_ray.data.batches import TrainBatch, TrainingBatches
+from afp_ray.data.batches import Batching, TrainBatch, TrainingBatches
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.data.tokens import JOINT, tokenize_instructions
 from afp_ray.errors import ConfigError, DataError
@@ -38,9 +39,18 @@ def tokenizer(make_tokenizer: Any) -> Any:
     return make_tokenizer(TEXTS)
 
 
-def batches(tokenizer: Any, num_pairs: int = 10, num_instructions: int = 10, **options: Any) -> TrainingBatches:
-    fields = {"batch_size": 4, "max_length": 64, "seed": 0} | options
-    return TrainingBatches(numbered_pairs(num_pairs), numbered_instructions(num_instructions), tokenizer, **fields)
+def batches(
+    tokenizer: Any,
+    num_pairs: int = 10,
+    num_instructions: int = 10,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> TrainingBatches:
+    batching = Batching(**({"batch_size": 4, "max_length": 64, "seed": 0} | options))
+    pairs, instructions = numbered_pairs(num_pairs), numbered_instructions(num_instructions)
+    return TrainingBatches(pairs, instructions, tokenizer, batching, rank=rank, world_size=world_size)
 
 
 def real_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[tuple[int, ...]]:
@@ -64,7 +74,7 @@ def token_rows(batch: TrainBatch) -> list[tuple[Any, ...]]:
 def test_supervised_tokens_are_the_response_and_one_end(make_tokenizer: Any, name: str) -> None:
     tokenizer = make_tokenizer(TEXTS, template=TEMPLATES[name])
     rows = [instruction(TEXTS[0], TEXTS[1]), instruction(TEXTS[3], "OK"), instruction("a", TEXTS[2])]
-    made = TrainingBatches([], rows, tokenizer, batch_size=3, max_length=200, seed=0)
+    made = TrainingBatches([], rows, tokenizer, Batching(batch_size=3, max_length=200, seed=0))
     batch = made.batch(0)
     (part,) = batch.instructions
     responses = set()
@@ -168,10 +178,10 @@ def test_cut_tokens_are_counted_exactly(tokenizer: Any) -> None:
         whole = len(tokenizer(row.prompt + JOINT + row.response)["input_ids"]) + 1
         refused += prompt >= longest
         expected += whole if prompt >= longest else max(0, whole - longest)
-    made = TrainingBatches(pairs, rows, tokenizer, batch_size=2, max_length=longest, seed=0)
+    made = TrainingBatches(pairs, rows, tokenizer, Batching(batch_size=2, max_length=longest, seed=0))
     assert made.dropped_tokens == expected > 0
     assert (made.refused_instructions, made.num_instructions) == (refused, 10 - refused)
-    assert TrainingBatches(pairs, rows, tokenizer, batch_size=2, max_length=999, seed=0).dropped_tokens == 0
+    assert TrainingBatches(pairs, rows, tokenizer, Batching(batch_size=2, max_length=999, seed=0)).dropped_tokens == 0
     for step in range(5):
         (part,) = made.batch(step).instructions
         assert part.input_ids.shape[1] <= longest
@@ -180,10 +190,10 @@ def test_cut_tokens_are_counted_exactly(tokenizer: Any) -> None:
 
 def test_a_response_that_is_cut_away_whole_is_refused_not_trained_on(tokenizer: Any) -> None:
     long, short = instruction("boat " * 50, "yes"), instruction("boat", "yes it is")
-    made = TrainingBatches([], [long, short], tokenizer, batch_size=2, max_length=16, seed=0)
+    made = TrainingBatches([], [long, short], tokenizer, Batching(batch_size=2, max_length=16, seed=0))
     assert (made.num_instructions, made.refused_instructions) == (1, 1)
     with pytest.raises(DataError, match="no response of 1 instructions is left after cutting to 16 tokens") as caught:
-        TrainingBatches([], [long], tokenizer, batch_size=2, max_length=16, seed=0)
+        TrainingBatches([], [long], tokenizer, Batching(batch_size=2, max_length=16, seed=0))
     assert "max_length" in caught.value.fix
 
 
@@ -198,11 +208,11 @@ def test_rows_without_tokens_are_refused() -> None:
 
     pairs = [TranslationPair("abc", "船", "en", "zh", "1"), TranslationPair("abc", "d", "en", "zh", "2")]
     rows = [instruction("abc", "船"), instruction("abc", "d")]
-    made = TrainingBatches(pairs, rows, Letters(), batch_size=1, max_length=9, seed=0)
+    made = TrainingBatches(pairs, rows, Letters(), Batching(batch_size=1, max_length=9, seed=0))
     assert (made.num_pairs, made.refused_pairs) == (1, 1)
     assert (made.num_instructions, made.refused_instructions) == (1, 1)
     with pytest.raises(DataError, match="none of 1 pairs has tokens on both sides"):
-        TrainingBatches(pairs[:1], [], Letters(), batch_size=1, max_length=9, seed=0)
+        TrainingBatches(pairs[:1], [], Letters(), Batching(batch_size=1, max_length=9, seed=0))
 
 
 def test_either_kind_of_row_may_be_missing(tokenizer: Any) -> None:
@@ -213,7 +223,7 @@ def test_either_kind_of_row_may_be_missing(tokenizer: Any) -> None:
 
 def test_a_contrastive_batch_repeats_no_sentence(tokenizer: Any) -> None:
     pairs = [TranslationPair(f"boat {n % 20}", f"{'ab'[n // 20]}{n}", "en", "th", "c") for n in range(40)]
-    made = TrainingBatches(pairs, [], tokenizer, batch_size=16, max_length=32, seed=0)
+    made = TrainingBatches(pairs, [], tokenizer, Batching(batch_size=16, max_length=32, seed=0))
     for step in range(20):
         pair_batch = made.batch(step).pairs
         assert pair_batch is not None
@@ -253,14 +263,16 @@ def test_tensors_are_int64_and_pairs_keep_their_special_tokens(make_tokenizer: A
 
 
 def test_pairs_may_have_a_batch_of_their_own(tokenizer: Any) -> None:
-    options = {"batch_size": 4, "pair_batch_size": 20, "max_length": 64, "seed": 0}
+    batching = Batching(batch_size=4, max_length=64, seed=0, pair_batch_size=20)
     pairs, instructions = numbered_pairs(40), numbered_instructions(12)
-    whole = TrainingBatches(pairs, instructions, tokenizer, **options).batch(0)
+    whole = TrainingBatches(pairs, instructions, tokenizer, batching).batch(0)
     assert whole.pairs is not None
     assert len(whole.pairs.source_ids) == 20
     assert sum(len(part.input_ids) for part in whole.instructions) == 4
-    shares = [TrainingBatches(pairs, instructions, tokenizer, **options, rank=r, world_size=2).batch(0) for r in (0, 1)]
+    shares = [
+        TrainingBatches(pairs, instructions, tokenizer, batching, rank=rank, world_size=2).batch(0) for rank in (0, 1)
+    ]
     assert [len(share.pairs.source_ids) for share in shares if share.pairs] == [10, 10]
     with pytest.raises(ConfigError, match="cannot be shared by 2 workers") as refused:
-        TrainingBatches(pairs, [], tokenizer, **(options | {"pair_batch_size": 21}), world_size=2)
+        TrainingBatches(pairs, [], tokenizer, replace(batching, pair_batch_size=21), world_size=2)
     assert refused.value.where == "training.pair_batch_size"

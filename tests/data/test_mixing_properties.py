@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afp_ray.config import DataConfig
-from afp_ray.data.batches import InstructionBatch, PairBatch, TrainingBatches
+from afp_ray.data.batches import Batching, InstructionBatch, PairBatch, TrainingBatches
 from afp_ray.data.drawing import fill_by_temperature
 from afp_ray.data.mixing import draw_instructions, draw_pairs, remove_heldout
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
@@ -256,10 +256,7 @@ def test_the_number_of_workers_changes_no_global_batch(make_tokenizer: Any, fiel
                 pairs,
                 rows,
                 tokenizer,
-                batch_size=8,
-                pair_batch_size=4,
-                max_length=64,
-                seed=3,
+                Batching(batch_size=8, pair_batch_size=4, max_length=64, seed=3),
                 rank=rank,
                 world_size=world_size,
             )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_cases import Letters, make_instructions, make_pairs
 
-from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch, TrainingBatches
+from afp_ray.data.batches import Batching, InstructionBatch, PairBatch, TrainBatch, TrainingBatches
 from afp_ray.data.packing import UNSUPERVISED, PackedBatch, fill_greedily, pack, unpack
 from afp_ray.errors import ConfigError
 
@@ -81,7 +81,7 @@ def test_micro_batches_hold_every_sample_once_and_keep_to_their_budget(
 
 def batches(**options: Any) -> TrainingBatches:
     fields = {"batch_size": 12, "pair_batch_size": 8, "max_length": 24, "seed": 1} | options
-    return TrainingBatches(make_pairs(70), make_instructions(90), Letters(), **fields)
+    return TrainingBatches(make_pairs(70), make_instructions(90), Letters(), Batching(**fields))
 
 
 def padded_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[tuple[int, ...]]:

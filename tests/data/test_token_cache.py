@@ -18,7 +18,7 @@ import torch
 from token_cases import Letters, ask_at_once, build_forever, digest, logged, make_instructions, make_pairs
 
 from afp_ray.data import token_cache
-from afp_ray.data.batches import TrainingBatches
+from afp_ray.data.batches import Batching, TrainingBatches
 from afp_ray.data.order import BatchOrder
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.data.token_cache import cached_instructions, cached_pairs
@@ -108,11 +108,10 @@ def test_batches_of_mapped_tokens_are_those_of_the_rows(make_tokenizer: Any, cac
     pairs, rows = make_pairs(300), make_instructions(300)
     cached_pairs("p", tokenizer, lambda: pairs), cached_instructions("i", tokenizer, lambda: rows)
     for max_length in (12, 40):
-        options: dict[str, Any] = {"batch_size": 16, "max_length": max_length, "seed": 3}
-        fresh = TrainingBatches(pairs, rows, tokenizer, **options)
-        held = TrainingBatches(
-            cached_pairs("p", tokenizer, never), cached_instructions("i", tokenizer, never), tokenizer, **options
-        )
+        batching = Batching(batch_size=16, max_length=max_length, seed=3)
+        fresh = TrainingBatches(pairs, rows, tokenizer, batching)
+        cached = cached_pairs("p", tokenizer, never), cached_instructions("i", tokenizer, never)
+        held = TrainingBatches(*cached, tokenizer, batching)
         names = ("num_pairs", "num_instructions", "refused_pairs", "refused_instructions", "dropped_tokens")
         assert [getattr(fresh, name) for name in names] == [getattr(held, name) for name in names]
         for step in (0, 7, 30):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.training import LoraConfig
-from afp_ray.data.batches import TrainingBatches
+from afp_ray.data.batches import Batching, TrainingBatches
 from afp_ray.data.packing import PackedBatch
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.models.packing import FAMILIES as PACKED
@@ -44,7 +44,9 @@ def batches(tokenizer: Any) -> TrainingBatches:
         Instruction(" ".join(WORDS[number : number + 3 + number]), f"w{number + 30} w{number}", "en", "zh", str(number))
         for number in range(4)
     ]
-    return TrainingBatches(pairs, instructions, tokenizer, batch_size=4, max_length=16, seed=0, layout="packed")
+    return TrainingBatches(
+        pairs, instructions, tokenizer, Batching(batch_size=4, max_length=16, seed=0, layout="packed")
+    )
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -141,7 +143,7 @@ def test_the_end_of_an_answer_is_learnt_without_special_tokens(family: str, tmp_
     model = build_model(family)
     train(
         model,
-        TrainingBatches([], [row], tokenizer, batch_size=1, max_length=16, seed=0, layout="packed"),
+        TrainingBatches([], [row], tokenizer, Batching(batch_size=1, max_length=16, seed=0, layout="packed")),
         TrainingRequest(
             LossConfig(contrastive_weight=0.0), make_training(batch_size=1, max_steps=40, learning_rate=1e-2)
         ),
