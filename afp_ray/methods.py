@@ -1,6 +1,6 @@
 """The arms of an ablation: each method is a row of pinned `TrialConfig` fields, what it leaves idle included.
 
-A pinned field wins over every other place that sets it and leaves the search space of its arm, so that `cit` is never
+A pinned field wins over whatever else sets it and leaves the search space of its arm, so that `cit` is never
 tuned into `afp` and two arms that differ in an idle field alone are one. Source: AFP, arXiv:2311.08089; CoIT,
 arXiv:2308.04948; N-fold instructions, Bactrian-X, arXiv:2305.15011; CrossIn, arXiv:2404.11932; mid-align,
 arXiv:2502.14830; PreAlign, arXiv:2407.16222; AlignX, arXiv:2509.24338; BLOOMZ, arXiv:2211.01786; PolyLM,

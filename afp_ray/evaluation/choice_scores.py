@@ -34,8 +34,8 @@ class ChoiceScoring(CellScoring):
         """The cells of one task and language."""
         return render_cells(task, self.config, language=language, pivot=self.pivot, split=self.split)
 
-    def score_cell(self, cell: Cell, place: str) -> list[Prediction]:
-        """The choice of every example; `place` names the cell in warnings."""
+    def score_cell(self, cell: Cell, name: str) -> list[Prediction]:
+        """The choice of every example; `name` is that of the cell, for warnings."""
         questions = [example.question for example in cell.examples]
         values, cut = self._likelihoods([question.choices for question in questions])
         neutral: Answers = [()] * len(questions)
@@ -46,7 +46,7 @@ class ChoiceScoring(CellScoring):
             from afp_ray.evaluation.scoring import max_positions
 
             self.warnings.append(
-                f"{place}: {cut} contexts were longer than the model's {max_positions(self.model)} positions and were "
+                f"{name}: {cut} contexts were longer than the model's {max_positions(self.model)} positions and were "
                 "cut on the left"
             )
         predictions = []

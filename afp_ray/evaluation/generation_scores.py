@@ -52,14 +52,14 @@ class GenerationScoring(CellScoring):
         """The cells of one direction and language."""
         return generation_cells(direction, self.config, language=language, pivot=self.pivot, split=self.split)
 
-    def score_cell(self, cell: GenerationCell, place: str) -> list[Prediction]:
-        """The text of every example; `place` names the cell in warnings."""
+    def score_cell(self, cell: GenerationCell, name: str) -> list[Prediction]:
+        """The text of every example; `name` is that of the cell, for warnings."""
         stop = task_of(cell.task).stop(self.config.generation)
         texts, counts = self._texts([(example.demonstrations, example.prompt) for example in cell.examples], stop)
-        for name, what in _COUNTED.items():
-            if counts[name]:
+        for counter, what in _COUNTED.items():
+            if counts[counter]:
                 what = what.format(limit=self.config.generation.max_new_tokens)
-                self.warnings.append(f"{place}: {counts[name]} of {len(texts)} {what}")
+                self.warnings.append(f"{name}: {counts[counter]} of {len(texts)} {what}")
         return to_predictions(cell, texts, self._metrics(cell.task, cell.language)[0])
 
     def _texts(

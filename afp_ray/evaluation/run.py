@@ -178,10 +178,10 @@ def task_version(name: str) -> int:
 
 
 def _score_cell(scoring: Any, cell: Cell | GenerationCell) -> list[Prediction]:
-    place = f"{cell.task}/{cell.language} at {cell.shots} shots"
+    name = f"{cell.task}/{cell.language} at {cell.shots} shots"
     try:
-        predictions: list[Prediction] = scoring.score_cell(cell, place)
+        predictions: list[Prediction] = scoring.score_cell(cell, name)
     except UserError as error:
-        where = f"{place}, {error.where}" if error.where else place
+        where = f"{name}, {error.where}" if error.where else name
         raise type(error)(error.problem, where=where, allowed=error.allowed, fix=error.fix) from error
     return predictions

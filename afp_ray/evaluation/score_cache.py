@@ -86,28 +86,28 @@ class ScoreCache:
         self._task = (name, version)
 
     def find(self, asked: Mapping[str, Any], prompts: Sequence[Any]) -> tuple[Answers, Mapping[str, int]] | None:
-        """What was kept when the same was asked of the same model before, or None.
+        """What the same model answered when it was asked the same before, or None.
 
         Args:
             asked: everything beside prompts and task that decides the answers: their kind and settings.
             prompts: what is asked, as JSON, one entry per answer.
         Returns: one answer per prompt, and counts of what was cut.
         """
-        path, key = self._place(asked, prompts)
-        found = _read(path, key, len(prompts))
-        if found is not None:
+        path, key = self._entry(asked, prompts)
+        answers = _read(path, key, len(prompts))
+        if answers is not None:
             with suppress(OSError):  # a folder that cannot be written serves all the same
                 os.utime(path)
             self.num_found += 1
-        return found
+        return answers
 
     def keep(self, asked: Mapping[str, Any], prompts: Sequence[Any], answers: Answers, note: Mapping[str, int]) -> None:
         """Keep answers and counts for `find`; a disk that cannot take them is told of once."""
         self.num_made += 1
         if self._may_keep:
-            self._write(*self._place(asked, prompts), answers, note)
+            self._write(*self._entry(asked, prompts), answers, note)
 
-    def _place(self, asked: Mapping[str, Any], prompts: Sequence[Any]) -> tuple[Path, str]:
+    def _entry(self, asked: Mapping[str, Any], prompts: Sequence[Any]) -> tuple[Path, str]:
         """File and key of what is asked."""
         digest = hashlib.sha256(canonical_json(list(prompts)).encode()).hexdigest()
         key = canonical_json({**self._common, "task": self._task, "asked": dict(asked), "prompts": digest})
@@ -140,8 +140,8 @@ class ScoreCache:
 def _table(key: str, answers: Answers, note: Mapping[str, int]) -> pa.Table:
     """One row per answer; the key, the counts and a checksum of all of it stand in the head."""
     kind = pa.string() if answers and isinstance(answers[0], str) else pa.list_(pa.float64())
-    told = canonical_json(dict(note))
-    head = {_KEY: key.encode(), _NOTE: told.encode(), _CHECKSUM: _checksum(key, answers, told).encode()}
+    counts = canonical_json(dict(note))
+    head = {_KEY: key.encode(), _NOTE: counts.encode(), _CHECKSUM: _checksum(key, answers, counts).encode()}
     return pa.table({"answer": pa.array(answers, type=kind)}, metadata=head)
 
 
@@ -151,15 +151,15 @@ def _read(path: Path, key: str, count: int) -> tuple[Answers, Mapping[str, int]]
         table = pq.read_table(path, memory_map=False)
         head = table.schema.metadata or {}
         answers = [value if isinstance(value, str) else tuple(value) for value in table["answer"].to_pylist()]
-        told = head[_NOTE].decode()
-        if head[_KEY].decode() != key or head[_CHECKSUM].decode() != _checksum(key, answers, told):
+        counts = head[_NOTE].decode()
+        if head[_KEY].decode() != key or head[_CHECKSUM].decode() != _checksum(key, answers, counts):
             return None
-        return (answers, json.loads(told)) if len(answers) == count else None
+        return (answers, json.loads(counts)) if len(answers) == count else None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 
 
 def _checksum(key: str, answers: Sequence[Any], note: str) -> str:
     """SHA-256 of everything that a file holds; floats by their shortest exact form."""
-    held = canonical_json([key, note, [list(answer) if isinstance(answer, tuple) else answer for answer in answers]])
-    return hashlib.sha256(held.encode()).hexdigest()
+    content = canonical_json([key, note, [list(answer) if isinstance(answer, tuple) else answer for answer in answers]])
+    return hashlib.sha256(content.encode()).hexdigest()
