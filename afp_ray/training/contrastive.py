@@ -145,8 +145,7 @@ class ContrastiveTerm:
             self._queue.load_state_dict(state["queue"], device=self.device)
 
     def _backward_in_chunks(self, chunks: list[PackedBatch], keys: Tensor) -> Tensor:
-        # First without gradients, for the states of all pairs: the loss needs them together. Then chunk by chunk with
-        # gradients, where each chunk is given its part of the loss's gradient by its states.
+        """The three steps of the drawing above; this worker's share, without gradient."""
         random_states, chunk_states = [], []
         with torch.no_grad():
             for chunk in chunks:

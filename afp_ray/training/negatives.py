@@ -48,9 +48,7 @@ class NegativeQueue:
         if not self._rings:
             self._rings = [part.new_zeros(self._size, part.shape[1]) for part in pushed]
         num_new, end = min(len(keys), self._size), self._num_pushed + len(keys)
-        slots = (
-            torch.arange(end - num_new, end, device=keys.device) % self._size
-        )  # a ring: the newest row follows the last
+        slots = torch.arange(end - num_new, end, device=keys.device) % self._size
         for ring, part in zip(self._rings, pushed, strict=True):
             ring[slots] = part[-num_new:]
         self._num_pushed += len(keys)

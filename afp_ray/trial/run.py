@@ -159,7 +159,7 @@ def _result(
 
 
 def _write(run: _Run, result: TrialResult) -> None:
-    """Make the result durable: in `rung-<n>.json` while the trial is paused, and a finished one needs no states."""
+    """Make the result durable, as `rung-<n>.json` where the trial is paused; a finished one loses its states."""
     paths = run.paths
     run.host.fence()
     paths.incomplete.unlink(missing_ok=True)

@@ -79,9 +79,10 @@ def test_micro_batches_hold_every_sample_once_and_keep_to_their_budget(
             assert size([*held, lengths[following.start]]) > max_tokens
 
 
-def batches(**options: Any) -> TrainingBatches:
-    fields = {"batch_size": 12, "pair_batch_size": 8, "max_length": 24, "seed": 1} | options
-    return TrainingBatches(make_pairs(70), make_instructions(90), Letters(), Batching(**fields))
+def batches(*, rank: int = 0, world_size: int = 1, **options: Any) -> TrainingBatches:
+    batching = Batching(**({"batch_size": 12, "pair_batch_size": 8, "max_length": 24, "seed": 1} | options))
+    pairs, instructions = make_pairs(70), make_instructions(90)
+    return TrainingBatches(pairs, instructions, Letters(), batching, rank=rank, world_size=world_size)
 
 
 def padded_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[tuple[int, ...]]:
