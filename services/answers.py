@@ -3,20 +3,20 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from afp_ray.comparison import best, check_requirements, compare
+from afp_ray.comparison.representation import Change, changes
+from afp_ray.comparison.table import base_of
 from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.ledger import replay
+from afp_ray.planning.check import cached_fingerprints
 from afp_ray.records import Best, Comparison, Requirement
+from afp_ray.search import StudySearch, make_arms, prior_studies
 from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import find_run
 from services.kept import kept
 from services.status import fronts_answer
 from services.studies import paths_of
-
-if TYPE_CHECKING:
-    from afp_ray.comparison.representation import Change
-
 
 LIMIT_FIX = "loosen the constraint (afp resume --allow-drift), widen `tune`, or raise budget.trials"
 
@@ -38,8 +38,6 @@ def best_answer(
     limits = {"metric": metric, "language": language, "under": dict(under or {}), "max_forgetting": max_forgetting}
 
     def compute() -> Best:
-        from afp_ray.comparison import best
-
         return best(paths, metric=metric, language=language, under=under, max_forgetting=max_forgetting)
 
     try:
@@ -57,8 +55,6 @@ def best_answer(
 
 def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
     """The ablation table of one or more studies."""
-    from afp_ray.comparison import compare
-
     paths = [paths_of(storage, name) for name in names]
     found = compare(*paths)
     told = [line for study in paths for line in _arms_of_others(study)]
@@ -67,9 +63,6 @@ def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
 
 def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
     """Arms that have no row of the table, since each trial of theirs is one of another arm."""
-    from afp_ray.planning.check import cached_fingerprints
-    from afp_ray.search import StudySearch, make_arms, prior_studies
-
     study, state = read_study(paths), replay(paths.ledger)
     having = {trial.arm for trial in state.trials}
     lacking = [arm.name for arm in make_arms(study) if arm.name not in having]
@@ -86,16 +79,11 @@ def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
             yield f"arm {name} has no trials of its own, so it has no row"
 
 
-def changes_answer(paths: StudyPaths, comparison: Comparison) -> "list[Change]":
+def changes_answer(paths: StudyPaths, comparison: Comparison) -> list[Change]:
     """What the arms of a study did to sentence representations, by layer and drawn."""
-    from afp_ray.comparison.representation import changes
-    from afp_ray.comparison.table import base_of
-
     return changes(paths, comparison, base_of)
 
 
 def requirement_answer(storage: Path, names: Sequence[str], texts: Sequence[str]) -> list[Requirement]:
     """Whether each statement about two arms holds: `afp > base`."""
-    from afp_ray.comparison import check_requirements
-
     return check_requirements([paths_of(storage, name) for name in names], texts)

@@ -27,12 +27,10 @@ from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
 from services.computations import DEADLINE_S, Computations
 from services.kept import kept, mark_of
-from services.reports import answers_of
+from services.reports import report_page
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
 from services.status import all_statuses, status_of, trial_answer, trial_page
 from services.studies import paths_of
-from services.views.html import render_report
-from services.views.tables import incomplete_grids
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +260,7 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
 
         def compute() -> Page:
             paths = _known(storage, name)
-            return kept(paths, {"kind": "report"}, lambda: _report(paths), Page)
+            return kept(paths, {"kind": "report"}, lambda: Page(html=report_page(paths)), Page)
 
         return await desk.page(request, compute, name=name)
 
@@ -271,13 +269,6 @@ class Page(BaseModel):
     """A report as it is kept."""
 
     html: str
-
-
-def _report(paths: StudyPaths) -> Page:
-    table, found, _ = answers_of(paths)
-    state = replay(paths.ledger)
-    parts = incomplete_grids(paths, state.trials)
-    return Page(html=render_report(read_study(paths), status_of(paths), state, table, found, incomplete=parts))
 
 
 def _known(storage: Path, name: str) -> StudyPaths:

@@ -15,11 +15,14 @@ from pathlib import Path
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import UnavailableError, UserError
+from afp_ray.execution import cluster_auth
 from afp_ray.planning.disk import FIX as NO_ROOM
 from afp_ray.planning.disk import disk_needs, kept_bytes, size
 from afp_ray.planning.resources import FIX as GIVE_MORE
 from afp_ray.planning.resources import cluster_of, num_cpus
+from afp_ray.study import check
 from afp_ray.tracking.location import sqlite_file, tracking_uri
+from afp_ray.tracking.schema import schema_verdict
 from services.schemas import DoctorCheck
 
 # As pyproject.toml bounds them: what was tested together.
@@ -81,8 +84,6 @@ def _study(study: StudyConfig | None) -> Iterator[DoctorCheck]:
     """Whether every arm of the study could run."""
     if study is None:
         return
-    from afp_ray.study import check
-
     try:
         checked = check(study)
     except UserError as error:
@@ -95,7 +96,7 @@ def _study(study: StudyConfig | None) -> Iterator[DoctorCheck]:
 
 
 def _gpus(study: StudyConfig | None, address: str | None) -> DoctorCheck:
-    import torch
+    import torch  # takes seconds; the other checks, and the commands beside `doctor`, do not need it
 
     needed = study.runtime.gpus_per_worker * study.runtime.num_workers if study else 0.0
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -129,8 +130,6 @@ def _storage(storage: Path, study: StudyConfig | None) -> DoctorCheck:
 
 
 def _tracking(storage: Path, study: StudyConfig | None) -> DoctorCheck:
-    from afp_ray.tracking.schema import schema_verdict
-
     name, uri = "mlflow tracking", tracking_uri(study.runtime.tracking_uri if study else None, storage.resolve())
     if sqlite_file(uri) is not None:
         schema = schema_verdict(uri)
@@ -147,12 +146,10 @@ def _tracking(storage: Path, study: StudyConfig | None) -> DoctorCheck:
 
 def _token() -> DoctorCheck:
     """Whether there is the token that clusters ask for, and that nobody else on this machine reads it."""
-    from afp_ray.execution.cluster_auth import token, token_file
-
-    name, file = "ray token", token_file()
+    name, file = "ray token", cluster_auth.token_file()
     if os.environ.get("RAY_AUTH_TOKEN"):
         return DoctorCheck(name=name, verdict="OK", found="in RAY_AUTH_TOKEN")
-    if token() is None:
+    if cluster_auth.token() is None:
         is_needed = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
         fix = "ray get-auth-token --generate, or copy the cluster's token there"
         return _check(name, not is_needed, f"none in {file}", fix=fix)
@@ -171,24 +168,26 @@ def _cluster(address: str | None) -> DoctorCheck:
     name = "ray cluster"
     if not address:
         return DoctorCheck(name=name, verdict="OK", found="none given; one is started on the loopback for each study")
-    from afp_ray.execution.cluster_auth import FIX, ask, host_of, is_loopback, port_of, resolve, token
-
     if address == "local":
         return DoctorCheck(name=name, verdict="OK", found="local; one is started on the loopback for each study")
     try:
-        address = resolve(address)
+        address = cluster_auth.resolve(address)
     except UnavailableError as error:
         fix = "start one on this machine, or leave --address and RAY_ADDRESS out"
         return DoctorCheck(name=name, verdict="FAIL", found=str(error), fix=fix)
-    host, port = host_of(address), port_of(address)
+    host, port = cluster_auth.host_of(address), cluster_auth.port_of(address)
     if port is None or not _listens(host, port):
         fix = "start the cluster, or leave --address and RAY_ADDRESS out"
         return DoctorCheck(name=name, verdict="FAIL", found=f"nobody listens at {address}", fix=fix)
-    stranger = ask(address)
+    stranger = cluster_auth.ask(address)
     found = f"{address} to a stranger: {stranger.words}"
-    if not is_loopback(host) and stranger.kind != "token":
-        return DoctorCheck(name=name, verdict="FAIL", found=found, fix=FIX)
-    known = ask(address, bearer=token()) if stranger.kind == "token" and token() else stranger
+    if not cluster_auth.is_loopback(host) and stranger.kind != "token":
+        return DoctorCheck(name=name, verdict="FAIL", found=found, fix=cluster_auth.FIX)
+    known = (
+        cluster_auth.ask(address, bearer=cluster_auth.token())
+        if stranger.kind == "token" and cluster_auth.token()
+        else stranger
+    )
     if known.kind == "token":
         fix = "write the cluster's token to ~/.ray/auth_token (chmod 600), or set RAY_AUTH_TOKEN"
         found += "; to us as well"

@@ -4,10 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from afp_ray.config import StudyConfig
+from afp_ray.data.quality.report import FilterReport, LanguageReport
 from afp_ray.data.rows import Instruction, TranslationPair
+from afp_ray.data.tokens import JOINT
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES
 from afp_ray.planning.recipe import draw, read, read_reports, recipe_of, trained_recipes, unread_files
@@ -29,9 +33,6 @@ from services.schemas import (
     Truncation,
 )
 
-if TYPE_CHECKING:
-    from afp_ray.data.quality.report import FilterReport, LanguageReport
-
 NUM_SAMPLES = 10
 _CHUNK = 2048
 What = Literal["pairs", "prompts", "responses"]
@@ -43,7 +44,7 @@ def inspect_answer(study: StudyConfig, *, arm: str | None = None) -> InspectAnsw
 
     Raises: UserError for an arm, a source or a tokenizer that cannot be read.
     """
-    from afp_ray.models.load import load_tokenizer
+    from afp_ray.models.load import load_tokenizer  # torch and transformers, which the other answers do not need
 
     recipe = recipe_of(study, arm)
     rows = read(recipe)
@@ -184,8 +185,6 @@ def _lengths(what: What, code: str, texts: Sequence[str], tokenizer: Any) -> Tex
 
 def spread(values: Sequence[int]) -> Spread:
     """Mean, median, 95th percentile and largest of one or more lengths."""
-    import numpy as np
-
     middle, high = np.quantile(values, [0.5, 0.95])
     return Spread(mean=float(np.mean(values)), p50=float(middle), p95=float(high), max=max(values))
 
@@ -222,8 +221,6 @@ def _truncation(drawn: DrawnRows, order: Sequence[str], tokenizer: Any, limit: i
 
 
 def _cut_instructions(code: str, rows: Sequence[Instruction], tokenizer: Any, limit: int) -> Truncation:
-    from afp_ray.data.tokens import JOINT
-
     prompts = [len(ids) for ids in _ids([row.prompt for row in rows], tokenizer)]
     wholes = [
         len(ids) + (1 if not len(ids) or ids[-1] != tokenizer.eos_token_id else 0)
@@ -304,7 +301,7 @@ def filter_answer(study: StudyConfig, *, arm: str | None = None) -> FilterAnswer
     )
 
 
-def num_dropped(report: "FilterReport | None") -> int | None:
+def num_dropped(report: FilterReport | None) -> int | None:
     """Pairs and instructions that the filter took out; None where there is none."""
     if report is None:
         return None
@@ -312,7 +309,7 @@ def num_dropped(report: "FilterReport | None") -> int | None:
     return pairs + report.num_instructions_read - report.num_instructions_kept
 
 
-def _reasons(kind: Kind, language: str, row: "LanguageReport") -> Iterator[FilterReason]:
+def _reasons(kind: Kind, language: str, row: LanguageReport) -> Iterator[FilterReason]:
     for reason, count in row.dropped.most_common():
         examples = tuple(DroppedExample(sides=sides) for sides in row.examples.get(reason, ()))
         yield FilterReason(language=language, kind=kind, reason=reason, dropped=count, examples=examples)

@@ -1,16 +1,18 @@
 """The report of a study: its page and its tables, made from the answers and written beside its ledger."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from afp_ray.comparison.representation import Change
 from afp_ray.errors import AfpError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, StudyState
 from afp_ray.redaction import redact, redact_json
 from afp_ray.store import StudyPaths, read_study, write_atomic
 from services.answers import best_answer, changes_answer, comparison_answer
-from services.output import note
 from services.status import status_of
 from services.views.formats import FORMATS
+from services.views.html import render_report
 from services.views.tables import (
     incomplete_grids,
 )
@@ -24,23 +26,42 @@ def answers_of(paths: StudyPaths) -> tuple[Comparison | None, Best | None, AfpEr
         return None, None, error
 
 
-def write_reports(paths: StudyPaths, state: StudyState | None = None, *, quiet: bool = False) -> list[Path]:
-    """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all."""
-    from services.views.html import render_report
+def report_page(paths: StudyPaths) -> str:
+    """The page of a study as it is now, without the drawings of representations."""
+    comparison, best, _ = answers_of(paths)
+    return _page(paths, replay(paths.ledger), comparison, best, ())
 
+
+def write_reports(
+    paths: StudyPaths, state: StudyState | None = None, *, say: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all.
+
+    Args:
+        paths: the study.
+        state: of its ledger; spares the reading.
+        say: called with a line on tables that there are not yet.
+    Returns: the files.
+    """
     state = state or replay(paths.ledger)
     comparison, best, error = answers_of(paths)
-    found = changes_answer(paths, comparison) if comparison is not None else []
-    parts = incomplete_grids(paths, state.trials)
-    page = render_report(read_study(paths), status_of(paths, state), state, comparison, best, found, incomplete=parts)
-    write_atomic(paths.report, page)
-    written = [paths.report]
+    changes = changes_answer(paths, comparison) if comparison is not None else []
+    write_atomic(paths.report, _page(paths, state, comparison, best, changes))
+    files = [paths.report]
     if comparison is not None:
         for suffix, render in FORMATS.items():
             text = render(comparison)
             text = redact_json(text, indent=2) if suffix == "json" else redact(text)
             write_atomic(paths.comparison(suffix), text)
-            written.append(paths.comparison(suffix))
-    elif error is not None and not quiet:
-        note(f"note   the report has no table yet: {str(error).splitlines()[0]}")
-    return written
+            files.append(paths.comparison(suffix))
+    elif error is not None:
+        say(f"note   the report has no table yet: {str(error).splitlines()[0]}")
+    return files
+
+
+def _page(
+    paths: StudyPaths, state: StudyState, comparison: Comparison | None, best: Best | None, changes: Sequence[Change]
+) -> str:
+    incomplete = incomplete_grids(paths, state.trials)
+    status = status_of(paths, state)
+    return render_report(read_study(paths), status, state, comparison, best, changes, incomplete=incomplete)

@@ -15,17 +15,6 @@ from afp_ray.records import (
 )
 from afp_ray.records.plans import UnreadFiles
 
-__all__ = [
-    "Health",
-    "JobResult",
-    "Problem",
-    "StudyDetail",
-    "StudyStatus",
-    "Submission",
-    "TrialDetail",
-    "TrialPage",
-]
-
 
 class Health(StrictModel):
     """`GET /v1/health`."""
@@ -402,3 +391,14 @@ class FilterAnswer(StrictModel):
     """Instructions that were not among the best scored ones."""
     languages: tuple[FilterLanguage, ...]
     reasons: tuple[FilterReason, ...]
+
+
+class Reproduction(StrictModel):
+    """A finished trial that was run again (`afp reproduce`)."""
+
+    trial_id: str
+    reproduced: bool
+    """Whether every score is there again and within the tolerance."""
+    largest_difference: float
+    scores: dict[str, float]
+    """Absolute difference of each score."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from afp_ray.errors import UserError
 from afp_ray.ledger import holder, replay
@@ -125,8 +126,6 @@ def _arms(state: StudyState, sign: int) -> list[ArmStatus]:
 
 def _running(paths: StudyPaths, trial: TrialRecord) -> RunningTrial:
     """Where a trial at work is, from its progress file."""
-    from pydantic_core import from_json
-
     try:
         content = from_json(paths.trial(trial.trial_id).progress.read_bytes())
         progress = {key: content[key] for key in ("stage", "done", "total", "metrics")}

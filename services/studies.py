@@ -88,7 +88,7 @@ def load(
         small: take its small form.
     Raises: ConfigError for a study that is not there or not as it should be.
     """
-    from afp_ray.config.load import load_study
+    from afp_ray.config.load import load_study  # the YAML library, which answers about finished studies do not need
 
     overrides = [*(sets or []), *([f"runtime.executor={executor}"] if executor else [])]
     return load_study(find(study), overrides, small=small)

@@ -19,7 +19,10 @@ from pydantic import ValidationError
 
 from afp_ray.config import StudyConfig, flatten
 from afp_ray.errors import ConfigError
+from afp_ray.execution.cluster_auth import require_token
 from afp_ray.ledger import study_hash
+from afp_ray.redaction import redact
+from afp_ray.search import make_arms
 from afp_ray.store import write_json
 from services.output import AWAY, COMPLETE, SIGINT, SIGTERM, note, say, say_json
 from services.schemas import RESULT_MARK, JobResult, Submission
@@ -56,9 +59,6 @@ def submit(
     Raises: ConfigError, UnavailableError.
     """
     require_dashboard(address)
-    from afp_ray.execution.cluster_auth import require_token
-    from afp_ray.search import make_arms
-
     make_arms(study)
     refuse_secrets(study, storage)
     require_token(address, allow_open=allow_open)
@@ -256,8 +256,6 @@ def refuse_secrets(study: StudyConfig, storage: str | None) -> None:
 
     Raises: ConfigError naming the field; the value is not repeated.
     """
-    from afp_ray.redaction import redact
-
     for field, value in {**flatten(study.model_dump(mode="json")), "--storage": storage}.items():
         for _, text in _texts(field, value):
             if redact(text) != text:

@@ -2,10 +2,8 @@
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +14,17 @@ from afp_ray.comparison.metric import measure_under
 from afp_ray.comparison.published import BASELINES, CellKey, is_same_model, load_published
 from afp_ray.comparison.wording import adjust
 from afp_ray.config import SPLITS, TrialConfig, flatten, nest, trial_id
+from afp_ray.config.evaluation import Split
 from afp_ray.config.load import load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.methods import METHODS
 from afp_ray.records import Difference, Host, Score, TrialRequest, TrialResult
-from afp_ray.reporter import Pace
+from afp_ray.reporter import Reporter
 from afp_ray.store import StudyPaths, TrialPaths, read_result, write_json
-from services.output import note, say, say_json
-from services.schemas import EvalAnswer, EvalCell
-from services.views.live import clock
-from services.views.results import show_eval
+from afp_ray.trial.check import check_trial, fingerprints
+from afp_ray.trial.run import run_trial
+from services.schemas import EvalAnswer, EvalCell, Reproduction
 
 _SETTABLE = ("evaluation.", "model.", "data.pivot")
 _Key = tuple[str, str, str, int, str]
@@ -183,102 +181,68 @@ def _masks(arm: ConfirmedArm) -> Callable[[Score], NDArray[np.bool_]]:
     return mask
 
 
-class LineReporter:
-    """A `Reporter` that says once in a while how far a trial is."""
-
-    def __init__(self, interval_s: float = 5.0) -> None:
-        self._interval_s, self._said_at, self._stage = interval_s, 0.0, ""
-        self._pace = Pace()
-
-    def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
-        """Print the stage, unless it was printed within the interval."""
-        now, left_s = time.monotonic(), self._pace.left_s(stage, done, total)
-        if stage == self._stage and now - self._said_at < self._interval_s:
-            return
-        self._stage, self._said_at = stage, now
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        eta = f"  eta {clock(left_s)}" if left_s else ""
-        note(f"{stage} {done}/{total}{eta}  {numbers}".rstrip())
-
-
-def run_single(file: str, sets: list[str], storage: Path, *, as_json: bool) -> TrialResult:
+def run_file(file: str, sets: Sequence[str], storage: Path, *, reporter: Reporter) -> TrialResult:
     """Run one trial file in this process; its folder is `<storage>/trials/<trial id>`."""
-    return _run_and_show(load_trial(file, sets, methods=METHODS), storage, as_json=as_json)
+    config = load_trial(file, sets, methods=METHODS)
+    check_trial(config)
+    return _run(config, storage, splits=("validation", "test"), reporter=reporter)
 
 
-def evaluate_model(
+def evaluate(
     config: TrialConfig,
     storage: Path,
     *,
+    reporter: Reporter,
     base: TrialConfig | None = None,
-    splits: Sequence[Literal["validation", "test"]] = ("validation", "test"),
+    splits: Sequence[Split] = ("validation", "test"),
     all_published: bool = False,
-    as_json: bool = False,
 ) -> EvalAnswer:
-    """Score any causal LM as it is: a trial of the method `base`, kept and found again like every other.
+    """Score any causal LM as it is: a trial of the method `base`, stored and found again like every other.
 
     Args:
-        config: what is scored, of `services.evaluating.eval_config`.
+        config: what is scored, of `eval_config`.
         storage: its folder is `<storage>/trials/<trial id>`.
+        reporter: hears how far it is.
         base: another model on the same rows.
         splits: rows to score.
-        all_published: whether published values of other checkpoints are shown too.
-        as_json: answer as JSON.
+        all_published: whether published values of other checkpoints are given too.
     Raises: UserError for a model, task, language or file that cannot be scored.
     """
-    from afp_ray.trial.check import check_trial
-
-    for one in (config, base) if base is not None else (config,):
-        check_trial(one, splits=splits)
-    result = _run(config, storage, splits=splits)
-    other = _run(base, storage, splits=splits) if base is not None else None
+    for model in (config, base) if base is not None else (config,):
+        check_trial(model, splits=splits)
+    result = _run(config, storage, splits=splits, reporter=reporter)
+    other = _run(base, storage, splits=splits, reporter=reporter) if base is not None else None
     root = storage.resolve()
-    answer = eval_answer(result, StudyPaths(root.parent, root.name), base=other, all_published=all_published)
-    say_json(answer) if as_json else show_eval(answer)
-    return answer
+    return eval_answer(result, StudyPaths(root.parent, root.name), base=other, all_published=all_published)
 
 
-def reproduce(identity: str, storage: Path, *, tolerance: float, as_json: bool) -> bool:
+def reproduce(identity: str, storage: Path, *, tolerance: float, reporter: Reporter) -> Reproduction:
     """Run a stored trial again from its own configuration, elsewhere, and compare every score.
 
     Args:
         identity: trial id, or the first digits of one.
         storage: folder of the studies.
         tolerance: largest difference of a score that still counts as the same.
-        as_json: answer as JSON.
-    Returns: whether every score is within `tolerance`.
+        reporter: hears how far it is.
     Raises: ConfigError when no stored trial, or more than one, has that id.
     """
     stored = _stored_trial(identity, storage)
     config = TrialConfig.model_validate(stored.config)
-    from afp_ray.trial.check import check_trial
-    from afp_ray.trial.run import run_trial
-
     check_trial(config)
     with tempfile.TemporaryDirectory(prefix="afp-reproduce-") as folder:
         splits = tuple(split for split in SPLITS if split in stored.splits)
         request = TrialRequest(config=config, trial_id=stored.trial_id, splits=splits)
         host = Host(
-            reporter=LineReporter(),
+            reporter=reporter,
             num_threads=int(stored.environment.get("threads", "1")),  # sums round otherwise with another number
             caches_scores=False,  # what was answered before proves nothing
         )
         again = run_trial(request, Path(folder), host)
     assert again is not None
-    differences = _changes_of_scores(stored, again)
-    worst = max(differences.values(), default=0.0)
-    is_same = worst <= tolerance and len(differences) == len(stored.scores)
-    if as_json:
-        say_json(
-            {"trial_id": stored.trial_id, "reproduced": is_same, "largest_difference": worst, "scores": differences}
-        )
-        return is_same
-    for name, difference in differences.items():
-        if difference > tolerance:
-            say(f"{name} differs by {difference:.4g}")
-    verdict = "reproduced" if is_same else "NOT reproduced"
-    say(f"{stored.trial_id}  {verdict}: {len(differences)} scores, largest difference {worst:.3g} of {tolerance:g}")
-    return is_same
+    differences = _score_differences(stored, again)
+    largest = max(differences.values(), default=0.0)
+    is_same = largest <= tolerance and len(differences) == len(stored.scores)
+    return Reproduction(trial_id=stored.trial_id, reproduced=is_same, largest_difference=largest, scores=differences)
 
 
 def _stored_trial(identity: str, storage: Path) -> TrialResult:
@@ -293,7 +257,7 @@ def _stored_trial(identity: str, storage: Path) -> TrialResult:
     return read_result(files[0])
 
 
-def _changes_of_scores(stored: TrialResult, again: TrialResult) -> dict[str, float]:
+def _score_differences(stored: TrialResult, again: TrialResult) -> dict[str, float]:
     def by_name(result: TrialResult) -> dict[str, float]:
         return {
             f"{score.split} {score.task}/{score.language} {score.shots}-shot {score.metric}": score.value
@@ -304,38 +268,11 @@ def _changes_of_scores(stored: TrialResult, again: TrialResult) -> dict[str, flo
     return {name: abs(value - ours[name]) for name, value in by_name(stored).items() if name in ours}
 
 
-def _run_and_show(config: TrialConfig, storage: Path, *, as_json: bool) -> TrialResult:
-    from afp_ray.trial.check import check_trial
-
-    check_trial(config)
-    result = _run(config, storage, splits=("validation", "test"))
-    if as_json:
-        say_json(result)
-        return result
-    for score in result.scores:
-        say(_score_line(score))
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    say(f"{result.trial_id}  {result.seconds:.1f} s   {storage / 'trials' / result.trial_id}")
-    return result
-
-
-def _run(config: TrialConfig, storage: Path, *, splits: Sequence[Literal["validation", "test"]]) -> TrialResult:
-    from afp_ray.trial.check import fingerprints
-    from afp_ray.trial.run import run_trial
-
+def _run(config: TrialConfig, storage: Path, *, splits: Sequence[Split], reporter: Reporter) -> TrialResult:
     identity = trial_id(config, fingerprints(config))
     folder = storage / "trials" / identity
     write_json(TrialPaths(folder).config, config.model_dump(mode="json"))
     request = TrialRequest(config=config, trial_id=identity, splits=tuple(splits))
-    result = run_trial(request, folder, Host(reporter=LineReporter()))
+    result = run_trial(request, folder, Host(reporter=reporter))
     assert result is not None
     return result
-
-
-def _score_line(score: Score) -> str:
-    name = f"{score.task}/{score.shots}" if score.task != "retrieval" else score.task
-    error = f" ±{score.standard_error:.4f}" if score.standard_error is not None else ""
-    signature = f"  {score.signature}" if score.signature else ""
-    value = f"{score.metric:<12} {score.value:.4f}{error}  n {score.n}"
-    return f"{score.split:<10} {name:<14} {score.language:<3} {value}{signature}"

@@ -94,7 +94,8 @@ def commands_page() -> str:
 def _commands(command: Any, path: str) -> list[str]:
     context = click.Context(command, info_name=path)
     if hasattr(command, "commands"):
-        return [line for name, inner in command.commands.items() for line in _commands(inner, f"{path} {name}")]
+        inner = {name: command.resolve_command(context, [name])[1] for name in command.commands}  # loads its module
+        return [line for name in inner for line in _commands(inner[name], f"{path} {name}")]
     lines = [f"## `{path}`", "", " ".join((command.help or "").split()), ""]
     for parameter in command.params:
         record = parameter.get_help_record(context) if parameter.param_type_name == "option" else None

@@ -1,4 +1,4 @@
-"""The verb `afp submit`: a study as a job of a Ray cluster."""
+"""The commands about machines: `submit` to a cluster, `serve` from this machine, and `doctor`."""
 
 import os
 from typing import Annotated
@@ -6,9 +6,16 @@ from typing import Annotated
 import typer
 
 from afp_ray.errors import ConfigError
-from services.commands.options import AllowOpen, Drift, Json, Sets, Small, StudyFile
+from services.commands.options import Address, AllowOpen, Drift, Json, Sets, Small, Storage, StudyFile
+from services.doctor import examine
+from services.output import USAGE, say, say_json
+from services.studies import load, storage_folder
+from services.submission import submit as submit_study
+
+app = typer.Typer(rich_markup_mode=None)
 
 
+@app.command()
 def submit(
     study: StudyFile,
     address: Annotated[
@@ -25,9 +32,6 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run a study as a job of a Ray cluster and follow it; a study that is submitted again finds its job."""
-    from services.studies import load
-    from services.submission import submit as submit_study
-
     dashboard = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not dashboard:
         raise ConfigError(
@@ -42,4 +46,35 @@ def submit(
         detach=detach,
         as_json=as_json,
     )
-    raise SystemExit(code)  # as in `services.cli`: 130 of a study is its own
+    raise SystemExit(code)  # as in `commands.study`: 130 of a study is its own
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; only this machine's own.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    storage: Storage = None,
+) -> None:
+    """Serve the same answers over HTTP under /v1, on this machine alone."""
+    from services.server import serve as listen  # the web libraries, which the other commands do not need
+
+    listen(storage_folder(storage), host=host, port=port)
+
+
+@app.command()
+def doctor(
+    study: Annotated[str | None, typer.Argument(help="A study file whose needs are looked at as well.")] = None,
+    storage: Storage = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Check versions, GPUs, disk, tracking and cluster, each with its fix; 2 when something would not work."""
+    checks = examine(storage_folder(storage), address=address, study=load(study) if study else None)
+    if as_json:
+        say_json(list(checks))
+    for check in () if as_json else checks:
+        say(f"{check.verdict:<5} {check.name:<16} {check.found}")
+        if check.fix and check.verdict != "OK":
+            say(f"      {'':<16} fix: {check.fix}")
+    if any(check.verdict == "FAIL" for check in checks):
+        raise typer.Exit(USAGE)

@@ -1,14 +1,103 @@
-"""The verb of the command line that hands a study to other programs: `export`."""
+"""The commands that answer from finished trials: `best`, `compare`, `report` and `export`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from afp_ray.errors import ConfigError
+from afp_ray.ledger import replay
+from afp_ray.search import make_arms
+from afp_ray.search.optuna_export import write_mirror
+from afp_ray.store import StudyPaths, read_study
+from afp_ray.tracking.location import read_runs
+from services.answers import best_answer, comparison_answer, requirement_answer
 from services.commands.options import Json, Storage, StudyName
-from services.output import say, say_json
+from services.output import GATE, note, plain, say, say_json, say_json_text
+from services.reports import write_reports
+from services.schemas import OptunaExport
+from services.studies import paths_of, storage_folder
+from services.views.formats import FORMATS
+from services.views.results import show_best, show_comparison, show_pareto, show_requirements
+
+app = typer.Typer(rich_markup_mode=None)
 
 
+@app.command()
+def best(
+    study: StudyName,
+    metric: Annotated[str | None, typer.Option(help="mean, pivot_mean, a task, TASK/LANGUAGE, retrieval@1 ...")] = None,
+    language: Annotated[str | None, typer.Option(help="Choose by this language alone.")] = None,
+    under: Annotated[list[str] | None, typer.Option(help="A limit of one training: gpu_hours=2, seconds=600.")] = None,
+    max_forgetting: Annotated[
+        float | None, typer.Option(min=0, help="Leave out arms that lose more points than this in the pivot language.")
+    ] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Show every arm by score and cost too.")] = False,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Show the best configuration with its interval, its difference to base and how to reproduce it."""
+    answer = best_answer(
+        storage_folder(storage),
+        study,
+        metric=metric,
+        language=language,
+        under=dict(_limit(text) for text in under or []),
+        max_forgetting=None if max_forgetting is None else max_forgetting / 100,
+    )
+    if as_json:
+        say_json(answer)
+        return
+    show_best(answer)
+    if pareto:
+        show_pareto(answer)
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(help="Names of studies that were run.")],
+    form: Annotated[str | None, typer.Option("--format", help="md, tex, csv or json instead of a table.")] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="'afp > base' (better) or 'mcl >= afp' (not worse); end with 7 when it does not hold."),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Show the ablation table: arms by language, differences to base, significance."""
+    if form is not None and form not in FORMATS:
+        raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS))
+    folder = storage_folder(storage)
+    requirements = requirement_answer(folder, studies, require) if require else []
+    answer = comparison_answer(folder, studies)
+    if as_json or form == "json":
+        say_json_text(FORMATS["json"](answer).rstrip("\n"), indent=2)
+    elif form is not None:
+        sys.stdout.write(plain(FORMATS[form](answer)))
+    else:
+        show_comparison(answer)
+        show_requirements(requirements)
+    for requirement in requirements:
+        if not requirement.ok:
+            note(f"error  not met: {requirement.text}: {requirement.verdict}")
+    if not all(requirement.ok for requirement in requirements):
+        raise typer.Exit(GATE)
+
+
+@app.command()
+def report(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Write the HTML report and the tables of a study."""
+    files = write_reports(paths_of(storage_folder(storage), study), say=note)
+    if as_json:
+        say_json({"files": [str(path) for path in files]})
+    else:
+        for path in files:
+            say(str(path))
+
+
+@app.command()
 def export(
     study: StudyName,
     optuna: Annotated[
@@ -18,9 +107,6 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the trials of a study as Optuna studies, one per arm, for instance for optuna-dashboard."""
-    from services.exporting import export_optuna
-    from services.studies import paths_of, storage_folder
-
     file = Path(optuna).expanduser().resolve()
     written = export_optuna(paths_of(storage_folder(storage), study), file)
     if as_json:
@@ -32,3 +118,33 @@ def export(
     if written.left_out:
         say(f"  {written.left_out} trials left out: their parameters are outside the space that the study has now")
     say(f"open it: {written.open_with}")
+
+
+def export_optuna(paths: StudyPaths, file: Path) -> OptunaExport:
+    """Bring the Optuna studies of a study in a journal file up to date with its ledger.
+
+    Raises: ConfigError when the file holds something else, UnavailableError when it cannot be written.
+    """
+    study = read_study(paths)
+    runs = read_runs(paths)
+    shown = {
+        trial_id: {"mlflow_run_id": str(run), "mlflow_tracking_uri": str(runs.get("tracking_uri", ""))}
+        for trial_id, run in runs.get("runs", {}).items()
+    }
+    written = write_mirror(file, study, make_arms(study), replay(paths.ledger).trials, attributes=shown)
+    return OptunaExport(
+        file=str(file),
+        studies=written.studies,
+        trials=written.num_trials,
+        changed=written.num_changed,
+        left_out=written.num_left_out,
+        open_with=f"optuna-dashboard {shlex.quote(str(file))} --host 127.0.0.1",
+    )
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no limit", where="--under", fix="write --under gpu_hours=2") from error

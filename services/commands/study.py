@@ -1,35 +1,190 @@
-"""The verbs that run a study, and the block of answers that they end with."""
+"""The commands that plan a study, run it, stop it and show it in MLflow; a run ends with a block of answers."""
 
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+import afp_ray.study
 from afp_ray.config import StudyConfig
-from afp_ray.errors import ConfigError
-from afp_ray.ledger import holder, replay
+from afp_ray.errors import ConfigError, ModelError
+from afp_ray.execution.cluster_auth import num_nodes, require_token, resolve
+from afp_ray.execution.stop import request_stop
+from afp_ray.ledger import holder, mend, replay
+from afp_ray.planning.check import fetch_models, require_not_begun
 from afp_ray.planning.disk import require_room
+from afp_ray.planning.plan import planned_trials
 from afp_ray.planning.resources import cluster_of, require_here
-from afp_ray.records import Best, StudyState, TrialStatus
+from afp_ray.records import StudyState, TrialStatus
 from afp_ray.remote.place import place_of
 from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import open_command, tracking_uri
-from services.output import BUDGET, SIGINT, SIGTERM, exit_code_of_study, note, say, say_json_text
+from services.commands.options import (
+    Address,
+    AllowOpen,
+    Attach,
+    Drift,
+    ExecutorName,
+    Json,
+    Sets,
+    Small,
+    Storage,
+    StudyFile,
+    StudyName,
+)
+from services.output import BUDGET, GATE, SIGINT, SIGTERM, exit_code_of_study, note, say, say_json, say_json_text
 from services.reports import answers_of, write_reports
 from services.schemas import RESULT_MARK, JobResult
 from services.status import status_of
+from services.studies import is_file_name, load, paths_of, storage_folder
 from services.views.live import LineProgress, LiveProgress
 from services.views.results import show_best, show_comparison
-from services.views.tables import (
-    incomplete_grids,
-)
+from services.views.tables import incomplete_grids
 from services.views.terminal import console, to_terminal
+from services.views.text import show_plan
 
 MAX_INCOMPLETE = 3
 """Failed trials whose scores are shown at the end of a run; all are in the report."""
 
+app = typer.Typer(rich_markup_mode=None)
 
+
+@app.command()
+def demo(
+    storage: Storage = None,
+    sets: Sets = None,
+    executor: ExecutorName = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Run the demonstration study: embedded corpus and model, offline, on two CPU cores."""
+    folder = storage_folder(storage)
+    raise SystemExit(run_and_show(load("demo", sets, executor=executor), folder, address=address, as_json=as_json))
+
+
+@app.command()
+def plan(
+    study: StudyFile,
+    storage: Storage = None,
+    sets: Sets = None,
+    small: Small = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with 7 when training has whole evaluation rows, or long runs of them.")
+    ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Estimate the cost from a few steps that are run here now.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."""
+    answer = afp_ray.study.plan(load(study, sets, small=small), storage_folder(storage), probe=probe)
+    say_json(answer) if as_json else show_plan(answer, f"{study} --small" if small else study)
+    if strict and any(report.suspect for report in answer.overlap):
+        note("error  training has text of evaluation rows, and --strict was asked")
+        raise typer.Exit(GATE)
+
+
+@app.command()
 def run(
+    study: StudyFile,
+    storage: Storage = None,
+    sets: Sets = None,
+    executor: ExecutorName = None,
+    address: Address = None,
+    small: Small = False,
+    allow_drift: Drift = False,
+    attach: Attach = False,
+    allow_open: AllowOpen = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study, or continue it; finished trials are never trained again."""
+    folder = storage_folder(storage)
+    code = run_and_show(
+        load(study, sets, executor=executor, small=small),
+        folder,
+        address=address,
+        allow_drift=allow_drift,
+        allow_open=allow_open,
+        attach=attach,
+        as_json=as_json,
+    )
+    raise SystemExit(code)  # the library would end with an interrupted study's code as if Ctrl-C had ended the command
+
+
+@app.command()
+def resume(
+    study: Annotated[str, typer.Argument(help="Name of a study that was run, or its file.")],
+    storage: Storage = None,
+    sets: Sets = None,
+    executor: ExecutorName = None,
+    address: Address = None,
+    small: Small = False,
+    allow_drift: Drift = False,
+    attach: Attach = False,
+    allow_open: AllowOpen = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First set lines of the ledger aside that are damaged; a copy is kept.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a study after any interruption; trials whose files are lost or altered run again."""
+    folder = storage_folder(storage)
+    if repair:
+        num_aside = mend(paths_of(folder, study))
+        note(f"{num_aside} damaged lines of the ledger were set aside" if num_aside else "the ledger is whole")
+    file = study
+    if not is_file_name(study):
+        if small:
+            raise ConfigError(
+                f"{study} is continued as it was run",
+                where="--small",
+                fix=f"afp resume {study.removesuffix('-small')}-small",
+            )
+        file = str(paths_of(folder, study).study)  # its own copy, which reads like any other study file
+    code = run_and_show(
+        load(file, sets, executor=executor, small=small),
+        folder,
+        address=address,
+        allow_drift=allow_drift,
+        allow_open=allow_open,
+        attach=attach,
+        as_json=as_json,
+    )
+    raise SystemExit(code)
+
+
+@app.command()
+def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Ask the driver of a study to end after the running trials."""
+    driver = request_stop(paths_of(storage_folder(storage), study))
+    if as_json:
+        say_json({"study": study, "asked": driver})
+    elif driver is None:
+        say(f"nobody drives {study}; there is nothing to stop")
+    else:
+        say(f"asked pid {driver.get('pid')} on {driver.get('host')} to stop; running trials finish first")
+        say(f"continue later: afp resume {study}")
+
+
+@app.command()
+def sync(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Write into MLflow what it missed; harmless to repeat."""
+    from afp_ray.tracking.projector import sync as sync_study  # MLflow, which takes seconds to import
+
+    paths = paths_of(storage_folder(storage), study)
+    changed, uri = sync_study(read_study(paths), paths)
+    if as_json:
+        say_json({"study": study, "tracking_uri": uri, "runs_changed": changed})
+    else:
+        say(f"{changed} runs written to {uri}" if changed else f"{uri} is up to date")
+        say(open_command(uri))
+
+
+def run_and_show(
     study: StudyConfig,
     storage: Path,
     *,
@@ -43,68 +198,80 @@ def run(
 
     Under a Ray job, and where `attach` says so, a study that another driver holds is followed to its end.
     """
-    from afp_ray.planning.check import fetch_models, require_not_begun
-    from afp_ray.planning.plan import planned_trials
-    from afp_ray.study import check, run_or_follow
-    from afp_ray.study import run as run_study
-
     paths = StudyPaths(storage, study.name)
-    is_free = holder(paths) is None
-    if is_free and not cluster_of(study.runtime, address) and not _is_complete(paths):
-        require_here(study.runtime)
-    unloadable = check(study).unloadable
-    address = checked_address(study, storage, address, allow_open=allow_open)
-    if address is None:  # the nodes of a cluster have caches of their own
-        told = "what the local hub cache lacks is fetched"
-        unloadable = fetch_models(study, unloadable, on_fetch=lambda name: note(f"model  {name}: {told}"))
-    require_not_begun(paths, unloadable)
-    for arm, error in unloadable.items():
-        note(f"warning  arm {arm} fails, the others run: {error.problem}")
-    if is_free and not _is_complete(paths):
-        for line in require_room(study, storage, unloadable=unloadable, converts=address is None):
-            note(f"warning  {line}")
-    is_live = sys.stdout.isatty() and not as_json
+    address, unloadable = _prepare(study, paths, address, allow_open=allow_open)
     num_expected = planned_trials(study, unloadable)
+    is_live = sys.stdout.isatty() and not as_json
     progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
 
-    def drive_it() -> StudyState:
-        return run_study(
+    def drive() -> StudyState:
+        return afp_ray.study.run(
             study,
             paths,
             unloadable=unloadable,
             address=address,
             allow_drift=allow_drift,
             on_event=[progress],
-            on_end=lambda state: write_reports(paths, state, quiet=True),
+            on_end=lambda state: write_reports(paths, state),
         )
 
     may_follow = (attach or is_ray_job()) and place_of(storage) is None  # else its ledger is seen now and then only
     with progress:
-        state = run_or_follow(study, paths, drive_it, on_event=[progress], say=note) if may_follow else drive_it()
+        if may_follow:
+            state = afp_ray.study.run_or_follow(study, paths, drive, on_event=[progress], say=note)
+        else:
+            state = drive()
     code = exit_code_of_study(state)
+    _show_end(study, paths, state, code, as_json=as_json)
+    return code
+
+
+def _prepare(
+    study: StudyConfig, paths: StudyPaths, address: str | None, *, allow_open: bool
+) -> tuple[str | None, Mapping[str, ModelError]]:
+    """Check the study, this machine and the cluster, and fetch models; warns of arms that will fail.
+
+    Returns: the cluster's address, None for one that starts here; by arm, why its model cannot be loaded.
+    """
+    # What another driver runs, or what is complete, asks nothing of this machine.
+    runs_here = holder(paths) is None and not (paths.ledger.is_file() and replay(paths.ledger).is_complete)
+    if runs_here and not cluster_of(study.runtime, address):
+        require_here(study.runtime)
+    unloadable = afp_ray.study.check(study).unloadable
+    address = checked_address(study, paths.storage, address, allow_open=allow_open)
+    if address is None:  # the nodes of a cluster have caches of their own
+        why = "what the local hub cache lacks is fetched"
+        unloadable = fetch_models(study, unloadable, on_fetch=lambda name: note(f"model  {name}: {why}"))
+    require_not_begun(paths, unloadable)
+    for arm, error in unloadable.items():
+        note(f"warning  arm {arm} fails, the others run: {error.problem}")
+    if runs_here:
+        for line in require_room(study, paths.storage, unloadable=unloadable, converts=address is None):
+            note(f"warning  {line}")
+    return address, unloadable
+
+
+def _show_end(study: StudyConfig, paths: StudyPaths, state: StudyState, code: int, *, as_json: bool) -> None:
+    """The last block of a run; for a Ray job a line for programs too, which read its log."""
     if as_json:
         status = status_of(paths, state)
         say_json_text(json.dumps({"exit_code": code, "status": status.model_dump(mode="json")}, ensure_ascii=False))
-    elif code in (SIGINT, SIGTERM):
+        return
+    if code in (SIGINT, SIGTERM):
         say(saved_line(state))
     else:
         summarize(paths, state)
         if code == BUDGET:
             say(budget_line(study, state))
-    if is_ray_job() and not as_json:
-        result = JobResult(exit_code=code, status=status_of(paths, state), best=best_of(paths))
+    if is_ray_job():
+        _, best, _ = answers_of(paths)
+        result = JobResult(exit_code=code, status=status_of(paths, state), best=best)
         say_json_text(result.model_dump_json(), before=RESULT_MARK)
-    return code
 
 
 def is_ray_job() -> bool:
     """Whether this process was started as a Ray job: Ray leaves the job's settings in the environment, by this name."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def _is_complete(paths: StudyPaths) -> bool:
-    """Whether nothing may be left to run, so that nothing is asked of the machine."""
-    return paths.ledger.is_file() and replay(paths.ledger).is_complete
 
 
 def checked_address(study: StudyConfig, storage: Path, address: str | None, *, allow_open: bool) -> str | None:
@@ -116,8 +283,6 @@ def checked_address(study: StudyConfig, storage: Path, address: str | None, *, a
     address = address or os.environ.get("RAY_ADDRESS")
     if study.runtime.executor != "ray" or not address:
         return None
-    from afp_ray.execution.cluster_auth import num_nodes, require_token, resolve
-
     if address.startswith(("http://", "https://")):
         raise ConfigError(
             f"{address} is a dashboard, and a study that runs here needs the head itself",
@@ -134,11 +299,6 @@ def checked_address(study: StudyConfig, storage: Path, address: str | None, *, a
             fix="give a folder that every node sees, or leave --address and RAY_ADDRESS out",
         )
     return address
-
-
-def best_of(paths: StudyPaths) -> Best | None:
-    """The best configuration; None where there is none yet."""
-    return answers_of(paths)[1]
 
 
 def saved_line(state: StudyState) -> str:

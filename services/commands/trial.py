@@ -1,4 +1,4 @@
-"""Verbs of the command line about one trial: `trial`, `eval` and `reproduce`."""
+"""The commands about one trial: `trial`, `eval` and `reproduce`."""
 
 from typing import Annotated
 
@@ -6,10 +6,17 @@ import typer
 
 from afp_ray.config import DEFAULT_TASKS
 from afp_ray.errors import ConfigError
-from services.commands.options import EvalSets, EvalSplit, Json, Sets, Storage
-from services.output import GATE
+from services import trials
+from services.commands.options import EVAL_EXAMPLES, EvalSets, EvalSplit, Json, Sets, Storage
+from services.output import GATE, say_json
+from services.studies import storage_folder
+from services.views.live import LineReporter
+from services.views.results import show_eval, show_reproduction, show_trial
+
+app = typer.Typer(rich_markup_mode=None)
 
 
+@app.command()
 def trial(
     config: Annotated[str, typer.Argument(help="Trial file: YAML, or the config.json of a trial.")],
     storage: Storage = None,
@@ -17,12 +24,12 @@ def trial(
     as_json: Json = False,
 ) -> None:
     """Train and score one configuration in this process, without Ray."""
-    from services.studies import storage_folder
-    from services.trials import run_single
+    folder = storage_folder(storage)
+    result = trials.run_file(config, sets or [], folder, reporter=LineReporter())
+    say_json(result) if as_json else show_trial(result, folder)
 
-    run_single(config, sets or [], storage_folder(storage), as_json=as_json)
 
-
+@app.command("eval", epilog=EVAL_EXAMPLES)
 def evaluate(
     model: Annotated[str, typer.Argument(help="embedded, smollm2, a local folder or a hub id.")],
     tasks: Annotated[str, typer.Option(help="Choice and generation tasks, with commas.")] = ",".join(DEFAULT_TASKS),
@@ -42,13 +49,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score any causal language model as it is, beside the majority, another model and published baselines."""
-    from services.studies import storage_folder
-    from services.trials import eval_config, evaluate_model
-
     config, other = (
         None
         if name is None
-        else eval_config(
+        else trials.eval_config(
             name,
             tasks=_words(tasks),
             languages=_words(languages),
@@ -62,16 +66,18 @@ def evaluate(
         for name in (model, base)
     )
     assert config is not None
-    evaluate_model(
+    answer = trials.evaluate(
         config,
         storage_folder(storage),
         base=other,
         splits=split.splits,
         all_published=published,
-        as_json=as_json,
+        reporter=LineReporter(),
     )
+    say_json(answer) if as_json else show_eval(answer)
 
 
+@app.command()
 def reproduce(
     trial_id: Annotated[str, typer.Argument(help="Id of a finished trial, or its first digits.")],
     tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that is still the same.")] = 1e-5,
@@ -79,10 +85,9 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run a finished trial again and compare every score; 7 when one differs by more than the tolerance."""
-    from services.studies import storage_folder
-    from services.trials import reproduce as run_again
-
-    if not run_again(trial_id, storage_folder(storage), tolerance=tolerance, as_json=as_json):
+    answer = trials.reproduce(trial_id, storage_folder(storage), tolerance=tolerance, reporter=LineReporter())
+    say_json(answer) if as_json else show_reproduction(answer, tolerance)
+    if not answer.reproduced:
         raise typer.Exit(GATE)
 
 

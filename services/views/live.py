@@ -2,7 +2,12 @@
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from afp_ray.records import LedgerEvent, StudyState, TrialStatus
 from afp_ray.reporter import Pace
@@ -11,9 +16,6 @@ from services.output import note, say, say_json_text
 from services.schemas import RunningTrial, StudyStatus
 from services.status import status_of
 from services.views.terminal import console
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 REFRESH_S = 0.5
 
@@ -69,7 +71,6 @@ class LiveProgress:
     """Redraws a table of the study twice a second; failures scroll by above it."""
 
     def __init__(self, paths: StudyPaths, num_expected: int) -> None:
-        from rich.live import Live
 
         self.paths, self.num_expected = paths, num_expected
         self._pace = Pace()
@@ -109,10 +110,7 @@ class LiveProgress:
                 note(f"the table could not be drawn: {error}")
                 return
 
-    def _table(self, status: StudyStatus) -> "Group":
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
+    def _table(self, status: StudyStatus) -> Group:
 
         counts = status.counts
         expected = max(self.num_expected, status.trials)
@@ -155,6 +153,24 @@ def _running_row(trial: RunningTrial) -> list[str]:
         clock(trial.seconds),
         clock(trial.left_s) if trial.left_s is not None else "",
     ]
+
+
+class LineReporter:
+    """A `Reporter` that says once in a while how far a trial is."""
+
+    def __init__(self, interval_s: float = 5.0) -> None:
+        self._interval_s, self._said_at, self._stage = interval_s, 0.0, ""
+        self._pace = Pace()
+
+    def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
+        """Print the stage, unless it was printed within the interval."""
+        now, left_s = time.monotonic(), self._pace.left_s(stage, done, total)
+        if stage == self._stage and now - self._said_at < self._interval_s:
+            return
+        self._stage, self._said_at = stage, now
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        eta = f"  eta {clock(left_s)}" if left_s else ""
+        note(f"{stage} {done}/{total}{eta}  {numbers}".rstrip())
 
 
 def clock(seconds: float) -> str:

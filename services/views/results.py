@@ -2,11 +2,13 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from afp_ray.records import Best, Comparison, Requirement
+from afp_ray.comparison.wording import in_words
+from afp_ray.records import Best, Comparison, Requirement, Score, TrialResult
 from services.output import say
-from services.schemas import EvalAnswer, EvalCell
+from services.schemas import EvalAnswer, EvalCell, Reproduction
 from services.views.grid import FAMILY, scored, with_interval
 from services.views.published import LEGEND, published_lines
 from services.views.tables import (
@@ -163,8 +165,6 @@ def show_best(best: Best) -> None:
     score = f"{scored(best.score.mean, metric)}{interval} on {best.split}, {seeds}{note}"
     say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
     if best.vs_base is not None:
-        from afp_ray.comparison.wording import in_words
-
         say(f"         {in_words(best.vs_base)}")
     say(f"         {_recipe(best.config)}")
     if best.runner_up is not None:
@@ -195,3 +195,30 @@ def show_requirements(found: Sequence[Requirement]) -> None:
     """Whether each required statement holds."""
     for one in found:
         say(f"{'ok' if one.ok else 'NOT MET':<8} {one.text}: {one.verdict}")
+
+
+def show_trial(result: TrialResult, storage: Path) -> None:
+    """The scores of one trial, a line each, and its folder."""
+    for score in result.scores:
+        say(_score_line(score))
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    say(f"{result.trial_id}  {result.seconds:.1f} s   {storage / 'trials' / result.trial_id}")
+
+
+def show_reproduction(answer: Reproduction, tolerance: float) -> None:
+    """The scores that differ by more than the tolerance, and the verdict."""
+    for name, difference in answer.scores.items():
+        if difference > tolerance:
+            say(f"{name} differs by {difference:.4g}")
+    verdict = "reproduced" if answer.reproduced else "NOT reproduced"
+    largest = f"{len(answer.scores)} scores, largest difference {answer.largest_difference:.3g} of {tolerance:g}"
+    say(f"{answer.trial_id}  {verdict}: {largest}")
+
+
+def _score_line(score: Score) -> str:
+    name = f"{score.task}/{score.shots}" if score.task != "retrieval" else score.task
+    error = f" ±{score.standard_error:.4f}" if score.standard_error is not None else ""
+    signature = f"  {score.signature}" if score.signature else ""
+    value = f"{score.metric:<12} {score.value:.4f}{error}  n {score.n}"
+    return f"{score.split:<10} {name:<14} {score.language:<3} {value}{signature}"

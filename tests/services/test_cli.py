@@ -233,7 +233,7 @@ def test_a_run_as_json_is_one_document_a_line_then_the_end(
 def test_an_unexpected_error_ends_with_1_and_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("services.status.all_statuses", lambda storage: 1 / 0)
+    monkeypatch.setattr("services.commands.status.all_statuses", lambda storage: 1 / 0)
     assert afp("status") == 1
     shown = capsys.readouterr().err
     assert "unexpected ZeroDivisionError" in shown
@@ -292,6 +292,11 @@ def cpu_of_children() -> float:
     """Seconds of processor time of the processes that this one has waited for: no load of the machine enters."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    for name, (_, line) in cli.COMMANDS.items():
+        assert cli.load_command(name).help.partition("\n\n")[0] == line, name
 
 
 def test_help_and_status_are_quick_and_load_nothing_heavy(finished: StudyPaths) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from fabricate import fabricate
 
-import afp_ray.comparison
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.ledger import Ledger
 from afp_ray.store import StudyPaths
-from services import kept
+from services import answers, kept
 from services.answers import best_answer
 
 
@@ -18,13 +17,13 @@ from services.answers import best_answer
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """One entry each time that the best configuration is really computed; caches of its own."""
     found: list[int] = []
-    best = afp_ray.comparison.best
+    best = answers.best
 
     def counted(*arguments: object, **options: object) -> object:
         found.append(1)
         return best(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(afp_ray.comparison, "best", counted)
+    monkeypatch.setattr(answers, "best", counted)
     monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
     return found
 
