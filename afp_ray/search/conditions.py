@@ -21,35 +21,35 @@ def require_conditions(tune: Mapping[str, TuneSpec]) -> None:
     Raises: ConfigError naming the condition, its value and what is allowed.
     """
     for name, spec in tune.items():
-        place = f"tune.{name}.when"
-        require_fields(spec.when, place)
+        where = f"tune.{name}.when"
+        require_fields(spec.when, where)
         for parent, allowed in spec.when.items():
             if parent == "seed":
-                raise ConfigError("`seed` is no condition: an arm is searched at one seed", where=f"{place}.{parent}")
+                raise ConfigError("`seed` is no condition: an arm is searched at one seed", where=f"{where}.{parent}")
             if parent in tune:
-                _require_values(tune[parent], allowed, f"{place}.{parent}")
+                _require_values(tune[parent], allowed, f"{where}.{parent}")
     ordered(tune)
 
 
-def _require_values(spec: TuneSpec, allowed: Sequence[Scalar], place: str) -> None:
-    known = values_of(spec)
-    if known is None:
+def _require_values(spec: TuneSpec, allowed: Sequence[Scalar], path: str) -> None:
+    drawable = values_of(spec)
+    if drawable is None:
         raise ConfigError(
             "a condition on a continuous range cannot be met",
-            where=place,
+            where=path,
             allowed=f"fields with choices, a step or whole numbers, of at most {MAX_VALUES:,} values",
             fix="give that field `choices` or a `step`, or take the condition out",
         )
     for value in allowed:
-        if not holds(value, known):
-            shown = ", ".join(map(str, known[:10])) + (", ..." if len(known) > 10 else "")
-            raise ConfigError(f"{value!r} is never drawn, so the condition cannot hold", where=place, allowed=shown)
+        if not holds(value, drawable):
+            shown = ", ".join(map(str, drawable[:10])) + (", ..." if len(drawable) > 10 else "")
+            raise ConfigError(f"{value!r} is never drawn, so the condition cannot hold", where=path, allowed=shown)
 
 
 def values_of(spec: TuneSpec) -> Sequence[Scalar] | None:
     """Every value of a finite spec, in order; None for a continuous range or one of more than `MAX_VALUES`."""
     size = num_values(spec)
-    return None if size is None or size > MAX_VALUES else [value_at(spec, place) for place in range(size)]
+    return None if size is None or size > MAX_VALUES else [value_at(spec, index) for index in range(size)]
 
 
 def num_values(spec: TuneSpec) -> int | None:
@@ -63,11 +63,11 @@ def num_values(spec: TuneSpec) -> int | None:
     return round((spec.high - spec.low) / (spec.step or 1)) + 1
 
 
-def value_at(spec: TuneSpec, place: int) -> Any:
+def value_at(spec: TuneSpec, index: int) -> Any:
     """The value `place` of a finite spec, 0-based."""
     if isinstance(spec, ChoiceSpec):
-        return spec.choices[place]
-    value = spec.low + place * (spec.step or 1)
+        return spec.choices[index]
+    value = spec.low + index * (spec.step or 1)
     return int(value) if spec.int else min(value, spec.high)
 
 
@@ -81,19 +81,19 @@ def ordered(tune: Mapping[str, TuneSpec]) -> list[str]:
 
     Raises: ConfigError when conditions run in a circle.
     """
-    found: list[str] = []
+    placed: list[str] = []
     waiting = list(tune)
     while waiting:
-        ready = [name for name in waiting if all(other in found or other not in tune for other in tune[name].when)]
+        ready = [name for name in waiting if all(other in placed or other not in tune for other in tune[name].when)]
         if not ready:
             raise ConfigError(
                 f"the conditions of {', '.join(waiting)} wait for each other",
                 where=f"tune.{waiting[0]}.when",
                 fix="take one of them out",
             )
-        found += ready
+        placed += ready
         waiting = [name for name in waiting if name not in ready]
-    return found
+    return placed
 
 
 def is_searched(spec: TuneSpec, drawn: Mapping[str, Any]) -> bool:
@@ -108,11 +108,11 @@ def searched(tune: Mapping[str, TuneSpec], values: Mapping[str, Any]) -> dict[st
         tune: the space of an arm.
         values: a value for each of its fields; more than are searched, or fewer.
     """
-    kept: dict[str, Any] = {}
+    open_values: dict[str, Any] = {}
     for name in ordered(tune):
-        if name in values and is_searched(tune[name], kept):
-            kept[name] = values[name]
-    return {name: kept[name] for name in tune if name in kept}
+        if name in values and is_searched(tune[name], open_values):
+            open_values[name] = values[name]
+    return {name: open_values[name] for name in tune if name in open_values}
 
 
 def space_of_arm(tune: Mapping[str, TuneSpec], fields: Mapping[str, Any], pinned: Iterable[str]) -> dict[str, TuneSpec]:
@@ -128,10 +128,10 @@ def space_of_arm(tune: Mapping[str, TuneSpec], fields: Mapping[str, Any], pinned
     if not any(spec.when for spec in free.values()):
         return free
     own = {**flatten(TrialConfig().model_dump()), **fields}
-    kept: dict[str, TuneSpec] = {}
+    space: dict[str, TuneSpec] = {}
     for name in ordered(free):
         left = {parent: allowed for parent, allowed in free[name].when.items() if parent in free}
         settled = {parent: allowed for parent, allowed in free[name].when.items() if parent not in free}
-        if all(parent in kept for parent in left) and all(holds(own.get(k), v) for k, v in settled.items()):
-            kept[name] = free[name].model_copy(update={"when": left})
-    return {name: kept[name] for name in free if name in kept}
+        if all(parent in space for parent in left) and all(holds(own.get(k), v) for k, v in settled.items()):
+            space[name] = free[name].model_copy(update={"when": left})
+    return {name: space[name] for name in free if name in space}

@@ -7,12 +7,12 @@ from afp_ray.config.fields import trial_fields
 from afp_ray.errors import ConfigError
 
 
-def require_fields(names: Iterable[str], place: str) -> None:
+def require_fields(names: Iterable[str], section: str) -> None:
     """Refuse a name that is no field of a trial.
 
     Args:
         names: dotted names as the study has them.
-        place: the part of the study that they come from: `fixed`, `compare` or `tune`.
+        section: the part of the study that they come from: `fixed`, `compare` or `tune`.
     Raises: ConfigError with the nearest names and the fields of the same group.
     """
     for name in names:
@@ -20,7 +20,7 @@ def require_fields(names: Iterable[str], place: str) -> None:
             near = _nearest(name)
             raise ConfigError(
                 f"{name!r} is no field of a trial",
-                where=f"{place}.{name}",
+                where=f"{section}.{name}",
                 allowed=", ".join(_neighbours(name, near)),
                 fix=f"did you mean {near!r}?" if near else "take one of the allowed fields",
             )

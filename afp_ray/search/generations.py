@@ -51,10 +51,10 @@ class RebuiltNSGAII(NSGAIISampler):  # type: ignore[misc]  # Optuna's classes ar
         for following in range(1, generation + 1):
             pool = self._cut(complete, following - 1) + parents
             numbers = tuple(trial.number for trial in pool)
-            known = self._elites.get(following)
-            if known is None or known[0] != numbers:
-                known = self._elites[following] = numbers, self._elite_population_selection_strategy(study, pool)
-            parents = list(known[1])
+            elite = self._elites.get(following)
+            if elite is None or elite[0] != numbers:
+                elite = self._elites[following] = numbers, self._elite_population_selection_strategy(study, pool)
+            parents = list(elite[1])
         return parents
 
     def _cut(self, complete: list[FrozenTrial], generation: int) -> list[FrozenTrial]:

@@ -140,14 +140,18 @@ class Ladder:
         ended = [trial for trial in trials if trial.status is TrialStatus.DONE]
         if any(excess(trial) <= 0 for trial in ended):
             return None
-        kept = [trial for trial in trials if _height(trial) and excess(trial) <= 0]
-        trial = self._favourite(kept if kept or ended else trials)
+        # Nobody who keeps the limits was trained whole: the best of those who do now, else of all where none ended.
+        within = [trial for trial in trials if _height(trial) and excess(trial) <= 0]
+        trial = self._favourite(within if within or ended else trials)
         return None if trial is None else (trial, None)
 
     def _promotable(self, trials: Sequence[TrialRecord], excess: Excess) -> TrialRecord | None:
         """The best paused trial of the highest rung at which one is among the best 1 / factor; the earliest of equals.
 
-        Trials that keep the limits come before those that pass them, and these by how much they do.
+        Trials that keep the limits come before those that pass them, and these by how much they do. With `factor` 3:
+
+            rung 1   .81                         1 // 3 = 0, so nobody goes on from here
+            rung 0   .80 .79 .75 .71 .66 .60     6 // 3 = 2, and .80 has gone on already, so .79 does now
         """
         for rung in range(max(map(_height, trials), default=0) - 1, -1, -1):
             reached = [(value, trial) for trial in trials if (value := self.value(trial, rung)) is not None]
@@ -263,8 +267,8 @@ def excess(study: StudyConfig, trial: TrialRecord, base: TrialRecord | None) -> 
         return 0.0
     if trial.objective is None and trial.rungs:
         trial = trial.model_copy(update={"objective": trial.rungs[-1]})
-    found = violations(study, trial, base)
-    return math.inf if found is None else sum(max(0.0, over) for over in found.values())
+    amounts = violations(study, trial, base)
+    return math.inf if amounts is None else sum(max(0.0, over) for over in amounts.values())
 
 
 def _require_one_objective(study: StudyConfig) -> None:

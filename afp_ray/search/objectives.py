@@ -101,15 +101,15 @@ def violations(study: StudyConfig, trial: TrialRecord, base: TrialRecord | None)
         base: the finished trial of the arm's base; needed where a limit is against it.
     Returns: amounts by limit in words; None where a metric was not measured, so that nothing can be said.
     """
-    found: dict[str, float] = {}
+    amounts: dict[str, float] = {}
     for limit in study.constraints:
         value = metric_of(study, trial, limit.metric)
         before = None if base is None else metric_of(study, base, limit.metric)
         if value is None or (limit.max_drop is not None and before is None):
             return None
         for words, over in _passed(study, limit, value, before):
-            found[words] = 0.0 if abs(over) <= _ROUNDING else over
-    return found
+            amounts[words] = 0.0 if abs(over) <= _ROUNDING else over
+    return amounts
 
 
 def _passed(
@@ -128,20 +128,20 @@ def _passed(
 
 def is_feasible(study: StudyConfig, trial: TrialRecord, base: TrialRecord | None) -> bool:
     """Whether a trial is known to keep every limit."""
-    found = violations(study, trial, base)
-    return found is not None and all(over <= 0 for over in found.values())
+    amounts = violations(study, trial, base)
+    return amounts is not None and all(over <= 0 for over in amounts.values())
 
 
 def feasible(
     study: StudyConfig, trials: Iterable[TrialRecord], base: TrialRecord | None
 ) -> list[tuple[TrialRecord, tuple[float, ...]]]:
     """Finished search trials that keep every limit, with their objectives, in the order given."""
-    found = []
+    candidates = []
     for trial in trials:
         values = values_of(study, trial) if trial.role == "search" else None
         if values is not None and is_feasible(study, trial, base):
-            found.append((trial, values))
-    return found
+            candidates.append((trial, values))
+    return candidates
 
 
 def front_of(
@@ -150,8 +150,8 @@ def front_of(
     """Those that no other dominates, the best first objective first, the earlier of equals first."""
     signs = [1.0 if goal.direction == "maximize" else -1.0 for goal in study.objective.goals]
     points = [tuple(sign * value for sign, value in zip(signs, values, strict=True)) for _, values in candidates]
-    places = sorted(non_dominated(points), key=lambda place: (-points[place][0], place))
-    return [candidates[place] for place in places]
+    best = sorted(non_dominated(points), key=lambda index: (-points[index][0], index))
+    return [candidates[index] for index in best]
 
 
 def chosen(study: StudyConfig, trials: Iterable[TrialRecord], base: TrialRecord | None) -> TrialRecord | None:
@@ -171,12 +171,12 @@ def search_fronts(study: StudyConfig, arms: Sequence[Arm], trials: Iterable[Tria
     by_arm: dict[str, list[TrialRecord]] = {}
     for trial in trials:
         by_arm.setdefault(trial.arm, []).append(trial)
-    found = []
+    fronts = []
     for arm in arms:
         if arm.is_searched:
             base = finished_base(arm, arms, by_arm)
-            found.append(_front(study, arm, by_arm.get(arm.name, []), base))
-    return tuple(found)
+            fronts.append(_front(study, arm, by_arm.get(arm.name, []), base))
+    return tuple(fronts)
 
 
 def finished_base(arm: Arm, arms: Sequence[Arm], trials: Mapping[str, Sequence[TrialRecord]]) -> TrialRecord | None:
@@ -188,7 +188,7 @@ def finished_base(arm: Arm, arms: Sequence[Arm], trials: Mapping[str, Sequence[T
 
 def _front(study: StudyConfig, arm: Arm, trials: Sequence[TrialRecord], base: TrialRecord | None) -> SearchFront:
     scored = [trial for trial in trials if trial.role == "search" and values_of(study, trial) is not None]
-    kept = feasible(study, scored, base)
+    candidates = feasible(study, scored, base)
     metrics = [goal.metric for goal in study.objective.goals]
     points = tuple(
         FrontPoint(
@@ -196,17 +196,17 @@ def _front(study: StudyConfig, arm: Arm, trials: Sequence[TrialRecord], base: Tr
             params=trial.params,
             values=dict(zip(metrics, values, strict=True)),
             limited=_limited(study, trial),
-            is_chosen=place == 0,
+            is_chosen=index == 0,
         )
-        for place, (trial, values) in enumerate(front_of(study, kept))
+        for index, (trial, values) in enumerate(front_of(study, candidates))
     )
     return SearchFront(
         arm=arm.name,
         objectives=tuple(f"{goal.direction} {goal.metric}" for goal in study.objective.goals),
         points=points,
         num_scored=len(scored),
-        num_feasible=len(kept),
-        verdict=_verdict(study, arm, scored, kept, base),
+        num_feasible=len(candidates),
+        verdict=_verdict(study, arm, scored, candidates, base),
     )
 
 
@@ -219,7 +219,7 @@ def _verdict(
     study: StudyConfig,
     arm: Arm,
     scored: Sequence[TrialRecord],
-    kept: Sequence[object],
+    candidates: Sequence[object],
     base: TrialRecord | None,
 ) -> str:
     """The front in a sentence; where nothing is feasible, which limit the nearest trial passes."""
@@ -227,12 +227,12 @@ def _verdict(
         return f"{arm.name} is not searched before base is scored, since a limit is against it"
     if not scored:
         return "no search trial has been scored"
-    if kept or not study.constraints:
-        return f"{len(kept)} of {len(scored)} scored trials keep the limits" if study.constraints else ""
-    known = [(found, trial) for trial in scored if (found := violations(study, trial, base)) is not None]
-    if not known:
+    if candidates or not study.constraints:
+        return f"{len(candidates)} of {len(scored)} scored trials keep the limits" if study.constraints else ""
+    judged = [(amounts, trial) for trial in scored if (amounts := violations(study, trial, base)) is not None]
+    if not judged:
         return f"none of {len(scored)} scored trials can be chosen: what the limits are on was not measured"
-    nearest, trial = min(known, key=lambda item: sum(max(0.0, over) for over in item[0].values()))
+    nearest, trial = min(judged, key=lambda item: sum(max(0.0, over) for over in item[0].values()))
     passed = ", ".join(f"{words} by {over:.3g}" for words, over in nearest.items() if over > 0)
     return (
         f"none of {len(scored)} scored trials keeps the limits, so nothing of {arm.name} is confirmed; "

@@ -79,13 +79,14 @@ def write_mirror(
         journal = _Batch(file)
         storage = JournalStorage(journal)
         for arm in arms:
-            own = by_arm.get(arm.name, [])
-            if own:
+            trials_of_arm = by_arm.get(arm.name, [])
+            if trials_of_arm:
                 base, space = finished_base(arm, arms, by_arm), distributions(arm.tune)
                 wanted = [
-                    _wanted(study, arm, trial, base, space, (attributes or {}).get(trial.trial_id)) for trial in own
+                    _wanted(study, arm, trial, base, space, (attributes or {}).get(trial.trial_id))
+                    for trial in trials_of_arm
                 ]
-                total = _project(storage, study, arm, [one for one in wanted if one is not None], total)
+                total = _project(storage, study, arm, [frozen for frozen in wanted if frozen is not None], total)
                 total = replace(total, num_left_out=total.num_left_out + wanted.count(None))
         journal.write()
     return total
@@ -170,9 +171,9 @@ def _wanted(
     attributes: Mapping[str, str] | None,
 ) -> FrozenTrial | None:
     """The trial as Optuna is to hold it, under the times of the ledger."""
-    what = seen(study, trial, base)
+    shown = seen(study, trial, base)
     if trial.status is TrialStatus.PLANNED:
-        what = replace(what, state=TrialState.WAITING)
+        shown = replace(shown, state=TrialState.WAITING)
     notes: dict[str, Any] = {
         "trial_id": trial.trial_id,
         "seed": trial.seed,
@@ -184,11 +185,11 @@ def _wanted(
     }
     if trial.failure is not None:
         notes["failure"] = f"{trial.failure.failure_class}: {trial.failure.message}"[:1000]
-    frozen = frozen_trial(what, trial, arm.tune, space, notes)
-    if frozen is not None and what.state is not TrialState.WAITING:
+    frozen = frozen_trial(shown, trial, arm.tune, space, notes)
+    if frozen is not None and shown.state is not TrialState.WAITING:
         started = trial.started_at or trial.planned_at
         frozen.datetime_start = datetime.fromtimestamp(started)
-        if what.state.is_finished():
+        if shown.state.is_finished():
             frozen.datetime_complete = datetime.fromtimestamp(max(started, trial.ended_at or started))
     return frozen
 
@@ -200,18 +201,21 @@ def _project(
     name = f"{study.name}/{arm.name}"
     opened = _open(storage, study, name)
     held = opened.get_trials(deepcopy=False)
-    if [trial.user_attrs.get("trial_id") for trial in held] != [
-        trial.user_attrs["trial_id"] for trial in wanted[: len(held)]
-    ] or any(there.state.is_finished() and not _is_same(there, one) for there, one in zip(held, wanted, strict=False)):
+    ids = [trial.user_attrs.get("trial_id") for trial in held]
+    is_other = ids != [trial.user_attrs["trial_id"] for trial in wanted[: len(held)]]
+    if is_other or any(
+        held_trial.state.is_finished() and not _is_same(held_trial, trial)
+        for held_trial, trial in zip(held, wanted, strict=False)
+    ):
         optuna.delete_study(study_name=name, storage=storage)
         opened, held = _open(storage, study, name), []
     num_changed = 0
-    for there, one in zip(held, wanted, strict=False):
-        if not _is_same(there, one):
-            _update(storage, there, one)
+    for held_trial, trial in zip(held, wanted, strict=False):
+        if not _is_same(held_trial, trial):
+            _update(storage, held_trial, trial)
             num_changed += 1
-    for one in wanted[len(held) :]:
-        opened.add_trial(one)
+    for trial in wanted[len(held) :]:
+        opened.add_trial(trial)
         num_changed += 1
     return replace(
         total,
@@ -227,9 +231,9 @@ def _open(storage: BaseStorage, study: StudyConfig, name: str) -> Study:
     Raises: ConfigError when it is not one of ours.
     """
     directions = [goal.direction for goal in study.objective.goals]
-    known = {one.study_name: one for one in storage.get_all_studies()}
-    if name in known:
-        theirs = known[name]
+    studies = {summary.study_name: summary for summary in storage.get_all_studies()}
+    if name in studies:
+        theirs = studies[name]
         if theirs.user_attrs.get(OWNER) != study.name:
             raise ConfigError(f"the file has an Optuna study {name!r} of its own", fix="name another file")
         if [direction.name.lower() for direction in theirs.directions] == directions:
@@ -241,22 +245,22 @@ def _open(storage: BaseStorage, study: StudyConfig, name: str) -> Study:
     return made
 
 
-def _is_same(there: FrozenTrial, one: FrozenTrial) -> bool:
+def _is_same(held: FrozenTrial, wanted: FrozenTrial) -> bool:
     return (
-        there.state is one.state
-        and there.values == one.values
-        and there.params == one.params
-        and there.intermediate_values == one.intermediate_values
-        and there.constraints == one.constraints
-        and there.user_attrs == one.user_attrs
+        held.state is wanted.state
+        and held.values == wanted.values
+        and held.params == wanted.params
+        and held.intermediate_values == wanted.intermediate_values
+        and held.constraints == wanted.constraints
+        and held.user_attrs == wanted.user_attrs
     )
 
 
-def _update(storage: BaseStorage, there: FrozenTrial, one: FrozenTrial) -> None:
+def _update(storage: BaseStorage, held: FrozenTrial, wanted: FrozenTrial) -> None:
     """Bring an unfinished trial up to date, its state last since Optuna closes a finished one."""
-    for name, value in one.user_attrs.items():
-        if there.user_attrs.get(name) != value:
-            storage.set_trial_user_attr(there._trial_id, name, value)
-    if there.state is TrialState.WAITING and one.state is not TrialState.WAITING:
-        storage.set_trial_state_values(there._trial_id, TrialState.RUNNING)
-    update_trial(storage, there._trial_id, one)
+    for name, value in wanted.user_attrs.items():
+        if held.user_attrs.get(name) != value:
+            storage.set_trial_user_attr(held._trial_id, name, value)
+    if held.state is TrialState.WAITING and wanted.state is not TrialState.WAITING:
+        storage.set_trial_state_values(held._trial_id, TrialState.RUNNING)
+    update_trial(storage, held._trial_id, wanted)

@@ -48,8 +48,8 @@ def seen(study: StudyConfig, trial: TrialRecord, base: TrialRecord | None) -> Se
     if not trial.status.is_terminal:
         return Seen(TrialState.RUNNING, None, rungs, {})
     if trial.status is TrialStatus.PRUNED:
-        known = violations(study, trial, base) or {}
-        return Seen(TrialState.PRUNED, None if not rungs else (trial.rungs[-1],), rungs, known)
+        amounts = violations(study, trial, base) or {}
+        return Seen(TrialState.PRUNED, None if not rungs else (trial.rungs[-1],), rungs, amounts)
     values, limits = values_of(study, trial), violations(study, trial, base)
     if values is None or limits is None:
         return Seen(TrialState.FAIL, None, {}, {})
@@ -57,7 +57,7 @@ def seen(study: StudyConfig, trial: TrialRecord, base: TrialRecord | None) -> Se
 
 
 def frozen_trial(
-    what: Seen,
+    shown: Seen,
     trial: TrialRecord,
     tune: Mapping[str, TuneSpec],
     space: Mapping[str, BaseDistribution],
@@ -66,7 +66,7 @@ def frozen_trial(
     """The trial for an Optuna study; None where its parameters are no point of the space.
 
     Args:
-        what: what Optuna is told of it.
+        shown: what Optuna is told of it.
         trial: gives the parameters.
         tune: the space of its arm.
         space: the same as distributions.
@@ -78,10 +78,10 @@ def frozen_trial(
         return optuna.create_trial(
             params=to_optuna(tune, trial.params),
             distributions={name: space[name] for name in tune if name in trial.params},
-            state=what.state,
-            values=what.values,
-            intermediate_values=dict(what.rungs),
-            constraints=dict(what.constraints),
+            state=shown.state,
+            values=shown.values,
+            intermediate_values=dict(shown.rungs),
+            constraints=dict(shown.constraints),
             user_attrs=dict(user_attrs or {}),
         )
     except ValueError:  # sampled from another space, before a drift that was allowed

@@ -33,17 +33,17 @@ def expected_at_rungs(num_trials: int, factor: int, num_rungs: int) -> tuple[flo
 
 def _simulated(num_trials: int, factor: int, num_rungs: int, seed: int) -> list[int]:
     draw = random.Random(seed)  # noqa: S311 - no secret
-    reached: list[list[float]] = [[] for _ in range(num_rungs + 1)]  # places, the best (lowest) first
+    reached: list[list[float]] = [[] for _ in range(num_rungs + 1)]  # ranks in [0, 1), the best (lowest) first
     went_on: list[set[float]] = [set() for _ in range(num_rungs)]
     for _ in range(num_trials):
         insort(reached[0], draw.random())
         rung = 0
         while rung < num_rungs:
             best = reached[rung][: len(reached[rung]) // factor]
-            place = next((place for place in best if place not in went_on[rung]), None)
-            if place is None:
-                rung += 1
+            rank = next((rank for rank in best if rank not in went_on[rung]), None)
+            if rank is None:
+                rung += 1  # nobody goes on from here; a promotion from below may have let somebody go on above
                 continue
-            went_on[rung].add(place)
-            insort(reached[rung + 1], place)
-    return [len(places) for places in reached]
+            went_on[rung].add(rank)
+            insort(reached[rung + 1], rank)
+    return [len(ranks) for ranks in reached]

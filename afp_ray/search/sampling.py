@@ -86,10 +86,10 @@ class Asker:
         """Points of a small finite space that none of `trials` has, in grid order; none for any other space."""
         if self._grid_size is None or self._grid_size > MAX_LISTED:
             return
-        known = [trial.params for trial in trials]
+        taken = [trial.params for trial in trials]
         for index in range(self._grid_size):
             point = grid_point(self._arm.tune, index)
-            if point not in known:
+            if point not in taken:
                 yield point
 
     def _completed(self, drawn: Trial) -> dict[str, Any]:
@@ -123,41 +123,41 @@ class Asker:
         for trial in (*self._prior, *trials):
             if trial.trial_id in self._ended:
                 continue
-            what = seen(self._config, trial, base)
+            shown = seen(self._config, trial, base)
             if trial.trial_id in self._mirrored:
-                update_trial(self._storage, self._mirrored[trial.trial_id], what)
+                update_trial(self._storage, self._mirrored[trial.trial_id], shown)
             else:
-                self._add(trial, what)
-            if what.state.is_finished():
+                self._add(trial, shown)
+            if shown.state.is_finished():
                 self._ended.add(trial.trial_id)
 
-    def _add(self, trial: TrialRecord, what: Seen) -> None:
-        frozen = frozen_trial(what, trial, self._arm.tune, self._space)
+    def _add(self, trial: TrialRecord, shown: Seen) -> None:
+        frozen = frozen_trial(shown, trial, self._arm.tune, self._space)
         if frozen is None:
             self._ended.add(trial.trial_id)
         else:
             self._mirrored[trial.trial_id] = self._storage.create_new_trial(self._study_id, template_trial=frozen)
 
 
-def update_trial(storage: BaseStorage, number: int, what: Seen | FrozenTrial) -> None:
+def update_trial(storage: BaseStorage, number: int, shown: Seen | FrozenTrial) -> None:
     """Bring an unfinished trial of an Optuna storage up to date, its state last.
 
     Args:
         storage: that holds it.
         number: the storage's own id of the trial.
-        what: what it is now.
+        shown: what it is now.
     """
-    rungs = what.rungs if isinstance(what, Seen) else what.intermediate_values
-    known = storage.get_trial(number).intermediate_values
+    rungs = shown.rungs if isinstance(shown, Seen) else shown.intermediate_values
+    stored = storage.get_trial(number).intermediate_values
     for rung, value in rungs.items():
-        if known.get(rung) != value:
+        if stored.get(rung) != value:
             storage.set_trial_intermediate_value(number, rung, value)
     # Optuna keeps each limit under a name of its own making.
-    limits = optuna.create_trial(state=TrialState.RUNNING, constraints=dict(what.constraints)).system_attrs
+    limits = optuna.create_trial(state=TrialState.RUNNING, constraints=dict(shown.constraints)).system_attrs
     for name, amount in limits.items():
         storage.set_trial_system_attr(number, name, amount)
-    if what.state.is_finished():
-        storage.set_trial_state_values(number, what.state, what.values)
+    if shown.state.is_finished():
+        storage.set_trial_state_values(number, shown.state, shown.values)
 
 
 def population_of(study: StudyConfig) -> int:

@@ -46,12 +46,12 @@ def to_optuna(tune: Mapping[str, TuneSpec], params: Mapping[str, Any]) -> dict[s
     }
 
 
-def from_optuna(tune: Mapping[str, TuneSpec], kept: Mapping[str, Any]) -> dict[str, Any]:
+def from_optuna(tune: Mapping[str, TuneSpec], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Optuna's values as trial fields, in the order of the space; fields that were not searched are not there."""
     return {
-        name: json.loads(kept[name]) if isinstance(spec, ChoiceSpec) else kept[name]
+        name: json.loads(stored[name]) if isinstance(spec, ChoiceSpec) else stored[name]
         for name, spec in tune.items()
-        if name in kept
+        if name in stored
     }
 
 
@@ -77,7 +77,10 @@ def require_grid(tune: Mapping[str, TuneSpec]) -> None:
 
 
 def grid_point(tune: Mapping[str, TuneSpec], index: int) -> dict[str, Any]:
-    """The point `index` of the grid, 0-based; the last field changes fastest, those with conditions on them slowest."""
+    """The point `index` of the grid, 0-based; the last field changes fastest, those with conditions on them slowest.
+
+    A space with conditions is a row of small grids: one for each combination of the fields that conditions are on.
+    """
     for chosen, leaves in _cases(tune):
         size = _num_points(tune, leaves)
         if index >= size:
@@ -85,8 +88,9 @@ def grid_point(tune: Mapping[str, TuneSpec], index: int) -> dict[str, Any]:
             continue
         point = dict(chosen)
         for name in reversed(leaves):
-            index, place = divmod(index, num_values(tune[name]) or 1)  # `require_grid` has refused the infinite ones
-            point[name] = value_at(tune[name], place)
+            # Digits of a number whose base changes from field to field; `require_grid` has refused infinite fields.
+            index, digit = divmod(index, num_values(tune[name]) or 1)
+            point[name] = value_at(tune[name], digit)
         return {name: point[name] for name in tune if name in point}
     raise IndexError(f"the grid has no point {index}")
 
@@ -105,8 +109,8 @@ def _cases(tune: Mapping[str, TuneSpec]) -> Iterator[tuple[dict[str, Any], list[
         elif not is_searched(tune[names[0]], chosen):
             yield from walk(names[1:], chosen)
         else:
-            for place in range(num_values(tune[names[0]]) or 1):
-                yield from walk(names[1:], {**chosen, names[0]: value_at(tune[names[0]], place)})
+            for index in range(num_values(tune[names[0]]) or 1):
+                yield from walk(names[1:], {**chosen, names[0]: value_at(tune[names[0]], index)})
 
     for chosen in walk([name for name in ordered(tune) if name in parents], {}):
         yield chosen, [name for name in tune if name not in parents and is_searched(tune[name], chosen)]

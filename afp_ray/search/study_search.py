@@ -168,14 +168,14 @@ class StudySearch:
 
     def _continued_job(self) -> Job | None:
         """The paused trial that goes on next: of the highest rung, then of the arm that has had the fewest such."""
-        found: list[tuple[int, int, Job]] = []
+        candidates: list[tuple[int, int, Job]] = []
         for arm in self._paused_arms():
             trials = self._searched(arm)
             going_on = self._next_up(arm, trials, is_drawn=self._num_left(arm) <= 0)
             if going_on is not None:
                 rung = len(going_on[0].rungs)
-                found.append((-rung, sum(len(trial.rungs) >= rung for trial in trials), continued(*going_on)))
-        return min(found, key=lambda item: item[:2])[2] if found else None
+                candidates.append((-rung, sum(len(trial.rungs) >= rung for trial in trials), continued(*going_on)))
+        return min(candidates, key=lambda item: item[:2])[2] if candidates else None
 
     def _paused_arms(self) -> list[Arm]:
         names = {self._trials[trial_id].arm for trial_id in self._paused}
@@ -250,17 +250,17 @@ class StudySearch:
             job = self._job(arm, params, seed, "confirm")
             if job.trial_id not in seen:  # base pins its seed: one trial counts for all
                 seen.add(job.trial_id)
-                known = self._trials.get(job.trial_id)
-                is_scored = known is not None and known.status is TrialStatus.DONE
+                planned = self._trials.get(job.trial_id)
+                is_scored = planned is not None and planned.status is TrialStatus.DONE
                 yield job.model_copy(update={"role": "test"}) if is_scored else job
 
     def _is_needed(self, job: Job) -> bool:
-        known = self._trials.get(job.trial_id)
-        if known is None:
+        planned = self._trials.get(job.trial_id)
+        if planned is None:
             return True
-        if known.trial_id in self._open or known.trial_id in self._given_up:
+        if planned.trial_id in self._open or planned.trial_id in self._given_up:
             return False
-        return known.status is not TrialStatus.FAILED and "test" not in known.splits
+        return planned.status is not TrialStatus.FAILED and "test" not in planned.splits
 
     def _decided_params(self, arm: Arm) -> Mapping[str, Any] | None:
         """Values of the arm's chosen search trial; {} without a space, None before the end of the search or of none."""
