@@ -42,9 +42,9 @@ def adopt(paths: StudyPaths, job: Job) -> tuple[TrialResult, str] | None:
         paused = _read(trial.rung(job.until.rung), job.trial_id)
         if paused is not None and paused.until == job.until:
             return paused, "adopted"
-    found = find_result(paths, job.trial_id, job.splits)
-    if found is not None:
-        result, study = found
+    stored = find_result(paths, job.trial_id, job.splits)
+    if stored is not None:
+        result, study = stored
         if study.folder == paths.folder:
             return result, "adopted"
         _bring(study.trial(job.trial_id), paths.trial(job.trial_id))

@@ -138,13 +138,13 @@ def _descendants(pid: int, *, but: Container[int] = ()) -> dict[int, str]:
     Args:
         but: ids of processes that are left out with all below them: a cluster that the caller has started for himself.
     """
-    found: dict[int, str] = {}
+    started: dict[int, str] = {}
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # it may have ended
             for child in map(int, file.read_text().split()):
                 if child not in but:
-                    found |= {child: _start_time(child), **_descendants(child, but=but)}
-    return found
+                    started |= {child: _start_time(child), **_descendants(child, but=but)}
+    return started
 
 
 def _start_time(pid: int) -> str:

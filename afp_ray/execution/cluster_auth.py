@@ -66,8 +66,8 @@ def is_loopback(host: str) -> bool:
 
 def token() -> str | None:
     """The token of this user, from where Ray takes it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
-    if given := os.environ.get("RAY_AUTH_TOKEN"):
-        return given.strip()
+    if value := os.environ.get("RAY_AUTH_TOKEN"):
+        return value.strip()
     try:
         return token_file().read_text("utf-8").strip() or None
     except OSError:
@@ -93,8 +93,8 @@ def keep_token_private(*, make: bool = False) -> None:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
                 handle.write(secrets.token_hex(32))
-        found = file.stat()
-        if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
+        status = file.stat()
+        if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & 0o077:
             file.chmod(0o600)
             logger.warning("%s could be read by others, and is yours alone now (mode 0600)", file)
 
@@ -174,10 +174,10 @@ def resolve(address: str) -> str:
             fix="give the head's address, or unset RAY_ADDRESS to start a cluster here",
         )
     try:
-        found = address_on_this_machine()
+        head = address_on_this_machine()
     except (ConnectionError, ValueError) as error:
         raise UnavailableError(f"no Ray cluster runs on this machine that {address!r} could stand for") from error
-    return str(found or address)
+    return head or address
 
 
 def _parts(address: str) -> urllib.parse.SplitResult:

@@ -358,12 +358,12 @@ class Driver:
     def _tell(self, event: LedgerEvent) -> None:
         """Call everybody who listens; one that raises gives a warning, and stops nothing."""
         state = self._ledger.state  # one for all: it is a copy, and grows with the study
-        for place, callback in enumerate(self._on_event):
+        for index, callback in enumerate(self._on_event):
             try:
                 callback(event, state)
             except Exception as error:  # a projection that fails is drained later
-                if place not in self._warned:
-                    self._warned.add(place)
+                if index not in self._warned:
+                    self._warned.add(index)
                     logger.warning("a listener failed and will be called again: %s: %s", type(error).__name__, error)
 
     def _record(self, trial_id: str) -> TrialRecord:

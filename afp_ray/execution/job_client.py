@@ -145,10 +145,10 @@ class RayJobs:
                 return True
             except (OSError, RuntimeError) as error:
                 try:
-                    found = client.get_job_info(submission_id)
+                    job = client.get_job_info(submission_id)
                 except RuntimeError as missing:
                     raise error from missing
-                return bool((found.metadata or {}).get(_REQUEST) == request)
+                return bool((job.metadata or {}).get(_REQUEST) == request)
 
         try:
             return self._patiently(once)
@@ -268,8 +268,8 @@ def _status_of(error: Exception) -> int | None:
     response = getattr(error, "response", None)
     if response is not None:
         return int(response.status_code)
-    found = re.match(r"Request failed with status code (\d{3})", str(error))
-    return int(found[1]) if found else None
+    match = re.match(r"Request failed with status code (\d{3})", str(error))
+    return int(match[1]) if match else None
 
 
 def _may_pass(error: Exception) -> bool:

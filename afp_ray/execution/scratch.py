@@ -86,13 +86,13 @@ def _is_dead(folder: Path, *, age_s: float) -> bool:
 def _warn_of_a_missing_folder() -> None:
     """Say once that the folder which a variable names is not used: Python takes another without a word."""
     for name in ("TMPDIR", "TEMP", "TMP"):
-        if given := os.environ.get(name):
-            if not (os.path.isdir(given) and os.access(given, os.W_OK | os.X_OK)):
+        if folder := os.environ.get(name):
+            if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
                 logger.warning(
                     "%s is %s, which is no folder that can be written: temporary files go to %s; fix: mkdir -p it, or "
                     "unset %s",
                     name,
-                    given,
+                    folder,
                     tempfile.gettempdir(),
                     name,
                 )

@@ -58,14 +58,14 @@ class TrialWatch:
         """Seconds without progress of every trial that has made none for too long."""
         if self._hang_s is None:
             return {}
-        now, found = time.monotonic(), {}
+        now, hung_s = time.monotonic(), {}
         for key, seen in self._running.items():
             content = read_progress(seen.progress)
             if content is not None and content != seen.content and content.get("attempt") == seen.attempt:
                 seen.content, seen.changed_at = content, now
             if now - seen.changed_at > self._limit_s(seen):
-                found[key] = now - seen.changed_at
-        return found
+                hung_s[key] = now - seen.changed_at
+        return hung_s
 
     def _limit_s(self, seen: _Seen) -> float:
         """A group has no workers until it is placed, which has a deadline of its own."""

@@ -64,13 +64,13 @@ class StopSigns:
         if self._claim is None:
             return
         try:
-            found = json.loads(self._trial.attempt.read_text(encoding="utf-8"))
+            claim = json.loads(self._trial.attempt.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
             raise SupersededError(f"the claim on {self._trial.folder} cannot be read: {error}") from error
-        if found != self._claim:
+        if claim != self._claim:
             raise SupersededError(
                 f"attempt {self._claim['attempt']} of {self._trial.folder.name} was given up; "
-                f"attempt {found.get('attempt')} has taken its place"
+                f"attempt {claim.get('attempt')} has taken its place"
             )

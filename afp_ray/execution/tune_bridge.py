@@ -1,4 +1,15 @@
-"""Between Ray Tune and the driver: Tune asks for a configuration and gets a job, Tune's completions become outcomes."""
+"""Between Ray Tune and the driver: Tune asks for a configuration and gets a job, Tune's completions become outcomes.
+
+    Tune's loop          here                                  the driver, and what it writes
+    suggest              LedgerSearcher, JobBridge.take ─────▶ next_job   PLANNED
+    on_trial_start       the trial has its actor ────────────▶ started    RUNNING
+    on_trial_complete    its outcome ────────────────────────▶ ended      DONE, PAUSED, FAILED
+    on_trial_error       why its actor is gone ──────────────▶ ended      FAILED, or PLANNED once more
+    on_step_begin        once a second: hung, starved, draining, a head that is silent
+
+All of it runs in Tune's own thread, so that the ledger has one writer. What the driver raises meanwhile is held in
+`JobBridge.error`, since Tune would swallow it, and raised by the executor once Tune has been left.
+"""
 
 import logging
 import time
