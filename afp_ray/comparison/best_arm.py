@@ -60,8 +60,8 @@ def best(
     )
     bases = [arm for arm in study.arms if arm.method == "base"]
     within, left_out = keeping_limits(study.arms, study.config.constraints, objective)
-    kept = within if max_forgetting is None else _remembering(within, bases, max_forgetting)
-    ranked = _ranked(chosen_by, kept, _checked_limits(under or {}))
+    candidates = within if max_forgetting is None else _remembering(within, bases, max_forgetting)
+    ranked = _ranked(chosen_by, candidates, _checked_limits(under or {}))
     winner = ranked[0]
     score = summarize(chosen_by, winner, split)
     assert score is not None
@@ -80,7 +80,7 @@ def best(
     of_pivot = _pivot_difference(winner, base, split)
     warnings += forgetting_warnings([winner], [of_pivot])
     validation = study.arms if split == "validation" else read_confirmed(paths, split="validation").arms
-    shares, cost_note = shares_of_best(chosen_by, ranked), too_short(kept)
+    shares, cost_note = shares_of_best(chosen_by, ranked), too_short(candidates)
     checkpoint = winner.folder / winner.results[0].checkpoint if winner.results[0].checkpoint else None
     return Best(
         study=paths.name,
@@ -95,7 +95,7 @@ def best(
         p_best=shares[0] if shares else None,
         runner_up=runner_up,
         cheapest=None if cost_note else cheapest_not_worse(chosen_by, winner, ranked, validation, split=split),
-        pareto=pareto_points(chosen_by, kept, split),
+        pareto=pareto_points(chosen_by, candidates, split),
         cost_note=cost_note,
         gpu_hours=winner.hours.training,
         hours=winner.hours,
@@ -145,8 +145,8 @@ def _vs_base(
 ) -> Difference | None:
     """The winner's difference to base; its p-value is adjusted over all arms, since it was picked among them."""
     pairs = [(arm, base_of(arm, bases)) for arm in arms]
-    found = adjust([measure(metric, arm, base, split) if base else None for arm, base in pairs])
-    return found[[arm.name for arm in arms].index(winner.name)]
+    differences = adjust([measure(metric, arm, base, split) if base else None for arm, base in pairs])
+    return differences[[arm.name for arm in arms].index(winner.name)]
 
 
 def _runner_up(metric: Metric, ranked: Sequence[ConfirmedArm], split: Split) -> RunnerUp | None:
@@ -170,7 +170,7 @@ def _per_language(
     """The metric in every language that was scored, p-values adjusted over languages."""
     scored = {score.language for result in winner.results for score in result.scores if score.split == split}
     metrics = {code: Metric(metric.name, code, metric.sign) for code in sorted(scored)}
-    values = {code: values_by_seed(one, winner, split) for code, one in metrics.items()}
+    values = {code: values_by_seed(of_language, winner, split) for code, of_language in metrics.items()}
     codes = [code for code in metrics if values[code]]
     differences = adjust([measure(metrics[code], winner, base, split) if base else None for code in codes])
     return {
@@ -195,9 +195,9 @@ def _remembering(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], li
             fix="add base to compare.method and the pivot to evaluation.languages",
         )
     # What was not measured is not known to have been kept; base itself has forgotten nothing.
-    kept = [arm for arm in arms if arm.method == "base"]
-    kept += [arm for arm in arms if (change := drops[arm.name]) is not None and change >= -limit - 1e-12]
-    return kept
+    remembering = [arm for arm in arms if arm.method == "base"]
+    remembering += [arm for arm in arms if (change := drops[arm.name]) is not None and change >= -limit - 1e-12]
+    return remembering
 
 
 def _pivot_change(arm: ConfirmedArm, base: ConfirmedArm | None) -> float | None:
@@ -213,10 +213,10 @@ def _constraints(
     winner: ConfirmedArm, of_pivot: Difference | None, under: Mapping[str, float], max_forgetting: float | None
 ) -> dict[str, ConstraintCheck]:
     """The limits that were asked for, and whether the pivot language was forgotten."""
-    found = {name: ConstraintCheck(value=_cost(winner, name), limit=limit, ok=True) for name, limit in under.items()}
+    checks = {name: ConstraintCheck(value=_cost(winner, name), limit=limit, ok=True) for name, limit in under.items()}
     if of_pivot is not None:
         limit = PIVOT_DROP_LIMIT if max_forgetting is None else -max_forgetting
-        found["pivot_drop"] = ConstraintCheck(
+        checks["pivot_drop"] = ConstraintCheck(
             value=of_pivot.delta, limit=limit, ok=of_pivot.delta >= limit, ci95=of_pivot.ci95, p=p_of(of_pivot)
         )
-    return found
+    return checks

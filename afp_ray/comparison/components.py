@@ -41,7 +41,7 @@ def component_effects(arms: Sequence[ConfirmedArm], *, split: str) -> tuple[Comp
                 own = set(METHODS[with_method]) | set(METHODS[without_method])
                 nearest = min(others, key=lambda other: len(_differing(arm, other, own)))
                 pairs.append((component, arm, nearest, _differing(arm, nearest, own)))
-    found = adjust([measure(Metric("mean"), arm, other, split) for _, arm, other, _ in pairs])
+    differences = adjust([measure(Metric("mean"), arm, other, split) for _, arm, other, _ in pairs])
     return tuple(
         ComponentEffect(
             component=component,
@@ -51,7 +51,7 @@ def component_effects(arms: Sequence[ConfirmedArm], *, split: str) -> tuple[Comp
             also_differ=fields,
             verdict=f"{component} ({arm.name} - {other.name}): {_effect_in_words(delta, other)}",
         )
-        for (component, arm, other, fields), delta in zip(pairs, found, strict=True)
+        for (component, arm, other, fields), delta in zip(pairs, differences, strict=True)
         if delta is not None
     )
 
@@ -74,7 +74,7 @@ def field_importances(study: ReadStudy) -> tuple[FieldImportance, ...]:
     A configuration that was run at several seeds counts once, with the mean of its objective.
     """
     sign = 1 if study.config.objective.direction == "maximize" else -1
-    found = []
+    rows = []
     for arm in dict.fromkeys(record.arm for record in study.state.trials):
         trials = _configurations([record for record in study.state.trials if record.arm == arm])
         if len(trials) < MIN_TRIALS:
@@ -82,19 +82,19 @@ def field_importances(study: ReadStudy) -> tuple[FieldImportance, ...]:
         names = [name for name in study.config.tune if all(name in params for params, _ in trials)]
         fields = [_field(name, study.config.tune[name], [params[name] for params, _ in trials]) for name in names]
         values = [sign * value for _, value in trials]
-        found += [(arm, len(trials), one) for one in importances(fields, values)]
-    adjusted = holm([one.p for *_, one in found])
+        rows += [(arm, len(trials), importance) for importance in importances(fields, values)]
+    adjusted = holm([importance.p for *_, importance in rows])
     return tuple(
         FieldImportance(
             arm=arm,
-            field=one.name,
-            share=one.share.mean,
-            ci95=(one.share.low, one.share.high),
+            field=importance.name,
+            share=importance.share.mean,
+            ci95=(importance.share.low, importance.share.high),
             p=p,
             n_trials=count,
-            verdict=_importance_in_words(arm, one.name, one.share.mean, p),
+            verdict=_importance_in_words(arm, importance.name, importance.share.mean, p),
         )
-        for (arm, count, one), p in zip(found, adjusted, strict=True)
+        for (arm, count, importance), p in zip(rows, adjusted, strict=True)
     )
 
 

@@ -105,13 +105,13 @@ class ConfirmedArm:
     @property
     def hours(self) -> DeviceHours:
         """What one trial cost, mean over seeds."""
-        found = [result.hours(self.workers) for result in self.results]
-        training = float(np.mean([hours.training for hours in found]))
-        known = [hours.startup for hours in found if hours.startup is not None]
-        if len(known) == len(found):
-            evaluation = float(np.mean([hours.evaluation for hours in found]))
-            return DeviceHours(training=training, evaluation=evaluation, startup=float(np.mean(known)))
-        rest = float(np.mean([hours.evaluation + (hours.startup or 0.0) for hours in found]))
+        by_seed = [result.hours(self.workers) for result in self.results]
+        training = float(np.mean([hours.training for hours in by_seed]))
+        startups = [hours.startup for hours in by_seed if hours.startup is not None]
+        if len(startups) == len(by_seed):
+            evaluation = float(np.mean([hours.evaluation for hours in by_seed]))
+            return DeviceHours(training=training, evaluation=evaluation, startup=float(np.mean(startups)))
+        rest = float(np.mean([hours.evaluation + (hours.startup or 0.0) for hours in by_seed]))
         return DeviceHours(training=training, evaluation=rest)
 
     @property
@@ -185,10 +185,10 @@ def read_config(paths: StudyPaths) -> StudyConfig:
     Raises: UserError when there is none of that name, with the names that there are.
     """
     if not paths.study.is_file() or not paths.ledger.is_file():
-        known = [other.name for other in list_studies(paths.storage)]
+        names = [other.name for other in list_studies(paths.storage)]
         raise UserError(
             f"there is no study {paths.name!r} under {paths.storage}",
-            allowed=", ".join(known) or "none yet",
+            allowed=", ".join(names) or "none yet",
             fix="give one of these names, or another --storage",
         )
     return read_study(paths)
@@ -290,13 +290,13 @@ def _sum_totals(table: pa.Table, grouped: pa.Table) -> NDArray[np.float64] | Non
     if width == 0:
         return None
     keys = [grouped[name].to_pylist() for name in _KEYS]
-    places = {key: place for place, key in enumerate(zip(*keys, strict=True))}
-    found = np.zeros((len(places), width))
+    indices = {key: index for index, key in enumerate(zip(*keys, strict=True))}
+    summed = np.zeros((len(indices), width))
     rows = zip(*(table[name].to_pylist() for name in (*_KEYS, "totals")), strict=True)
     for *key, totals in rows:
         if totals:
-            found[places[tuple(key)], : len(totals)] += totals
-    return found
+            summed[indices[tuple(key)], : len(totals)] += totals
+    return summed
 
 
 def _require_unaltered(paths: StudyPaths, record: TrialRecord, file: Path, content: bytes) -> None:

@@ -32,19 +32,19 @@ def too_short(arms: Sequence[ConfirmedArm]) -> str:
 def pareto_points(metric: Metric, arms: Sequence[ConfirmedArm], split: str) -> tuple[ParetoPoint, ...]:
     """Score and cost of every arm that was scored on the metric, cheapest first; no front where costs say nothing."""
     scored = [(arm, float(np.mean(values))) for arm in arms if (values := values_by_seed(metric, arm, split))]
-    costs, is_told = [arm.hours for arm, _ in scored], not too_short(arms)
+    costs, has_front = [arm.hours for arm, _ in scored], not too_short(arms)
     front = pareto_front([metric.sign * score for _, score in scored], [hours.training for hours in costs])
-    found = [
+    shown = [
         ParetoPoint(
             arm=arm.name,
             score=score,
             gpu_hours=hours.training,
             hours=hours,
-            is_on_front=index in front if is_told else None,
+            is_on_front=index in front if has_front else None,
         )
         for index, ((arm, score), hours) in enumerate(zip(scored, costs, strict=True))
     ]
-    return tuple(sorted(found, key=lambda point: (point.gpu_hours, -metric.sign * point.score, point.arm)))
+    return tuple(sorted(shown, key=lambda point: (point.gpu_hours, -metric.sign * point.score, point.arm)))
 
 
 def cheapest_not_worse(
@@ -73,7 +73,7 @@ def cheapest_not_worse(
     if winner.name not in by_name:
         return None
     costs = {arm.name: arm.hours.training for arm in (winner, *arms)}
-    found, on_validation = winner, None
+    cheapest, on_validation = winner, None
     for arm in sorted(arms, key=lambda arm: (costs[arm.name], arm.name)):
         if costs[arm.name] >= costs[winner.name]:
             break
@@ -81,24 +81,26 @@ def cheapest_not_worse(
             difference(metric, by_name[winner.name], by_name[arm.name], "validation") if arm.name in by_name else None
         )
         if behind is not None and behind.p is not None and (behind.p >= ALPHA or behind.delta <= 0):
-            found, on_validation = arm, behind
+            cheapest, on_validation = arm, behind
             break
     if on_validation is None:
         is_any_cheaper = min(costs.values()) < costs[winner.name]
         words = "every cheaper arm is significantly worse on validation" if is_any_cheaper else "no arm is cheaper"
         return Cheapest(arm=winner.name, gpu_hours=costs[winner.name], verdict=words)
-    behind = difference(metric, winner, found, split)
+    behind = difference(metric, winner, cheapest, split)
     return Cheapest(
-        arm=found.name,
-        gpu_hours=costs[found.name],
+        arm=cheapest.name,
+        gpu_hours=costs[cheapest.name],
         behind=behind,
-        verdict=_in_words(winner, found, on_validation, behind),
+        verdict=_in_words(winner, cheapest, on_validation, behind),
     )
 
 
-def _in_words(winner: ConfirmedArm, found: ConfirmedArm, on_validation: Difference, behind: Difference | None) -> str:
+def _in_words(
+    winner: ConfirmedArm, cheapest: ConfirmedArm, on_validation: Difference, behind: Difference | None
+) -> str:
     assert on_validation.p is not None
-    share = found.hours.training / winner.hours.training  # what is cheaper than another has one that costs something
+    share = cheapest.hours.training / winner.hours.training  # the winner costs more, so not 0
     reported = f"; {winner.name} minus it is {points(behind)} on this split" if behind else ""
     return (
         f"not distinguishable from {winner.name} on validation ({p_text(on_validation.p)}) "

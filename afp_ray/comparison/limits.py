@@ -26,16 +26,16 @@ def keeping_limits(
     """
     bases = [arm for arm in arms if arm.method == "base"]
     directions = {goal.metric: goal.direction for goal in objective.goals}
-    kept, told = [], []
+    keeping, reasons = [], []
     for arm in arms:
         passed = [words for limit in limits if (words := _passed(arm, bases, limit, directions.get(limit.metric)))]
         if passed:
-            told.append(f"{arm.name} is left out: {'; '.join(passed)} on validation")
+            reasons.append(f"{arm.name} is left out: {'; '.join(passed)} on validation")
         else:
-            kept.append(arm)
-    if not kept:
-        raise DataError("\n".join(["no arm keeps the constraints of the study", *told]), fix="loosen a constraint")
-    return kept, told
+            keeping.append(arm)
+    if not keeping:
+        raise DataError("\n".join(["no arm keeps the constraints of the study", *reasons]), fix="loosen a constraint")
+    return keeping, reasons
 
 
 def _passed(

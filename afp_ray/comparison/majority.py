@@ -49,16 +49,16 @@ def majority_warnings(row: MajorityRow | None, arms: Sequence[ArmRow], pivot: st
     """A sentence where every arm scores below the majority: on the whole, and by task."""
     if row is None:
         return []
-    found = []
+    warnings = []
     means = [(arm.mean.mean, arm.arm) for arm in arms if arm.mean is not None]
     if row.mean is not None and means and max(means)[0] < row.mean:
-        found.append(_all_below("every arm", max(means), row.mean))
+        warnings.append(_all_below("every arm", max(means), row.mean))
     for task in dict.fromkeys(cell.task for cell in row.cells):
         floor = _of_task(row.cells, task, pivot)
         own = [(_of_task(arm.cells, task, pivot), arm.arm) for arm in arms]
         if max(own)[0] < floor:
-            found.append(_all_below(f"{task}: every arm", max(own), floor))
-    return found
+            warnings.append(_all_below(f"{task}: every arm", max(own), floor))
+    return warnings
 
 
 def _all_below(who: str, best: tuple[float, str], floor: float) -> str:

@@ -69,17 +69,17 @@ def parse_metric(name: str, *, language: str | None = None, direction: str | Non
 
 def values_by_seed(metric: Metric, arm: ConfirmedArm, split: str) -> list[float]:
     """The metric of each seed, from the stored scores; [] where the arm was not scored on it."""
-    found = []
+    values = []
     for result in arm.results:
         scores, name, pivot = result.scores, metric.name, arm.pivot
         if metric.language:
             scores = tuple(score for score in scores if score.language == metric.language)
             name, pivot = ("mean" if name in _MEANS else name), ""
         try:
-            found.append(objective_value(scores, name, pivot=pivot, split=split))  # type: ignore[arg-type]
+            values.append(objective_value(scores, name, pivot=pivot, split=split))  # type: ignore[arg-type]
         except ConfigError:
             return []
-    return found
+    return values
 
 
 def mask(metric: Metric, examples: Examples, pivot: str) -> NDArray[np.bool_]:
@@ -111,6 +111,7 @@ def choose(arm: ConfirmedArm, where: NDArray[np.bool_]) -> Chosen:
     index = np.asarray(parts[1]).reshape(-1)
     count = np.bincount(index)
     values = np.stack([np.bincount(index, weights=row[where]) / count for row in arm.values])
+    # Of each example its first row; written backwards, since the last write stays.
     first = np.zeros(len(count), dtype=np.intp)
     first[index[::-1]] = np.arange(len(index))[::-1]
     content = examples.content_id[where][first]
@@ -131,12 +132,11 @@ def summarize(metric: Metric, arm: ConfirmedArm, split: str) -> ScoreSummary | N
     if note := too_few(arm, where):
         return ScoreSummary(mean=mean, n_seeds=count, note=note)
     if totals.has_totals(arm, where):
-        found = totals.interval(arm, where)
-        return ScoreSummary(mean=mean, ci95=(found.low, found.high), n_seeds=count)
-    chosen = choose(arm, where)
-    interval = score_interval(
-        chosen.values, chosen.content, tasks=chosen.task, languages=chosen.language, is_share=True
-    )
+        interval = totals.interval(arm, where)
+    else:
+        chosen = choose(arm, where)
+        cells = {"tasks": chosen.task, "languages": chosen.language}
+        interval = score_interval(chosen.values, chosen.content, **cells, is_share=True)
     return ScoreSummary(mean=mean, ci95=(interval.low, interval.high), n_seeds=count)
 
 
@@ -162,19 +162,19 @@ def _without_examples(
         ]
         if min(counts) < MIN_CONTENTS:
             return None, f"no interval: {min(counts)} pairs, and {MIN_CONTENTS} are needed"
-        found = seeds_interval(by_seed, min(counts))  # languages share their sentences
-        return (found.low, found.high), ""
+        interval = seeds_interval(by_seed, min(counts))  # languages share their sentences
+        return (interval.low, interval.high), ""
     if len(by_seed) < 2:
         return None, "no interval: one seed"
-    found = mean_interval(by_seed)
+    interval = mean_interval(by_seed)
     low, high = _ENDS[metric.name]
-    return (max(low, found.low), min(high, found.high)), ""
+    return (max(low, interval.low), min(high, interval.high)), ""
 
 
 def difference(metric: Metric, arm: ConfirmedArm, base: ConfirmedArm, split: str) -> Difference | None:
     """`arm` minus `base` by itself; positive is better. None where one of them was not scored on the metric."""
-    found = measure(metric, arm, base, split)
-    return found.difference if found else None
+    measured = measure(metric, arm, base, split)
+    return measured.difference if measured else None
 
 
 def measure(metric: Metric, arm: ConfirmedArm, base: ConfirmedArm, split: str) -> Measured | None:
@@ -195,8 +195,8 @@ def mean_under(where: NDArray[np.bool_], arm: ConfirmedArm) -> float:
 
 def difference_under(where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm) -> Difference | None:
     """Paired difference over the examples under a mask, by itself; None where there are none."""
-    found = measure_under(where, arm, base)
-    return found.difference if found else None
+    measured = measure_under(where, arm, base)
+    return measured.difference if measured else None
 
 
 def measure_under(where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm, *, sign: int = 1) -> Measured | None:
@@ -218,8 +218,8 @@ def measure_under(where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedAr
     delta = pair.estimate.value
     if note:
         return Measured(Difference(delta=delta, p=pair.p, n=n, note=note, **test))
-    found = pair.interval
-    return Measured(Difference(delta=delta, ci95=(found.low, found.high), p=pair.p, n=n, **test), pair)
+    interval = pair.interval
+    return Measured(Difference(delta=delta, ci95=(interval.low, interval.high), p=pair.p, n=n, **test), pair)
 
 
 def shares_of_best(metric: Metric, arms: Sequence[ConfirmedArm]) -> list[float] | None:

@@ -126,15 +126,15 @@ class ReferenceTable(StrictModel):
 
     def mean_of(self, row: ReferenceRow, shots: int | Literal["all"]) -> Decimal:
         """Mean of the row's cells, of one number of shots or all, as exact as they are printed."""
-        places = range(len(self.shots)) if shots == "all" else [self.shots.index(shots)]
-        cells = [Decimal(str(part[place])) for part in row.values for place in places]
+        columns = range(len(self.shots)) if shots == "all" else [self.shots.index(shots)]
+        cells = [Decimal(str(part[column])) for part in row.values for column in columns]
         return sum(cells, Decimal(0)) / len(cells)
 
     @property
     def keys(self) -> list[CellKey]:
         """Task, language and number of shots of every cell."""
-        places = [column.partition("/") for column in self.columns]
-        return [(task, language, shots) for task, _, language in places for shots in self.shots]
+        pairs = [column.partition("/") for column in self.columns]
+        return [(task, language, shots) for task, _, language in pairs for shots in self.shots]
 
     def cells(self, row: ReferenceRow) -> dict[CellKey, float]:
         """The row's values as printed, by task, language and number of shots."""
@@ -262,20 +262,20 @@ def _rows(table: ReferenceTable, group: ReferenceModel, ours: Sequence[_Ours]) -
     """Every row of a model; all their means are over the same cells, those that the study scored."""
     arms = [_arm_of(group, row, ours) for row in group.rows]
     keys = table.cells(group.rows[0])
-    scored = {key for found in arms if found for cell in found[1].cells if (key := _key(cell)) in keys}
-    return tuple(_row(table, group, row, found, scored) for row, found in zip(group.rows, arms, strict=True))
+    scored = {key for own in arms if own for cell in own[1].cells if (key := _key(cell)) in keys}
+    return tuple(_row(table, group, row, own, scored) for row, own in zip(group.rows, arms, strict=True))
 
 
 def _row(
-    table: ReferenceTable, group: ReferenceModel, row: ReferenceRow, found: _Ours | None, scored: Set[_Key]
+    table: ReferenceTable, group: ReferenceModel, row: ReferenceRow, own: _Ours | None, scored: Set[_Key]
 ) -> PaperRow:
     base = next((other for other in group.rows if "base" in other.methods and other is not row), None)
     before = table.cells(base) if base else {}
-    arm_row = found[1] if found else None
-    own = {_key(cell): cell for cell in arm_row.cells} if arm_row else {}
+    arm_row = own[1] if own else None
+    our_cells = {_key(cell): cell for cell in arm_row.cells} if arm_row else {}
     cells = []
     for (task, language, shots), value in table.cells(row).items():
-        cell = own.get((task, language, shots))
+        cell = our_cells.get((task, language, shots))
         cells.append(
             PaperCell(
                 task=task,
@@ -288,12 +288,12 @@ def _row(
             )
         )
     name = arm_row.arm if arm_row and any(cell.ours is not None for cell in cells) else None
-    data = found[0].config["data"] if found and name and found[0].is_trained else {}
+    data = own[0].config["data"] if own and name and own[0].is_trained else {}
     return PaperRow(
         name=row.label,
         arm=name,
         cells=tuple(cells),
-        mean=_mean(cells, found, scored),
+        mean=_mean(cells, own, scored),
         num_pairs=row.num_pairs,
         num_instructions=row.num_instructions,
         our_num_pairs=data.get("num_pairs"),
@@ -376,7 +376,7 @@ def _key(cell: TableCell) -> _Key:
     return cell.task, cell.language, cell.shots
 
 
-def _mean(cells: Sequence[PaperCell], found: _Ours | None, scored: Set[_Key]) -> PaperCell:
+def _mean(cells: Sequence[PaperCell], own: _Ours | None, scored: Set[_Key]) -> PaperCell:
     """The mean of a row over the cells that the study scored, be they of an arm beside it or not."""
     shared = [(cell, cell.ours) for cell in cells if cell.ours is not None]
     counted = [cell for cell in cells if (cell.task, cell.language, cell.shots) in scored] or cells
@@ -388,13 +388,13 @@ def _mean(cells: Sequence[PaperCell], found: _Ours | None, scored: Set[_Key]) ->
         paper=float(np.mean([cell.paper for cell in counted])),
         paper_vs_base=float(np.mean(deltas)) if deltas else None,
         ours=float(np.mean([value for _, value in shared])) if shared else None,
-        **_difference(_mean_difference([cell for cell, _ in shared], found)),
+        **_difference(_mean_difference([cell for cell, _ in shared], own)),
     )
 
 
-def _mean_difference(cells: Sequence[PaperCell], found: _Ours | None) -> Difference | None:
+def _mean_difference(cells: Sequence[PaperCell], own: _Ours | None) -> Difference | None:
     """The difference of our arm to its base over the examples of these cells."""
-    arm, _, base = found or (None, None, None)
+    arm, _, base = own or (None, None, None)
     if arm is None or base is None or not cells:
         return None
     return difference_under(_under(arm, [(cell.task, cell.language, cell.shots) for cell in cells]), arm, base)

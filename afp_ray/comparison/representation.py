@@ -72,27 +72,27 @@ def representation_rows(
     rows = []
     for arm, base in zip(arms, bases, strict=True):
         layers = [row for result in arm.results for row in result.layers]
-        place = _best_place(layers)
-        if place is None:
+        reported = _best_layer(layers)
+        if reported is None:
             continue
         before = [row for result in base.results for row in result.layers] if base else []
         for language in ("", *sorted({row.language for row in layers})):
-            ours, theirs = (_at(held, place, split, language) for held in (layers, before))
+            ours, theirs = (_at(rows_of, reported, split, language) for rows_of in (layers, before))
             if ours:
-                rows.append(_row(arm.name, place, language, ours, theirs))
+                rows.append(_row(arm.name, reported, language, ours, theirs))
     return rows
 
 
 def _row(
-    arm: str, place: tuple[int, str], language: str, ours: Sequence[LayerMetrics], theirs: Sequence[LayerMetrics]
+    arm: str, reported: tuple[int, str], language: str, ours: Sequence[LayerMetrics], theirs: Sequence[LayerMetrics]
 ) -> RepresentationRow:
     after, before = ([_mean(rows, name) for name in _TRIPLE] for rows in (ours, theirs))
     names = ("retrieval_from_pivot", "retrieval_to_pivot", "anisotropy", "language_probe", "language_probe_chance")
     return RepresentationRow(
         arm=arm,
         language=language,
-        layer=place[0],
-        pooling=place[1],
+        layer=reported[0],
+        pooling=reported[1],
         **dict(zip(_TRIPLE, after, strict=True)),
         before=cast(tuple[float, float, float], tuple(before)) if theirs else None,
         **{name: _mean(ours, name) for name in names},
@@ -101,7 +101,7 @@ def _row(
     )
 
 
-def _best_place(layers: Sequence[LayerMetrics]) -> tuple[int, str] | None:
+def _best_layer(layers: Sequence[LayerMetrics]) -> tuple[int, str] | None:
     """Layer and pooling with the best retrieval on validation; the lower layer, then mean pooling, wins a tie."""
     groups: dict[tuple[int, str], list[float]] = {}
     for row in layers:
@@ -110,11 +110,13 @@ def _best_place(layers: Sequence[LayerMetrics]) -> tuple[int, str] | None:
     return min(groups, key=lambda key: (-float(np.mean(groups[key])), key[0], key[1] != "mean")) if groups else None
 
 
-def _at(layers: Sequence[LayerMetrics], place: tuple[int, str], split: str, language: str = "") -> list[LayerMetrics]:
+def _at(
+    layers: Sequence[LayerMetrics], reported: tuple[int, str], split: str, language: str = ""
+) -> list[LayerMetrics]:
     return [
         row
         for row in layers
-        if (row.layer, row.pooling) == place and row.split == split and language in ("", row.language)
+        if (row.layer, row.pooling) == reported and row.split == split and language in ("", row.language)
     ]
 
 
@@ -133,11 +135,11 @@ def changes(paths: StudyPaths, comparison: Comparison, base_of: BaseOf) -> list[
         base_of: (arm, bases) -> the base of an arm, as the table has it.
     """
     bases = [arm for arm in comparison.arms if arm.is_base]
-    places = {row.arm: row for row in comparison.representation if not row.language}
-    found = []
+    reported = {row.arm: row for row in comparison.representation if not row.language}
+    shown = []
     for arm in comparison.arms:
         base: ArmRow | None = base_of(arm, bases)
-        row = places.get(arm.arm)
+        row = reported.get(arm.arm)
         if base is None or row is None:
             continue
         layers, before = (_layers(paths, side.trials, comparison.split) for side in (arm, base))
@@ -155,20 +157,20 @@ def changes(paths: StudyPaths, comparison: Comparison, base_of: BaseOf) -> list[
         drawing = _drawing(
             *(read_states(paths.trial(side.trials[0]).representation_of(comparison.split)) for side in (arm, base))
         )
-        found.append(Change(arm.arm, base.arm, row.layer, row.pooling, by_layer, row.language_probe_chance, drawing))
-    return found
+        shown.append(Change(arm.arm, base.arm, row.layer, row.pooling, by_layer, row.language_probe_chance, drawing))
+    return shown
 
 
 def _layers(paths: StudyPaths, trials: Sequence[str], split: str) -> list[LayerMetrics]:
-    found: list[LayerMetrics] = []
+    layers: list[LayerMetrics] = []
     for trial in trials:
         result = find_result(paths.trial(trial).result)
-        found += [row for row in result.layers if row.split == split] if result else []
-    return found
+        layers += [row for row in result.layers if row.split == split] if result else []
+    return layers
 
 
 def _drawing(arm: SentenceStates | None, base: SentenceStates | None) -> Drawing | None:
-    """The sentences of both in the axes of base at the place of the arm."""
+    """The sentences of both in the axes of base, at the layer and pooling of the arm."""
     if arm is None or base is None or arm.headline not in base.axes:
         return None
     axes = base.axes[arm.headline]

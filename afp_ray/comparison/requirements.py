@@ -25,11 +25,11 @@ def check_requirements(paths: Sequence[StudyPaths], texts: Sequence[str], *, spl
         split: whose scores are compared.
     Raises: ConfigError for a statement of another form or an arm that there is not.
     """
-    studies = [read_confirmed(place, split=split, prefix=len(paths) > 1) for place in paths]
+    studies = [read_confirmed(study_paths, split=split, prefix=len(paths) > 1) for study_paths in paths]
     arms = {arm.name: arm for study in studies for arm in study.arms}
     check_same_examples(list(arms.values()))
     parsed = [_parse(text, arms) for text in texts]
-    found = adjust([measure(Metric("mean"), left, right, split) for left, _, right in parsed])
+    differences = adjust([measure(Metric("mean"), left, right, split) for left, _, right in parsed])
     return [
         Requirement(
             text=text,
@@ -37,7 +37,7 @@ def check_requirements(paths: Sequence[StudyPaths], texts: Sequence[str], *, spl
             difference=delta,
             verdict=sentence(left.name, delta, other=right.name),
         )
-        for text, (left, sign, right), delta in zip(texts, parsed, found, strict=True)
+        for text, (left, sign, right), delta in zip(texts, parsed, differences, strict=True)
     ]
 
 

@@ -29,15 +29,15 @@ def rung_correlations(
     for record in trials:
         if record.role == "search" and record.rungs:
             by_arm.setdefault(record.arm, []).append(record)
-    found = []
+    rows = []
     for arm, searched in by_arm.items():
         amounts = _amounts(searched, pruner.factor)
         for first, later in _ordered_pairs(len(amounts)):
             later_amount = None if later is None else amounts[later]
             pairs = _both(searched, first, later)
             everything = [trial.rungs[first] for trial in searched if first < len(trial.rungs)]
-            found.append(_row(prefix + arm, pruner.unit, (amounts[first], later_amount), pairs, everything))
-    return tuple(found)
+            rows.append(_row(prefix + arm, pruner.unit, (amounts[first], later_amount), pairs, everything))
+    return tuple(rows)
 
 
 def _ordered_pairs(num_rungs: int) -> list[tuple[int, int | None]]:
@@ -47,12 +47,12 @@ def _ordered_pairs(num_rungs: int) -> list[tuple[int, int | None]]:
 
 def _amounts(trials: Sequence[TrialRecord], factor: int) -> list[int]:
     """The amount of every rung that was reached, from the trials that stand on one."""
-    known = {trial.until.rung: trial.until.amount for trial in trials if trial.until is not None}
-    if not known:  # every trial went on to its end, so that nothing tells where the rungs were
+    reached = {trial.until.rung: trial.until.amount for trial in trials if trial.until is not None}
+    if not reached:  # every trial went on to its end, so that nothing tells where the rungs were
         return []
-    rung, amount = min(known.items())
+    rung, amount = min(reached.items())
     steps = range(max(len(trial.rungs) for trial in trials))
-    return [known.get(step, round(amount * float(factor) ** (step - rung))) for step in steps]
+    return [reached.get(step, round(amount * float(factor) ** (step - rung))) for step in steps]
 
 
 def _both(trials: Sequence[TrialRecord], first: int, later: int | None) -> list[tuple[float, float]]:
@@ -76,16 +76,18 @@ def _row(
     everything: Sequence[float],
 ) -> RungCorrelation:
     before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    found = rank_correlation(before, after)
+    correlation = rank_correlation(before, after)
     if len(pairs) < MIN_PAIRS:
         trials = f"{len(pairs)} trial{'s were' if len(pairs) != 1 else ' was'} scored at both"
         verdict = f"cannot be told: {trials}, and {MIN_PAIRS} are needed"
-    elif found is None:
+    elif correlation is None:
         verdict = f"cannot be told: {len(pairs)} trials scored alike"
     else:
-        interval = f", 95 % interval {found.low:.2f} to {found.high:.2f}" if found.n > MIN_PAIRS else ""
-        verdict = f"rank correlation {found.rho:.2f} over {found.n} trials{interval}"
-    of_all = None if found is None else unrestricted_correlation(before, after, everything)
+        interval = (
+            f", 95 % interval {correlation.low:.2f} to {correlation.high:.2f}" if correlation.n > MIN_PAIRS else ""
+        )
+        verdict = f"rank correlation {correlation.rho:.2f} over {correlation.n} trials{interval}"
+    of_all = None if correlation is None else unrestricted_correlation(before, after, everything)
     if of_all is not None and len(everything) > len(pairs):
         verdict += f"; about {of_all:.2f} for all {len(everything)} that were scored there"
     amount, later = amounts
@@ -95,9 +97,9 @@ def _row(
         amount=amount,
         later=later,
         n=len(pairs),
-        rho=None if found is None else found.rho,
-        ci95=None if found is None else (found.low, found.high),
-        p=None if found is None else found.p,
+        rho=None if correlation is None else correlation.rho,
+        ci95=None if correlation is None else (correlation.low, correlation.high),
+        p=None if correlation is None else correlation.p,
         of_all=of_all,
         verdict=f"{arm}: the ranking at {amount:,} {unit} against that at {_in_words(unit, later)}: {verdict}",
     )

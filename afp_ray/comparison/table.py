@@ -35,10 +35,10 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
     Returns: the table. Without a base arm, differences are null and a warning says so.
     Raises: UserError when a study does not exist or has nothing confirmed; DataError for mixed evaluation sets.
     """
-    studies = [read_confirmed(place, split=split, prefix=len(paths) > 1) for place in paths]
+    studies = [read_confirmed(study_paths, split=split, prefix=len(paths) > 1) for study_paths in paths]
     arms = [arm for study in studies for arm in study.arms]
     if not arms:
-        raise nothing_confirmed([place.name for place in paths])
+        raise nothing_confirmed([study_paths.name for study_paths in paths])
     check_same_examples(arms)
     warnings = [warning for study in studies for warning in study.warnings]
     bases = [arm for arm in arms if arm.method == "base"]
@@ -63,10 +63,10 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         direction=objective.direction,
     )
     effects = component_effects(arms, split=split)
-    searched = [found for study in studies for found in field_importances(study)]
+    searched = [importance for study in studies for importance in field_importances(study)]
     rungs = [row for study in studies for row in study.rungs]
     return Comparison(
-        studies=tuple(place.name for place in paths),
+        studies=tuple(study_paths.name for study_paths in paths),
         split=split,
         objective=f"{objective.direction} {objective.metric} on {objective.split}",
         base=bases[0].name if bases else None,
@@ -83,7 +83,7 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
             *below,
             *(f"{row.arm}: {row.verdict}" for row in rows if not row.is_base),
             *(effect.verdict for effect in effects),
-            *(one.verdict for one in searched),
+            *(importance.verdict for importance in searched),
             *(row.verdict for row in rungs if row.later is None),
         ),
         warnings=tuple(dict.fromkeys(warnings)),
@@ -199,11 +199,11 @@ def _cells(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: S
 
 def _demo_deviation(arm: ConfirmedArm, cell: tuple[str, str, int], split: Split) -> float | None:
     """Deviation of the cell's main metric over demonstration seeds; None where some result has one set of them."""
-    found = [
+    deviations = [
         score.demo_deviation
         for result in arm.results
         for score in result.scores
         if score.is_main and score.split == split and (score.task, score.language, score.shots) == cell
     ]
-    known = [value for value in found if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(found) else None
+    measured = [value for value in deviations if value is not None]
+    return float(np.mean(measured)) if measured and len(measured) == len(deviations) else None

@@ -17,6 +17,7 @@ from afp_ray.evaluation.text_metrics import bleu_of_totals
 from afp_ray.statistics import (
     Contents,
     Estimate,
+    Floats,
     Interval,
     PairedDifference,
     Side,
@@ -27,7 +28,6 @@ from afp_ray.statistics import (
     redrawn_seeds,
 )
 
-Floats = NDArray[np.float64]
 OF_TOTALS: dict[str, Callable[[Floats], Floats]] = {"bleu": bleu_of_totals}
 """(R, D) sums -> (R,) values, by the main metrics that are no means."""
 TEST = "paired score interval and permutation of sentences, clustered by content"
@@ -80,7 +80,7 @@ def difference(
     What a content moves the difference by takes the place of the difference of a pair of answers.
     """
     sums = [_sums(arm, where), _sums(base, where)]
-    left, right = (_side(one) for one in sums)
+    left, right = (_side(side_sums) for side_sums in sums)
     spread = measure_spread([left, right], content_strata(sums[0].contents, sums[0].cells))
     delta = sign * (value(arm, where) - value(base, where))
     own = left.influences.mean(axis=0) - right.influences.mean(axis=0)
@@ -96,8 +96,8 @@ def difference(
 def _contents(sums: _Sums, influences: Floats, plain: float) -> Contents:
     """The contents by their rows in each cell; those deviate that move the score."""
     rows = np.zeros((len(influences), len(sums.weights)))
-    number = {name: place for place, name in enumerate(dict.fromkeys(sums.contents))}
-    cells = {cell: place for place, cell in enumerate(dict.fromkeys(sums.cells))}
+    number = {name: index for index, name in enumerate(dict.fromkeys(sums.contents))}
+    cells = {cell: index for index, cell in enumerate(dict.fromkeys(sums.cells))}
     for name, cell in zip(sums.contents, sums.cells, strict=True):
         rows[number[name], cells[cell]] += 1
     weights = (rows / rows.sum(axis=0)) @ sums.weights
@@ -131,9 +131,11 @@ def permutation(
     random = np.random.default_rng(seed)
     # The first pattern swaps nothing: it is the difference that was seen.
     swapped = np.concatenate([np.zeros((1, num_contents)), random.integers(0, 2, size=(resamples, num_contents))])
+    # Swapping a content moves what it sums to from one side to the other: every pattern is one row of a product with
+    # the differences, whatever the number of sentences.
     sides = []
-    for kept, other in ((ours, theirs), (theirs, ours)):
-        sums = [mine.sum(axis=0) + swapped @ (yours - mine) for mine, yours in zip(kept, other, strict=True)]
+    for own, other in ((ours, theirs), (theirs, ours)):
+        sums = [mine.sum(axis=0) + swapped @ (yours - mine) for mine, yours in zip(own, other, strict=True)]
         sides.append(_scores(left, [part for part in sums]))
     gaps = np.abs(sides[0] - sides[1])
     # Equal statistics must count as equal whatever the order of their sums.
@@ -165,7 +167,7 @@ def _redrawn(
     random = {len(side.parts[0]): np.random.default_rng((seed, len(side.parts[0]))) for side in sums}
     rows = []
     for counts in redrawn_contents(first.contents, first.cells, resamples=resamples, seed=seed):
-        weights = {number: redrawn_seeds(one, number, len(counts)) for number, one in random.items()}
+        weights = {number: redrawn_seeds(generator, number, len(counts)) for number, generator in random.items()}
         chunk = []
         for side in sums:
             by_seed = [
@@ -198,13 +200,13 @@ def _sums(arm: ConfirmedArm, where: NDArray[np.bool_]) -> _Sums:
     cells = [(str(task), str(code), int(shots)) for task, code, shots in zip(*columns, strict=True)]
     names = list(dict.fromkeys(cells))
     contents = [str(name) for name in examples.content_id[where]]
-    number = {name: place for place, name in enumerate(dict.fromkeys(contents))}
+    number = {name: index for index, name in enumerate(dict.fromkeys(contents))}
     content = np.array([number[name] for name in contents])
     cell = np.array([names.index(name) for name in cells])
     metrics = examples.metric[where]
     parts, kinds = [], []
-    for place in range(len(names)):
-        rows = cell == place
+    for index in range(len(names)):
+        rows = cell == index
         kind = str(metrics[rows][0])
         if kind in OF_TOTALS:
             kinds.append(kind)
@@ -224,9 +226,9 @@ def _weights(cells: Sequence[tuple[str, str, int]]) -> Floats:
     """(K,) weights of the mean over tasks of the mean over languages of the mean over shots."""
     tasks = {task for task, _, _ in cells}
     languages = {(task, code) for task, code, _ in cells}
-    found = []
+    weights = []
     for task, code, _ in cells:
         codes = sum(name == task for name, _ in languages)
         shots = sum((name, other) == (task, code) for name, other, _ in cells)
-        found.append(1 / (len(tasks) * codes * shots))
-    return np.array(found)
+        weights.append(1 / (len(tasks) * codes * shots))
+    return np.array(weights)

@@ -24,19 +24,19 @@ class Measured:
 
 def adjust(measured: Sequence[Measured | None]) -> list[Difference | None]:
     """The differences with their p-values adjusted (Holm) over those that were tested, and the intervals that agree."""
-    tested = [index for index, one in enumerate(measured) if one is not None and one.difference.p is not None]
+    tested = [index for index, member in enumerate(measured) if member is not None and member.difference.p is not None]
     p_values = [measured[index].difference.p for index in tested]  # type: ignore[union-attr]
     adjusted, levels = holm(p_values), holm_levels(p_values, ALPHA)  # type: ignore[arg-type]
-    found = [None if one is None else one.difference for one in measured]
+    differences = [None if member is None else member.difference for member in measured]
     for index, p, level in zip(tested, adjusted, levels, strict=True):
-        one = measured[index]
-        assert one is not None
+        member = measured[index]
+        assert member is not None
         update: dict[str, object] = {"p_holm": p}
-        if one.pair is not None:
-            interval = one.pair.at(level)
+        if member.pair is not None:
+            interval = member.pair.at(level)
             update["ci95_holm"] = (interval.low, interval.high)
-        found[index] = one.difference.model_copy(update=update)
-    return found
+        differences[index] = member.difference.model_copy(update=update)
+    return differences
 
 
 def in_words(delta: Difference | None, *, has_base: bool = True, is_base: bool = False, other: str = "base") -> str:

@@ -35,7 +35,7 @@ _OCTAL = re.compile(r"[-+]?0[0-7_]*[0-7]")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Where a value stands: 1-based line and column of its key (where it has one) and of the value itself."""
 
     line: int
@@ -50,30 +50,30 @@ class Place:
 
 @dataclass(slots=True)
 class Document:
-    """Values of one file and their places by path of keys and list positions."""
+    """Values of one file and their positions by path of keys and list positions."""
 
     name: str
     lines: list[str]
     values: dict[str, Any]
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+    positions: dict[KeyPath, Position] = field(default_factory=dict)
 
     def error(
         self, path: KeyPath, problem: str, *, at_key: bool = False, allowed: str = "", fix: str = ""
     ) -> ConfigError:
         """A `ConfigError` at the place of `path`, or of its nearest parent, that shows the source line."""
-        nearest = next((path[:size] for size in range(len(path), -1, -1) if path[:size] in self.places), None)
+        nearest = next((path[:size] for size in range(len(path), -1, -1) if path[:size] in self.positions), None)
         if nearest is None:
             return ConfigError(problem, where=self.name, allowed=allowed, fix=fix)
-        place = self.places[nearest]
-        if place.origin is not None:
-            return ConfigError(problem, where=place.origin, allowed=allowed, fix=fix)
-        line, column = (place.key_line, place.key_column) if at_key else (place.line, place.column)
+        position = self.positions[nearest]
+        if position.origin is not None:
+            return ConfigError(problem, where=position.origin, allowed=allowed, fix=fix)
+        line, column = (position.key_line, position.key_column) if at_key else (position.line, position.column)
         return _located(self.name, self.lines, line, column, problem, allowed=allowed, fix=fix)
 
     def raw(self, path: KeyPath) -> str | None:
         """The scalar at `path` as it was written; None for anything else."""
-        place = self.places.get(path)
-        return place.raw if place else None
+        position = self.positions.get(path)
+        return position.raw if position else None
 
 
 def _snippet(lines: list[str], line: int, column: int) -> str:
@@ -99,7 +99,7 @@ def read_document(path: str | Path) -> Document:
 
     Args:
         path: the file, at most 1 MB of UTF-8.
-    Returns: its values as dict, list, str, int, float, bool and None, with their places.
+    Returns: its values as dict, list, str, int, float, bool and None, with their positions.
     Raises: ConfigError with file:line:column.
     """
     name, file = str(path), Path(path).expanduser()
@@ -138,7 +138,7 @@ def parse_document(text: str, name: str) -> Document:
 
 
 def _parse_json(text: str, name: str) -> Document:
-    """A JSON document without places: errors name the file and the field."""
+    """A JSON document without positions: errors name the file and the field."""
 
     def refuse(constant: str) -> None:
         raise ConfigError(f"{constant} is not a finite number", where=name)
@@ -164,12 +164,14 @@ def _parse_json(text: str, name: str) -> Document:
     return Document(name=name, lines=[], values=values)
 
 
-def parse_value(text: str, origin: str) -> tuple[Any, dict[KeyPath, Place]]:
+def parse_value(text: str, origin: str) -> tuple[Any, dict[KeyPath, Position]]:
     """The value of a `--set` as YAML, and the place of each of its parts, which is `origin`."""
     try:
         document = parse_document(f"value: {text}", origin)
-        places = {path[1:]: replace(place, origin=origin) for path, place in document.places.items() if path}
-        return document.values["value"], places
+        positions = {
+            path[1:]: replace(position, origin=origin) for path, position in document.positions.items() if path
+        }
+        return document.values["value"], positions
     except ConfigError as error:
         raise ConfigError(error.problem.split("\n")[0], where=origin, allowed=error.allowed, fix=error.fix) from error
 
@@ -256,7 +258,7 @@ def _check_events(text: str, name: str, lines: list[str]) -> None:
 
 
 class _Reader:
-    """Turns composed nodes into values and notes their places."""
+    """Turns composed nodes into values and notes their positions."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -274,7 +276,7 @@ class _Reader:
         if id(node) in self.open:
             raise self.fail(node, "this alias contains itself", fix="write the values out")
         mark, key_mark = node.start_mark, (key or node).start_mark
-        self.document.places[path] = Place(
+        self.document.positions[path] = Position(
             mark.line + 1,
             mark.column + 1,
             key_mark.line + 1,

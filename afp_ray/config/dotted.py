@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from afp_ray.config.document import Document, KeyPath, Place
+from afp_ray.config.document import Document, KeyPath, Position
 from afp_ray.config.fields import trial_sections
 
 TOPS = ("fixed", "compare", "tune")
 """Fields of a study whose names are fields of a trial."""
 
 
-def flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, Place]]:
-    """Dotted values of the mapping at `path`, opening the sections of a trial alone, and all places so renamed.
+def flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, Position]]:
+    """Dotted values of the mapping at `path`, opening the sections of a trial alone, and all positions so renamed.
 
     Raises: ConfigError for a field that stands there twice.
     """
     flattened: dict[str, Any] = {}
-    places = {at: place for at, place in document.places.items() if at[: len(path)] != path or at == path}
+    positions = {at: position for at, position in document.positions.items() if at[: len(path)] != path or at == path}
 
     def walk(mapping: dict[str, Any], here: KeyPath, prefix: str) -> None:
         for key, value in mapping.items():
@@ -26,23 +26,23 @@ def flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dic
             if name in flattened:
                 raise document.error(at, f"{name} stands twice, dotted and nested", at_key=True, fix="keep one")
             flattened[name] = value
-            for other, place in document.places.items():
+            for other, position in document.positions.items():
                 if other[: len(at)] == at:
-                    places[(*path, name, *other[len(at) :])] = place
+                    positions[(*path, name, *other[len(at) :])] = position
 
     walk(values, path, "")
-    return flattened, places
+    return flattened, positions
 
 
 def dot(document: Document, values: dict[str, Any], path: KeyPath) -> None:
     """Give every mapping of `values` under `TOPS` dotted names.
 
     Args:
-        document: the file; its places are renamed.
+        document: the file; its positions are renamed.
         values: the study, or its small form.
         path: where `values` stands in the file.
     Raises: ConfigError for a field that stands twice.
     """
     for top in TOPS:
         if isinstance(values.get(top), dict):
-            values[top], document.places = flat(document, values[top], (*path, top))
+            values[top], document.positions = flat(document, values[top], (*path, top))

@@ -29,29 +29,29 @@ def is_section(field: FieldInfo) -> bool:
 @cache
 def trial_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> dict[str, FieldInfo]:
     """Fields of a trial by dotted name; a section is there itself only where it may be null."""
-    found: dict[str, FieldInfo] = {}
+    fields: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         if is_section(field):
-            found |= trial_fields(models_in(field.annotation)[0], f"{prefix}{name}.")
+            fields |= trial_fields(models_in(field.annotation)[0], f"{prefix}{name}.")
             if type(None) not in get_args(field.annotation):
                 continue
-        found[f"{prefix}{name}"] = field
-    return found
+        fields[f"{prefix}{name}"] = field
+    return fields
 
 
 @cache
 def trial_sections(model: type[BaseModel] = TrialConfig, prefix: str = "") -> frozenset[str]:
     """Dotted names of the sections of a trial."""
-    found: set[str] = set()
+    sections: set[str] = set()
     for name, field in model.model_fields.items():
         if is_section(field):
-            found |= {f"{prefix}{name}"} | trial_sections(models_in(field.annotation)[0], f"{prefix}{name}.")
-    return frozenset(found)
+            sections |= {f"{prefix}{name}"} | trial_sections(models_in(field.annotation)[0], f"{prefix}{name}.")
+    return frozenset(sections)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?` for the nearest of `known`, also by the last part of a dotted name; "" when none is near."""
-    names = list(known)
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """`did you mean X?` for the nearest of `allowed`, also by the last part of a dotted name; "" when none is near."""
+    names = list(allowed)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not near:
         by_last = {name.rpartition(".")[2]: name for name in names}
@@ -60,8 +60,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else ""
 
 
-def fields_beside(name: str, known: Iterable[str]) -> str:
+def fields_beside(name: str, allowed: Iterable[str]) -> str:
     """The names of the same section as `name`, in one line."""
-    names = list(known)
+    names = list(allowed)
     section = name.rpartition(".")[0]
     return ", ".join([other for other in names if other.rpartition(".")[0] == section] or names)

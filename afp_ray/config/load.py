@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from afp_ray.config.base import canonical_json
-from afp_ray.config.document import Document, KeyPath, Place, parse_value, read_document
+from afp_ray.config.document import Document, KeyPath, Position, parse_value, read_document
 from afp_ray.config.dotted import TOPS, dot, flat
 from afp_ray.config.evaluation import CHOICE_TASKS, GENERATED_SCORES
 from afp_ray.config.fields import (
@@ -78,12 +78,12 @@ def load_trial(
     Raises: ConfigError with file:line:column, the value, what is allowed and a fix.
     """
     document = read_document(path)
-    document.values, document.places = flat(document, document.values, ())
+    document.values, document.positions = flat(document, document.values, ())
     for override in overrides:
-        name, value, places, origin = _split(override)
+        name, value, positions, origin = _split(override)
         _require(name, trial_fields(), origin=origin)
         document.values[name] = value
-        _place_override(document, (name,), places)
+        _locate_override(document, (name,), positions)
     _check_values(document.values, document, ())
     method = document.values.get("method", TrialConfig.model_fields["method"].default)
     pinned = (methods or {}).get(method, {})
@@ -101,8 +101,8 @@ def _validate(model: type[_Model], values: Mapping[str, Any], document: Document
 # --set
 
 
-def _split(override: str) -> tuple[str, Any, Mapping[KeyPath, Place], str]:
-    """Name, value, places of the value's parts, and what errors call all of it."""
+def _split(override: str) -> tuple[str, Any, Mapping[KeyPath, Position], str]:
+    """Name, value, positions of the value's parts, and what errors call all of it."""
     name, separator, text = override.partition("=")
     name, origin = name.strip(), f"--set {override}"
     if not separator or not name:
@@ -110,22 +110,24 @@ def _split(override: str) -> tuple[str, Any, Mapping[KeyPath, Place], str]:
     return name, *parse_value(text, origin), origin
 
 
-def _require(name: str, known: Iterable[str], *, origin: str) -> None:
-    names = list(known)
+def _require(name: str, allowed: Iterable[str], *, origin: str) -> None:
+    names = list(allowed)
     if name not in names:
         fix = did_you_mean(name, names)
         raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, names), fix=fix)
 
 
-def _place_override(document: Document, path: KeyPath, places: Mapping[KeyPath, Place]) -> None:
+def _locate_override(document: Document, path: KeyPath, positions: Mapping[KeyPath, Position]) -> None:
     """Let what stands at `path` be found in a `--set`, down to the items of a list: no line of the file has them."""
-    document.places = {known: place for known, place in document.places.items() if known[: len(path)] != path}
-    document.places |= {(*path, *inner): place for inner, place in places.items()}
+    document.positions = {
+        other: position for other, position in document.positions.items() if other[: len(path)] != path
+    }
+    document.positions |= {(*path, *inner): position for inner, position in positions.items()}
 
 
 def _override_study(document: Document, override: str) -> None:
     """Put one `--set` over the values of a study file."""
-    name, value, places, origin = _split(override)
+    name, value, positions, origin = _split(override)
     fields = trial_fields()
     top, _, rest = ("fixed", "", name) if name in fields else name.partition(".")
     keys = [rest] if rest else []
@@ -134,22 +136,22 @@ def _override_study(document: Document, override: str) -> None:
         if top == "tune" and rest not in fields and part in {*RangeSpec.model_fields, *ChoiceSpec.model_fields}:
             keys = list(rest.rpartition(".")[::2])
         _require(keys[0], fields, origin=origin)
-    elif name not in (known := _study_names()):
-        fix = did_you_mean(name, [*known, *fields])
-        raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, known), fix=fix)
+    elif name not in (study_names := _study_names()):
+        fix = did_you_mean(name, [*study_names, *fields])
+        raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, study_names), fix=fix)
     else:
         keys = rest.split(".") if rest else []
     *parents, last = [top, *keys]
-    place = document.values
+    section = document.values
     for key in parents:
-        inner = place.setdefault(key, {})
+        inner = section.setdefault(key, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"{key} is no mapping, so {name} cannot be set", where=origin)
-        place = inner
-    place[last] = value
-    _place_override(document, (top, *keys), places)
+        section = inner
+    section[last] = value
+    _locate_override(document, (top, *keys), positions)
     if not rest and top in TOPS and isinstance(value, dict):
-        document.values[top], document.places = flat(document, value, (top,))
+        document.values[top], document.positions = flat(document, value, (top,))
 
 
 def _study_names() -> list[str]:
@@ -259,10 +261,10 @@ def _plain_kinds(kind: Any) -> Iterator[Any]:
 
 def _check_objective(study: StudyConfig, document: Document) -> None:
     _check_metric(study.objective.metric, document, ("objective", "metric"))
-    for place, goal in enumerate(study.objective.also):
-        _check_metric(goal.metric, document, ("objective", "also", place, "metric"))
-    for place, limit in enumerate(study.constraints):
-        _check_metric(limit.metric, document, ("constraints", place, "metric"))
+    for index, goal in enumerate(study.objective.also):
+        _check_metric(goal.metric, document, ("objective", "also", index, "metric"))
+    for index, limit in enumerate(study.constraints):
+        _check_metric(limit.metric, document, ("constraints", index, "metric"))
 
 
 def _check_metric(name: str, document: Document, path: KeyPath) -> None:

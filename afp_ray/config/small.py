@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from afp_ray.config.document import Document, KeyPath, Place
+from afp_ray.config.document import Document, KeyPath, Position
 from afp_ray.config.dotted import dot
 from afp_ray.config.fields import did_you_mean, trial_fields, trial_sections
 from afp_ray.config.study import StudyConfig
@@ -24,7 +24,7 @@ def small_form(document: Document) -> Document:
     Returns: a document without `small`, whose errors point into that section of the file.
     Raises: ConfigError for a field that a small form cannot replace.
     """
-    reduced = Document(document.name, document.lines, copy.deepcopy(document.values), dict(document.places))
+    reduced = Document(document.name, document.lines, copy.deepcopy(document.values), dict(document.positions))
     replacing = reduced.values.pop("small")
     if not isinstance(replacing, dict):
         raise document.error(("small",), "`small` is no mapping of fields", fix="write `small: {seeds: [0], ...}`")
@@ -38,7 +38,7 @@ def small_form(document: Document) -> Document:
             _move(reduced, ("small", field), (field,))
     if isinstance(name := reduced.values.get("name"), str):
         reduced.values["name"] = f"{name}{SUFFIX}"
-    reduced.places = {path: place for path, place in reduced.places.items() if path[:1] != ("small",)}
+    reduced.positions = {path: position for path, position in reduced.positions.items() if path[:1] != ("small",)}
     return reduced
 
 
@@ -73,13 +73,13 @@ def _merge(reduced: Document, values: Mapping[str, Any]) -> None:
 
 
 def _drop(document: Document, path: KeyPath) -> None:
-    document.places = {at: place for at, place in document.places.items() if at[: len(path)] != path}
+    document.positions = {at: position for at, position in document.positions.items() if at[: len(path)] != path}
 
 
 def _move(document: Document, old: KeyPath, new: KeyPath) -> None:
     """Let what stands at `old` in the file be found at `new`."""
-    moved: dict[KeyPath, Place] = {
-        (*new, *at[len(old) :]): place for at, place in document.places.items() if at[: len(old)] == old
+    moved: dict[KeyPath, Position] = {
+        (*new, *at[len(old) :]): position for at, position in document.positions.items() if at[: len(old)] == old
     }
     _drop(document, new)
-    document.places |= moved
+    document.positions |= moved

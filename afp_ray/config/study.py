@@ -130,8 +130,8 @@ def nest(fields: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in fields.items():
         *parents, last = name.split(".")
-        place = nested
+        section = nested
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
+            section = section.setdefault(parent, {})
+        section[last] = value
     return nested

@@ -41,23 +41,23 @@ def translate(
 
     Args:
         details: the error.
-        document: the file; without places the dotted name is the place.
+        document: the file; without positions the dotted name is the place.
         model: what was validated, to name the fields that it allows.
         root: where the validated value stands.
     """
     kind, context, loc = details["type"], details.get("ctx", {}), (*root, *details["loc"])
-    path = place_of(loc, document)
+    path = path_of(loc, document)
     name, value = field_name(loc), details["input"]
     if kind == "value_error":
         message = details["msg"].removeprefix("Value error, ")
         problem, allowed, fix = parts_of(message)
         return error_at(document, _quoted(message, document, path), problem, allowed=allowed, fix=fix)
     if kind == "extra_forbidden":
-        known = _beside(model, details["loc"])
-        fix = did_you_mean(str(loc[-1]), known)
+        beside = _beside(model, details["loc"])
+        fix = did_you_mean(str(loc[-1]), beside)
         if not fix and str(loc[-1]) in trial_fields():
             fix = f"a field of a trial goes under fixed, compare or tune: fixed: {{{loc[-1]}: ...}}"
-        return error_at(document, path, f"unknown field {name!r}", at_key=True, allowed=", ".join(known), fix=fix)
+        return error_at(document, path, f"unknown field {name!r}", at_key=True, allowed=", ".join(beside), fix=fix)
     if kind == "missing":
         return error_at(document, path, f"{name} is missing", fix=f"add a line `{loc[-1]}: ...`")
     raw = document.raw(path)
@@ -78,20 +78,20 @@ def error_at(
     document: Document, path: KeyPath, problem: str, *, at_key: bool = False, allowed: str = "", fix: str = ""
 ) -> ConfigError:
     """A `ConfigError` at `path` of the file, or at its dotted name where there is no file."""
-    if document.places:
+    if document.positions:
         return document.error(path, problem, at_key=at_key, allowed=allowed, fix=fix)
     return ConfigError(problem, where=".".join(map(str, path)), allowed=allowed, fix=fix)
 
 
-def place_of(loc: KeyPath, document: Document) -> KeyPath:
+def path_of(loc: KeyPath, document: Document) -> KeyPath:
     """Where a pydantic location stands in the document, dotted and nested keys alike; the nearest parent if nowhere."""
-    if not document.places:
+    if not document.positions:
         return loc
     at: KeyPath = ()
     while loc:
         for size in range(len(loc), 0, -1):
             key = loc[0] if size == 1 else ".".join(map(str, loc[:size]))
-            if (*at, key) in document.places:
+            if (*at, key) in document.positions:
                 at, loc = (*at, key), loc[size:]
                 break
         else:
@@ -116,17 +116,17 @@ def field_name(loc: KeyPath) -> str:
 
 def _quoted(message: str, document: Document, path: KeyPath) -> KeyPath:
     """The place of the value or field that a model's own message quotes, else `path`."""
-    places = [place for place in document.places if place[: len(path)] == path]
-    places.sort(key=lambda place: document.places[place].origin is None)  # what --set gave is the likelier mistake
+    paths = [inner for inner in document.positions if inner[: len(path)] == path]
+    paths.sort(key=lambda inner: document.positions[inner].origin is None)  # what --set gave is the likelier mistake
     for word in re.findall(r"'([^']*)'", message):
-        for place in places:
-            if document.places[place].raw == word:
-                return place
+        for inner in paths:
+            if document.positions[inner].raw == word:
+                return inner
     dotted, quoted = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", message), re.findall(r"`([^`]*)`", message)
     for word in [*dotted, *quoted, message.partition(" ")[0]]:
-        for place in places:
-            if f".{'.'.join(map(str, place))}".endswith(f".{word}"):
-                return place
+        for inner in paths:
+            if f".{'.'.join(map(str, inner))}".endswith(f".{word}"):
+                return inner
     return path
 
 
@@ -135,10 +135,10 @@ def _beside(model: type[BaseModel] | None, loc: tuple[str | int, ...]) -> list[s
     models = [model] if model else []
     for part in loc[:-1]:
         if part in _TAGS:
-            models = [found for found in models if ("choices" in found.model_fields) == (part == "choices")]
-        fields = [found.model_fields[str(part)] for found in models if str(part) in found.model_fields]
+            models = [candidate for candidate in models if ("choices" in candidate.model_fields) == (part == "choices")]
+        fields = [candidate.model_fields[str(part)] for candidate in models if str(part) in candidate.model_fields]
         models = [inner for field in fields for inner in models_in(field.annotation)] or models
-    return sorted({name for found in models for name in found.model_fields})
+    return sorted({name for candidate in models for name in candidate.model_fields})
 
 
 def _sentence(kind: str, context: Mapping[str, Any], name: str, value: Any, message: str) -> str:
@@ -177,8 +177,8 @@ def _bound(value: float) -> str:
 
 def _fix(kind: str, context: Mapping[str, Any], value: Any, raw: str | None) -> str:
     if kind == "literal_error" and isinstance(value, str):
-        known = _allowed(kind, context).split(", ")
-        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+        words = _allowed(kind, context).split(", ")
+        near = difflib.get_close_matches(value, words, n=1, cutoff=0.5)
         return f"did you mean {near[0]}?" if near else ""
     if isinstance(value, str) and kind.startswith(("int", "float", "bool")):
         if kind.startswith("bool") and value.lower() in _OLD_WORDS:

@@ -110,12 +110,12 @@ class Estimate:
             Counts Estimated From Survey Data (1998).
         """
         probability = (1 + confidence) / 2
-        one, held = self._of_one, self.contents
-        shown = (held.deviating * self.spread.plain + held.alike) / (held.deviating + 1)
-        over_contents = shown / one if one > _NO_SPREAD and shown > _NO_SPREAD else held.share
+        of_one, contents = self._of_one, self.contents
+        shown = (contents.deviating * self.spread.plain + contents.alike) / (contents.deviating + 1)
+        over_contents = shown / of_one if of_one > _NO_SPREAD and shown > _NO_SPREAD else contents.share
         relative = over_contents * t_quantile(probability, self.spread.degrees) ** 2
-        if one > _NO_SPREAD:
-            relative += sum(variance / one * t_quantile(probability, n) ** 2 for variance, n in self.spread.seeds)
+        if of_one > _NO_SPREAD:
+            relative += sum(variance / of_one * t_quantile(probability, n) ** 2 for variance, n in self.spread.seeds)
         return relative
 
 
@@ -142,14 +142,14 @@ class PairedDifference:
         The permutation test is exact for few contents, where a score interval is not quite: the test has the last word,
         and the end near zero moves to the other side of it.
         """
-        found = self.estimate.interval(1 - alpha)
-        value = found.mean
+        interval = self.estimate.interval(1 - alpha)
+        mean = interval.mean
         if self.p >= alpha:
-            return replace(found, low=min(found.low, 0.0), high=max(found.high, 0.0))
-        if found.low <= 0 <= found.high:
-            near = _BESIDE_ZERO * value
-            return replace(found, low=near) if value > 0 else replace(found, high=near)
-        return found
+            return replace(interval, low=min(interval.low, 0.0), high=max(interval.high, 0.0))
+        if interval.low <= 0 <= interval.high:
+            near = _BESIDE_ZERO * mean
+            return replace(interval, low=near) if mean > 0 else replace(interval, high=near)
+        return interval
 
 
 def _touching(is_short: Callable[[float], bool]) -> float:

@@ -1,6 +1,6 @@
 """Which searched field mattered for reaching the best trials of a search: PED-ANOVA, with intervals and a test.
 
-Shapes: T trials, G places of a field's grid.
+Shapes: T trials, G points of a field's grid.
 """
 
 import math
@@ -14,9 +14,9 @@ from afp_ray.statistics.estimate import Interval
 from afp_ray.statistics.layout import Floats
 
 _STEPS = 50
-"""Most places of a numerical field's grid."""
+"""Most points of a numerical field's grid."""
 _NARROWEST = 0.5 / 1.64
-"""Standard deviation of a kernel, in places of the grid, below which it would fall between them."""
+"""Standard deviation of a kernel, in steps of the grid, below which it would fall between them."""
 MIN_TRIALS = 10
 """Fewer trials than this tell nothing about a top share of them."""
 
@@ -27,14 +27,14 @@ class SearchedField:
 
     Attributes:
         name: dotted name.
-        places: (T,) index into the grid of each trial's value.
-        num_places: G.
+        grid_index: (T,) index into the grid of each trial's value.
+        grid_size: G.
         is_ordered: whether neighbours of the grid are alike; false for choices.
     """
 
     name: str
-    places: NDArray[np.intp]
-    num_places: int
+    grid_index: NDArray[np.intp]
+    grid_size: int
     is_ordered: bool
 
     @classmethod
@@ -60,15 +60,15 @@ class SearchedField:
         ends, scaled = np.array([low, high], dtype=float), np.asarray(values, dtype=float)
         if log:
             ends, scaled = np.log(ends), np.log(scaled)
-        places = np.ceil((scaled - ends[0]) / ((ends[1] - ends[0]) / (steps - 1)) - 0.5).astype(np.intp)
-        return cls(name, np.clip(places, 0, steps - 1), steps, True)
+        grid_index = np.ceil((scaled - ends[0]) / ((ends[1] - ends[0]) / (steps - 1)) - 0.5).astype(np.intp)
+        return cls(name, np.clip(grid_index, 0, steps - 1), steps, True)
 
     @classmethod
     def of_choices(cls, name: str, values: Sequence[object], choices: Sequence[object]) -> "SearchedField":
         """A field that was searched among `choices`."""
         keys = [(isinstance(choice, bool), choice) for choice in choices]
-        places = [keys.index((isinstance(value, bool), value)) for value in values]
-        return cls(name, np.array(places, dtype=np.intp), len(choices), False)
+        grid_index = [keys.index((isinstance(value, bool), value)) for value in values]
+        return cls(name, np.array(grid_index, dtype=np.intp), len(choices), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def importances(
     field that did not matter is as large by chance in a share p of the shuffles.
 
     Args:
-        fields: what was searched, each with T places.
+        fields: what was searched, each with T values.
         values: (T,) objective of each trial, higher is better.
         quantile: share of the trials that are called best.
         resamples: number of redrawn sets of trials, and of shuffles.
@@ -112,14 +112,15 @@ def importances(
         trials from that of all, per field, kernels by Scott's rule on a grid.
     """
     array = np.asarray(values, dtype=float)
-    if len(array) < MIN_TRIALS or any(len(field.places) != len(array) for field in fields):
-        raise ValueError(f"importances need at least {MIN_TRIALS} trials and one place of every field for each")
+    if len(array) < MIN_TRIALS or any(len(field.grid_index) != len(array) for field in fields):
+        raise ValueError(f"importances need at least {MIN_TRIALS} trials and one value of every field for each")
     random = np.random.default_rng(seed)
     seen = _divergences(fields, array, np.arange(len(array)), quantile)
     redrawn, shuffled = [], []
     for _ in range(resamples):
         redrawn.append(_shares(_divergences(fields, array, random.integers(0, len(array), len(array)), quantile)))
         shuffled.append(_divergences(fields, random.permutation(array), np.arange(len(array)), quantile))
+    # The interval is made to hold the share that was seen, which a bootstrap of few trials need not.
     low, high = np.quantile(redrawn, [0.025, 0.975], axis=0)
     extreme = (np.stack(shuffled) >= seen - 1e-12).sum(axis=0)
     p_values = [float(count + 1) / (resamples + 1) for count in extreme]
@@ -137,17 +138,17 @@ def _shares(divergences: Floats) -> Floats:
 def _divergences(fields: Sequence[SearchedField], values: Floats, drawn: NDArray[np.intp], quantile: float) -> Floats:
     """Importance of each field among the drawn trials; trials as good as the last of the best are best too."""
     own = values[drawn]
-    place = math.ceil(quantile * len(own)) - 1
-    best = drawn[own >= -np.partition(-own, place)[place]]
+    rank = math.ceil(quantile * len(own)) - 1
+    best = drawn[own >= -np.partition(-own, rank)[rank]]
     return np.array([divergence(field, best, drawn) for field in fields]) * (len(best) / len(drawn)) ** 2
 
 
 def divergence(field: SearchedField, best: NDArray[np.intp], drawn: NDArray[np.intp]) -> float:
     """Pearson divergence of the field's density among the best trials from that among all that were drawn."""
-    if field.num_places < 2:
+    if field.grid_size < 2:
         return 0.0
-    top = _density(np.bincount(field.places[best], minlength=field.num_places), field.is_ordered) + 1e-12
-    every = _density(np.bincount(field.places[drawn], minlength=field.num_places), field.is_ordered) + 1e-12
+    top = _density(np.bincount(field.grid_index[best], minlength=field.grid_size), field.is_ordered) + 1e-12
+    every = _density(np.bincount(field.grid_index[drawn], minlength=field.grid_size), field.is_ordered) + 1e-12
     return float(every @ np.square(top / every - 1))
 
 
@@ -162,10 +163,10 @@ def _density(counts: NDArray[np.intp], is_ordered: bool) -> Floats:
         spread = 1 / kernels
         mixed = (counts + spread * total) / (1 + size * spread) + 1 / size
         return np.asarray(mixed / (total + 1), dtype=np.float64)
-    places = np.flatnonzero(counts)
-    weights = counts[places].astype(float)
-    widths = np.append(np.full(len(places), _width(places, weights)), float(size))
-    centres = np.append(places.astype(float), (size - 1) / 2)
+    grid_index = np.flatnonzero(counts)
+    weights = counts[grid_index].astype(float)
+    widths = np.append(np.full(len(grid_index), _width(grid_index, weights)), float(size))
+    centres = np.append(grid_index.astype(float), (size - 1) / 2)
     edges = np.arange(size + 1) - 0.5
     below = ndtr((edges[None, :] - centres[:, None]) / widths[:, None])
     mass = np.diff(below, axis=1) / (below[:, -1:] - below[:, :1])
@@ -173,13 +174,13 @@ def _density(counts: NDArray[np.intp], is_ordered: bool) -> Floats:
     return np.asarray(mixed, dtype=np.float64)
 
 
-def _width(places: NDArray[np.intp], weights: Floats) -> float:
-    """Bandwidth by Scott's rule, in places of the grid."""
+def _width(grid_index: NDArray[np.intp], weights: Floats) -> float:
+    """Bandwidth by Scott's rule, in steps of the grid."""
     total = weights.sum()
-    mean = places @ weights / total
-    deviation = math.sqrt(float(np.square(places - mean) @ weights) / max(1.0, float(total) - 1))
+    mean = grid_index @ weights / total
+    deviation = math.sqrt(float(np.square(grid_index - mean) @ weights) / max(1.0, float(total) - 1))
     cumulative = np.cumsum(weights)
     first = int(np.searchsorted(cumulative, total // 4, side="left"))
-    third = min(len(places) - 1, int(np.searchsorted(cumulative, total * 3 // 4, side="right")))
-    middle = float(places[third] - places[first])
+    third = min(len(grid_index) - 1, int(np.searchsorted(cumulative, total * 3 // 4, side="right")))
+    middle = float(grid_index[third] - grid_index[first])
     return float(max(1.059 * min(middle / 1.34, deviation) * float(total) ** -0.2, _NARROWEST))

@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from afp_ray.statistics.estimate import Contents, Estimate, Interval, PairedDifference
-from afp_ray.statistics.layout import Floats, Layout, as_matrix, chunks, draw_contents, lay_out, macro, redrawn_seeds
+from afp_ray.statistics.layout import (
+    Floats,
+    Layout,
+    as_matrix,
+    as_pair,
+    chunks,
+    draw_contents,
+    lay_out,
+    macro,
+    redrawn_seeds,
+)
 from afp_ray.statistics.spread import Side, Spread, measure_spread, t_quantile
 from afp_ray.statistics.testing import permutation_test
 
@@ -113,10 +123,10 @@ def moved_by(left: Floats, right: Floats, *, power: int = 1) -> Floats:
     By seed where both have as many, else over all pairs of runs.
     """
     if len(left) == len(right):
-        found = np.abs(left - right) ** power
+        gaps = np.abs(left - right) ** power
     else:
-        found = np.abs(left[:, None] - right[None]).reshape(-1, left.shape[1]) ** power
-    return np.asarray(found.mean(axis=0), dtype=np.float64)
+        gaps = np.abs(left[:, None] - right[None]).reshape(-1, left.shape[1]) ** power
+    return np.asarray(gaps.mean(axis=0), dtype=np.float64)
 
 
 def _lay_out_of(
@@ -130,7 +140,7 @@ def _lay_out_of(
 
 
 def _paired(a: ArrayLike, b: ArrayLike, layout: Layout, *, is_share: bool, has_seeds: bool = True) -> Estimate:
-    left, right = _pair(a, b)
+    left, right = as_pair(a, b)
     _check_contents(layout)
     spread = measure_spread([_side(left, layout), _side(right, layout)], layout.strata, has_seeds=has_seeds)
     moved = moved_by(left, right)
@@ -164,13 +174,6 @@ def contents_of(layout: Layout, moments: tuple[Floats, Floats], deviates: NDArra
 def _check_contents(layout: Layout) -> None:
     if int(layout.content.max()) < 1:
         raise ValueError("an interval over contents needs at least 2 of them")
-
-
-def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    left, right = as_matrix(a), as_matrix(b)
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(f"a has {left.shape[1]} examples, b has {right.shape[1]}; a paired test needs the same ones")
-    return left, right
 
 
 def _side(values: Floats, layout: Layout) -> Side:

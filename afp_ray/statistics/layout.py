@@ -84,6 +84,17 @@ def as_matrix(values: ArrayLike) -> Floats:
     return matrix
 
 
+def as_pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    """(S, N) of the values of both sides, which were scored on the same N examples.
+
+    Raises: ValueError when they were not.
+    """
+    left, right = as_matrix(a), as_matrix(b)
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"a has {left.shape[1]} examples, b has {right.shape[1]}; a paired test needs the same ones")
+    return left, right
+
+
 def indices(names: Sequence[Hashable], size: int) -> NDArray[np.intp]:
     """(N,) number of each name, in order of first appearance."""
     if len(names) != size:
@@ -117,12 +128,18 @@ def _strata(content: NDArray[np.intp], cell: NDArray[np.intp], num_cells: int) -
 
     So a cell with contents of its own keeps their number in every resample, and cells that say the same in several
     languages move together. Groups of one content, which has no spread by itself, are joined.
+
+        xcopa/zh  a b c          xcopa shares a, b, c over its languages, so they are drawn together;
+        xcopa/sw  a b c          xnli shares nothing with it and is drawn by itself:
+        xnli/zh         d e      strata {a, b, c} and {d, e}
     """
     group = np.arange(num_cells)
     order = np.argsort(content, kind="stable")
     first = np.empty(int(content.max()) + 1, dtype=np.intp)
     first[content[order][::-1]] = cell[order][::-1]
-    while True:  # label propagation: every cell takes the lowest label among the cells that it shares contents with
+    # Label propagation: every cell takes the lowest label among the cells that it shares contents with, until none
+    # changes. A chain of cells takes as many rounds as it has links.
+    while True:
         lowest = np.full(len(first), num_cells)
         np.minimum.at(lowest, content, group[cell])
         merged = group.copy()

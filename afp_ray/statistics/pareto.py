@@ -37,6 +37,6 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     return sorted(front)
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=True))
+def _dominates(point: Sequence[float], other: Sequence[float]) -> bool:
+    pairs = list(zip(point, other, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)

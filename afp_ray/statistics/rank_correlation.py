@@ -67,32 +67,33 @@ def rank_correlation(
 
 
 def unrestricted_correlation(
-    kept: Sequence[float], later: Sequence[float], everything: Sequence[float]
+    selected: Sequence[float], later: Sequence[float], everything: Sequence[float]
 ) -> float | None:
-    """Correlation of all things of which only some were kept, by their first value, and measured again.
+    """Correlation over all things, where only those selected by their first value were measured a second time.
 
-    Those that are kept are alike in what chose them, and a correlation over them alone is too near 0. It is widened by
-    how much wider the first values of all are, as if the second ones rose with them at one rate throughout.
+    What was selected is alike in what selected it, so a correlation over that alone is too near 0. It is
+    corrected by how much wider the first values of all things spread, which takes the second values to rise with the
+    first at one rate throughout.
 
     Args:
-        kept, later: first and second value of the N things kept.
-        everything: first values of all, those kept included.
+        selected, later: first and second value of the N things that were selected.
+        everything: first values of all, the selected ones included.
     Returns: Pearson's correlation in [-1, 1]; None for fewer than 3 pairs, and where one side has a single value.
     Source: Thorndike, Personnel Selection (1949), case 2.
     """
-    if len(kept) < MIN_PAIRS or len(set(kept)) == 1 or len(set(later)) == 1:
+    if len(selected) < MIN_PAIRS or len(set(selected)) == 1 or len(set(later)) == 1:
         return None
-    r = float(np.corrcoef(kept, later)[0, 1])
-    wider = float(np.std(everything) / np.std(kept))
+    r = float(np.corrcoef(selected, later)[0, 1])
+    wider = float(np.std(everything) / np.std(selected))
     return r * wider / math.sqrt(1 - r**2 + (r * wider) ** 2)
 
 
 def _standard_ranks(values: Sequence[float]) -> NDArray[np.float64]:
     """(N,) mean ranks, centred and of unit length."""
     array = np.asarray(values, dtype=float)
-    _, place, counts = np.unique(array, return_inverse=True, return_counts=True)
+    _, index, counts = np.unique(array, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2)[place]
+    ranks = (ends - (counts - 1) / 2)[index]
     centred = ranks - ranks.mean()
     return np.asarray(centred / np.linalg.norm(centred), dtype=np.float64)
 
@@ -112,8 +113,8 @@ def _p_value(left: NDArray[np.float64], right: NDArray[np.float64], rho: float, 
     if n > _DRAWN_PAIRS:
         return math.erfc(abs(rho) * math.sqrt((n - 1) / 2))
     if n <= _EXACT_PAIRS:
-        found = np.array(list(itertools.permutations(left))) @ right
-        return float(np.mean(np.abs(found) >= abs(rho) - 1e-9))
+        correlations = np.array(list(itertools.permutations(left))) @ right
+        return float(np.mean(np.abs(correlations) >= abs(rho) - 1e-9))
     orders = np.random.default_rng(seed).permuted(np.tile(left, (resamples, 1)), axis=1)
     hits = int(np.sum(np.abs(orders @ right) >= abs(rho) - 1e-9))
     return (1 + hits) / (1 + resamples)

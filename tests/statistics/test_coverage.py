@@ -1,4 +1,4 @@
-"""Simulated studies: intervals hold the truth, null effects are seldom claimed, planted ones are found."""
+"""Simulated studies: intervals hold the truth, null effects are seldom claimed, planted ones are result."""
 
 import dataclasses
 
@@ -31,9 +31,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(setting: Setting) -> None
 
 
 def test_intervals_of_bleu_hold_the_truth_as_often_as_they_say() -> None:
-    found = coverage(Setting(kind="bleu", contents=40, languages=2, seeds=1, resamples=200), replications=150)
-    assert 0.9 <= found.covered <= 0.99
-    assert found.claimed > 0.3
+    result = coverage(Setting(kind="bleu", contents=40, languages=2, seeds=1, resamples=200), replications=150)
+    assert 0.9 <= result.covered <= 0.99
+    assert result.claimed > 0.3
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -43,10 +43,10 @@ def test_intervals_of_scores_hold_the_truth_up_to_the_end_of_the_scale(
 ) -> None:
     spread = 0.1 if seeds > 1 else 0.0
     setting = Setting("score", contents, languages, seeds, spread, scores=(score, score))
-    found = coverage(setting, replications=STUDIES)
+    result = coverage(setting, replications=STUDIES)
     # At the end itself every interval holds it: one that did not would leave it out of what it could be.
-    assert 0.92 <= found.covered <= (1.0 if score == 1 else 0.995)
-    assert found.width > 0
+    assert 0.92 <= result.covered <= (1.0 if score == 1 else 0.995)
+    assert result.width > 0
 
 
 @pytest.mark.parametrize("scores", PAIRS)
@@ -55,10 +55,10 @@ def test_intervals_of_differences_hold_the_truth_up_to_the_end_of_the_scale(
     scores: tuple[float, float], contents: int, languages: int, seeds: int
 ) -> None:
     setting = Setting("ends", contents, languages, seeds, 0.1 if seeds > 1 else 0.0, resamples=200, scores=scores)
-    found = coverage(setting, replications=STUDIES)
+    result = coverage(setting, replications=STUDIES)
     # With a handful of contents on which the sides differ, an interval that errs at most 1 in 20 often errs less.
-    assert found.covered >= 0.92
-    assert found.claimed <= 0.05 + 2 * 0.013 or scores[0] != scores[1]
+    assert result.covered >= 0.92
+    assert result.claimed <= 0.05 + 2 * 0.013 or scores[0] != scores[1]
 
 
 def test_two_seeds_are_paid_for_and_one_seed_says_nothing_about_training() -> None:
@@ -70,9 +70,9 @@ def test_two_seeds_are_paid_for_and_one_seed_says_nothing_about_training() -> No
 
 def test_a_gain_of_nine_points_is_found_in_most_studies_of_two_hundred_contents() -> None:
     setting = Setting(contents=200, seeds=3, seed_spread=0.05, resamples=200)
-    found = coverage(setting, replications=100)
-    assert found.truth == pytest.approx(0.09, abs=0.005)
-    assert found.claimed >= 0.8
+    result = coverage(setting, replications=100)
+    assert result.truth == pytest.approx(0.09, abs=0.005)
+    assert result.claimed >= 0.8
 
 
 def test_a_family_of_null_effects_is_claimed_as_seldom_as_one() -> None:

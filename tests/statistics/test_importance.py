@@ -39,7 +39,7 @@ def test_it_agrees_with_optuna() -> None:
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=float(value)))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     theirs = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    ours = {one.name: one.share.mean for one in importances(make_fields(trials), list(values), resamples=2)}
+    ours = {row.name: row.share.mean for row in importances(make_fields(trials), list(values), resamples=2)}
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
@@ -47,12 +47,12 @@ def test_a_planted_field_is_found_and_the_others_are_not() -> None:
     trials = make_trials(np.random.default_rng(1))
     noise = np.random.default_rng(2).normal(0, 0.3, 60)
     values = -((np.log(trials["rate"] / 3e-4)) ** 2) + noise
-    found = {one.name: one for one in importances(make_fields(trials), list(values), resamples=300)}
-    assert found["rate"].p < 0.02 and found["rate"].share.mean > 0.5
-    assert found["layer"].p > 0.05 and found["pooling"].p > 0.05
-    assert sum(one.share.mean for one in found.values()) == pytest.approx(1)
-    for one in found.values():
-        assert 0 <= one.share.low <= one.share.mean <= one.share.high <= 1
+    by_field = {row.name: row for row in importances(make_fields(trials), list(values), resamples=300)}
+    assert by_field["rate"].p < 0.02 and by_field["rate"].share.mean > 0.5
+    assert by_field["layer"].p > 0.05 and by_field["pooling"].p > 0.05
+    assert sum(row.share.mean for row in by_field.values()) == pytest.approx(1)
+    for row in by_field.values():
+        assert 0 <= row.share.low <= row.share.mean <= row.share.high <= 1
 
 
 def test_fields_without_effect_are_claimed_as_seldom_as_said() -> None:
@@ -60,8 +60,8 @@ def test_fields_without_effect_are_claimed_as_seldom_as_said() -> None:
     smallest = []
     for number in range(60):
         fields = make_fields(make_trials(random, 30))
-        found = importances(fields, list(random.normal(size=30)), resamples=40, seed=number)
-        smallest += [one.p for one in found]
+        rows = importances(fields, list(random.normal(size=30)), resamples=40, seed=number)
+        smallest += [row.p for row in rows]
     assert np.mean(np.array(smallest) < 0.05) <= 0.09
 
 
@@ -77,4 +77,4 @@ def test_all_trials_alike_have_no_divergence_and_few_are_refused() -> None:
 
 def test_true_and_one_are_different_choices() -> None:
     field = SearchedField.of_choices("mixed", [True, 1, False, 0], (True, 1, False, 0))
-    assert field.places.tolist() == [0, 1, 2, 3]
+    assert field.grid_index.tolist() == [0, 1, 2, 3]

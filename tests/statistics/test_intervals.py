@@ -181,14 +181,14 @@ def test_intervals_that_ignore_contents_would_not_cover_it() -> None:
 
 def test_the_permutation_test_errs_as_rarely_as_it_says() -> None:
     random = np.random.default_rng(13)
-    false, found = 0, 0
+    false, detected = 0, 0
     for number in range(300):
         b, a, names = simulate(random, contents=30, gain=0.0)
         false += permutation_test(b, a, **names, resamples=400, seed=number) <= 0.05
         b, a, names = simulate(random, contents=30, gain=0.6)
-        found += permutation_test(b, a, **names, resamples=400, seed=number) <= 0.05
+        detected += permutation_test(b, a, **names, resamples=400, seed=number) <= 0.05
     assert false / 300 <= 0.06
-    assert found / 300 >= 0.8
+    assert detected / 300 >= 0.8
 
 
 def test_the_permutation_test_counts_all_patterns_of_few_contents() -> None:
@@ -237,11 +237,11 @@ def test_holm_has_its_closed_form() -> None:
 def test_scores_have_wilsons_interval() -> None:
     """38 of 40 answers right, each a content of its own, with Student's quantile for the normal one."""
     right = np.array([1] * 38 + [0] * 2)
-    found = score_interval(right, range(40), is_share=True)
+    result = score_interval(right, range(40), is_share=True)
     z, share, n = t_quantile(0.975, 39), 0.95, 40
     middle, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     expected = ((middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n))
-    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+    assert (result.low, result.high) == pytest.approx(expected, abs=1e-9)
     assert score_interval([1] * 40, range(40), is_share=True).low == pytest.approx(1 / (1 + z**2 / 40))
 
 
@@ -262,11 +262,11 @@ def test_differences_have_tangos_interval() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=30), st.sampled_from([0.05, 0.01, 0.002]))
 def test_intervals_and_p_values_never_contradict_each_other(pairs: list[tuple[bool, bool]], alpha: float) -> None:
     left, right = ([pair[side] for pair in pairs] for side in (0, 1))
-    found = paired_difference(left, right, range(len(pairs)), is_share=True, resamples=300)
-    interval = found.at(alpha)
+    result = paired_difference(left, right, range(len(pairs)), is_share=True, resamples=300)
+    interval = result.at(alpha)
     assert -1 <= interval.low <= interval.mean <= interval.high <= 1
     assert interval.low < interval.high
-    assert (interval.low <= 0 <= interval.high) == (found.p >= alpha)
+    assert (interval.low <= 0 <= interval.high) == (result.p >= alpha)
 
 
 def test_holm_levels_reject_what_holm_rejects() -> None:

@@ -9,27 +9,27 @@ from afp_ray.statistics import rank_correlation, unrestricted_correlation
 
 
 def test_four_pairs_have_their_closed_form() -> None:
-    found = rank_correlation([1, 2, 3, 4], [1, 3, 2, 4])
-    assert found is not None
-    assert found.rho == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert found.p == pytest.approx(8 / 24)  # |rho| >= 0.8: both ends, three exchanges of neighbours at each
+    result = rank_correlation([1, 2, 3, 4], [1, 3, 2, 4])
+    assert result is not None
+    assert result.rho == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert result.p == pytest.approx(8 / 24)  # |rho| >= 0.8: both ends, three exchanges of neighbours at each
 
 
 def test_equal_values_share_their_mean_rank() -> None:
-    found = rank_correlation([1, 2, 2, 3], [1, 2, 3, 4])
-    assert found is not None
-    assert found.rho == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    result = rank_correlation([1, 2, 2, 3], [1, 2, 3, 4])
+    assert result is not None
+    assert result.rho == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
 def test_it_reads_ranks_alone_and_turns_with_its_sides() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=12), random.normal(size=12)
-    found = rank_correlation(list(a), list(b))
-    assert found is not None
-    assert rank_correlation(list(np.exp(a)), list(b**3)) == found
+    result = rank_correlation(list(a), list(b))
+    assert result is not None
+    assert rank_correlation(list(np.exp(a)), list(b**3)) == result
     turned = rank_correlation(list(-a), list(b))
     assert turned is not None
-    assert (turned.rho, turned.low, turned.high) == pytest.approx((-found.rho, -found.high, -found.low))
+    assert (turned.rho, turned.low, turned.high) == pytest.approx((-result.rho, -result.high, -result.low))
 
 
 def test_perfect_rankings_still_leave_doubt_when_they_are_short() -> None:
@@ -59,10 +59,10 @@ def test_intervals_cover_the_true_correlation(n: int, correlation: float) -> Non
     for _ in range(300):
         a = random.normal(size=n)
         b = correlation * a + math.sqrt(1 - correlation**2) * random.normal(size=n)
-        found = rank_correlation(list(a), list(b), resamples=500)
-        assert found is not None
-        covered += found.low <= truth <= found.high
-        claimed += found.p < 0.05
+        result = rank_correlation(list(a), list(b), resamples=500)
+        assert result is not None
+        covered += result.low <= truth <= result.high
+        claimed += result.p < 0.05
     assert covered / 300 > 0.92
     if correlation == 0:
         assert claimed / 300 < 0.088  # 0.05 and three standard errors
@@ -72,14 +72,14 @@ def test_intervals_cover_the_true_correlation(n: int, correlation: float) -> Non
 
 @pytest.mark.parametrize("truth", [0.0, 0.4, 0.8, -0.6])
 def test_what_selection_took_from_a_correlation_is_given_back(truth: float) -> None:
-    random, found, naive = np.random.default_rng(1), [], []
+    random, result, naive = np.random.default_rng(1), [], []
     for _ in range(200):
         first = random.normal(size=200)
         second = truth * first + math.sqrt(1 - truth**2) * random.normal(size=200)
         best = np.argsort(first)[-60:]
-        found.append(unrestricted_correlation(list(first[best]), list(second[best]), list(first)))
+        result.append(unrestricted_correlation(list(first[best]), list(second[best]), list(first)))
         naive.append(np.corrcoef(first[best], second[best])[0, 1])
-    assert np.mean(found) == pytest.approx(truth, abs=0.05)
+    assert np.mean(result) == pytest.approx(truth, abs=0.05)
     assert abs(np.mean(naive)) <= abs(truth) / 1.2 + 0.02
 
 

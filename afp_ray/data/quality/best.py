@@ -30,8 +30,8 @@ def keep_best(
     assert len(values) == len(rows), "one score a row"
     for row, value in zip(rows, values, strict=True):
         _require_number(value, f"instruction {row.content_id}")
-    order = sorted(range(len(rows)), key=lambda place: (-values[place], rows[place].content_id, place))
-    return [rows[place] for place in sorted(order[:k])]
+    order = sorted(range(len(rows)), key=lambda index: (-values[index], rows[index].content_id, index))
+    return [rows[index] for index in sorted(order[:k])]
 
 
 def read_scores(path: str) -> dict[str, float]:
@@ -41,8 +41,8 @@ def read_scores(path: str) -> dict[str, float]:
         path: `~` and `${AFP_DATA_DIR}` are expanded.
     Raises: DataError naming the line, for a file that is missing, a line in another form, an id given twice, NaN.
     """
-    place = expand_path(path)
-    return _parse(rows_file(place) or plain_file(place))
+    file = expand_path(path)
+    return _parse(rows_file(file) or plain_file(file))
 
 
 def scores_digest(path: str) -> str:
@@ -76,8 +76,8 @@ def _require_number(value: object, where: str) -> float:
 def _values(rows: Sequence[ParallelInstruction], scores: Mapping[str, float]) -> list[float]:
     values = []
     for row in rows:
-        held = (name for name in (row.content_id, row.content_id.partition(":")[2]) if name in scores)
-        name = next(held, None)
+        names = (name for name in (row.content_id, row.content_id.partition(":")[2]) if name in scores)
+        name = next(names, None)
         if name is None:
             raise DataError(
                 f"no score for instruction {row.content_id!r}",

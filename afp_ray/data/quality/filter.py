@@ -53,10 +53,12 @@ def apply_filter(
         used = embed if config.filter == "similarity" else None
         assert config.filter == "rules" or used is not None, "filter: similarity needs the states of a model"
         pairs, report = filter_pairs(pairs, config.filter_limits, embed=used)
-        instructions, found = filter_instructions(instructions, config.filter_limits, pivot=config.pivot, embed=used)
-        report.instructions = found.instructions
-        report.num_instructions_read = found.num_instructions_read
-        report.num_instructions_kept = found.num_instructions_kept
+        instructions, of_instructions = filter_instructions(
+            instructions, config.filter_limits, pivot=config.pivot, embed=used
+        )
+        report.instructions = of_instructions.instructions
+        report.num_instructions_read = of_instructions.num_instructions_read
+        report.num_instructions_kept = of_instructions.num_instructions_kept
     if config.keep_best is not None:
         instructions = _best(instructions, config, report, rate)
     return FilteredRows(pairs, instructions, report)
@@ -67,11 +69,11 @@ def _best(
 ) -> Sequence[ParallelInstruction]:
     assert config.keep_best is not None
     if config.instruction_scores is not None:
-        kept = keep_best(rows, read_scores(config.instruction_scores), config.keep_best)
+        best = keep_best(rows, read_scores(config.instruction_scores), config.keep_best)
     else:
         assert rate is not None, "keep_best without instruction_scores needs a model that rates instructions"
-        kept = keep_best(rows, list(rate(rows)), config.keep_best)
+        best = keep_best(rows, list(rate(rows)), config.keep_best)
     report.num_instructions_read = report.num_instructions_read or len(rows)
-    report.num_not_best = len(rows) - len(kept)
-    report.num_instructions_kept = len(kept)
-    return kept
+    report.num_not_best = len(rows) - len(best)
+    report.num_instructions_kept = len(best)
+    return best

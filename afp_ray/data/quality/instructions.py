@@ -45,21 +45,21 @@ def filter_instructions(
         if language != pivot:
             entry.is_judged = _compare(rows, reasons, language, limits, pivot, embed)
     _mark_duplicates(rows, reasons, limits, pivot)
-    kept = []
-    for row, found in zip(rows, reasons, strict=True):
-        _count(row, found, report)
-        if not any(found.values()):
-            kept.append(row)
-    report.num_instructions_kept = len(kept)
-    if rows and not kept:
-        counts = Counter(reason for found in reasons for reason in found.values() if reason)
+    passing = []
+    for row, by_language in zip(rows, reasons, strict=True):
+        _count(row, by_language, report)
+        if not any(by_language.values()):
+            passing.append(row)
+    report.num_instructions_kept = len(passing)
+    if rows and not passing:
+        counts = Counter(reason for by_language in reasons for reason in by_language.values() if reason)
         raise DataError(
             f"the filter leaves none of {len(rows)} instructions "
             f"({', '.join(f'{count} {reason}' for reason, count in counts.most_common())})",
             where="data.filter_limits",
             fix="widen the limit that dropped most, or look at the rows with `afp data filter`",
         )
-    return kept, report
+    return passing, report
 
 
 def _refused(row: ParallelInstruction, language: str, limits: FilterLimits) -> str:
@@ -81,13 +81,13 @@ def _refused(row: ParallelInstruction, language: str, limits: FilterLimits) -> s
 def _is_asked_for(row: ParallelInstruction, language: str, limits: FilterLimits) -> bool:
     """Whether the instruction asks for a language: most versions, two at least, answer in one that is not theirs."""
     confidence = limits.min_language_confidence or 0.5
-    found = {
+    answered_in = {
         code: misidentified(text, code, confidence=confidence)
         for code, text in row.responses.items()
         if is_prose(text, min_letters=MIN_RESPONSE_LETTERS)
     }
-    answered = found.get(language, "")
-    others = [other for code, other in found.items() if code != answered]
+    answered = answered_in.get(language, "")
+    others = [other for code, other in answered_in.items() if code != answered]
     return answered != "" and others.count(answered) >= 2 and others.count(answered) * 2 > len(others)
 
 
@@ -100,29 +100,29 @@ def _compare(
     embed: Embed | None,
 ) -> bool:
     """Mark prompts of `language` that do not translate the pivot's; whether there were enough to learn from."""
-    places = [
-        place
-        for place, row in enumerate(rows)
+    indices = [
+        index
+        for index, row in enumerate(rows)
         if language in row.prompts
         and pivot in row.prompts
-        and not reasons[place][language]
-        and not reasons[place][pivot]
+        and not reasons[index][language]
+        and not reasons[index][pivot]
     ]
     pairs = [
         TranslationPair(row.prompts[pivot], row.prompts[language], pivot, language, row.content_id)
-        for row in (rows[place] for place in places)
+        for row in (rows[index] for index in indices)
     ]
     codes: NDArray[np.uint8] = np.zeros(len(pairs), np.uint8)
     ratios = np.array([log_ratio(pair.source, pair.target) for pair in pairs], np.float32)
     unequal = too_unequal(ratios, limits.max_length_ratio)
     is_judged = judge(pairs, np.flatnonzero(~unequal), codes, limits, embed)
-    for place, pair, is_unequal, code in zip(places, pairs, unequal, codes, strict=True):
+    for index, pair, is_unequal, code in zip(indices, pairs, unequal, codes, strict=True):
         if pair.source == pair.target and is_prose(pair.source, min_letters=MIN_PROMPT_LETTERS):
-            reasons[place][language] = "identical"
+            reasons[index][language] = "identical"
         elif is_unequal:
-            reasons[place][language] = "length_ratio"
+            reasons[index][language] = "length_ratio"
         elif code:
-            reasons[place][language] = "misaligned"
+            reasons[index][language] = "misaligned"
     return is_judged
 
 
@@ -134,28 +134,28 @@ def _mark_duplicates(
     Near duplicates have one response: questions on the same paragraph differ in a few words and in what they ask.
     """
 
-    def sides(place: int) -> tuple[str, str]:
-        row = rows[place]
+    def sides(index: int) -> tuple[str, str]:
+        row = rows[index]
         language = pivot if pivot in row.prompts else next(iter(row.prompts))
         return row.prompts[language], row.responses[language]
 
-    def text_of(place: int) -> str:
-        return joined(sides(place))
+    def text_of(index: int) -> str:
+        return joined(sides(index))
 
     def answers_alike(later: int, earlier: int) -> bool:
         return sides(later)[1].casefold().split() == sides(earlier)[1].casefold().split()
 
     finder = DuplicateFinder(limits.near_duplicate, text_of, may_repeat=answers_alike)
-    for place, found in enumerate(reasons):
-        if found and not any(found.values()):
-            found[pivot if pivot in found else next(iter(found))] = finder.add(place, text_of(place))
+    for index, by_language in enumerate(reasons):
+        if by_language and not any(by_language.values()):
+            by_language[pivot if pivot in by_language else next(iter(by_language))] = finder.add(index, text_of(index))
 
 
-def _count(row: ParallelInstruction, found: dict[str, str], report: FilterReport) -> None:
-    for language, reason in found.items():
+def _count(row: ParallelInstruction, by_language: dict[str, str], report: FilterReport) -> None:
+    for language, reason in by_language.items():
         entry = report.instructions[language]
         entry.num_read += 1
-        entry.num_kept += not any(found.values())
+        entry.num_kept += not any(by_language.values())
         if reason:
             entry.dropped[reason] += 1
             if entry.num_missing_examples(reason) > 0:

@@ -35,7 +35,7 @@ class TokenRows:
 
     Attributes:
         tokens: (N,) word numbers.
-        starts: (R + 1,) place of each row's first word in `tokens`.
+        starts: (R + 1,) index of each row's first word in `tokens`.
     """
 
     tokens: Integers
@@ -44,10 +44,10 @@ class TokenRows:
     @classmethod
     def encode(cls, rows: Sequence[Sequence[str]], numbers: dict[str, int]) -> Self:
         """Words of each row by their number; unknown words are left out."""
-        known = [[numbers[word] for word in row if word in numbers] for row in rows]
+        encoded = [[numbers[word] for word in row if word in numbers] for row in rows]
         starts = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in known], out=starts[1:])
-        return cls(np.array([number for row in known for number in row], np.int64), starts)
+        np.cumsum([len(row) for row in encoded], out=starts[1:])
+        return cls(np.array([number for row in encoded for number in row], np.int64), starts)
 
     @property
     def lengths(self) -> Integers:
@@ -74,14 +74,14 @@ class Lexicon:
         target = TokenRows.encode(targets, self._target_numbers)
         self._width = max(1, len(num_targets))
         self._frequency = num_targets / max(1, num_targets.sum())
-        from_place, to_place = _links(source, target)
-        keys = source.tokens[from_place] * self._width + target.tokens[to_place]
+        source_index, target_index = _links(source, target)
+        keys = source.tokens[source_index] * self._width + target.tokens[target_index]
         self._keys, cells = np.unique(keys, return_inverse=True)
         owners = self._keys // self._width
         counts: Floats = np.bincount(cells, minlength=len(self._keys)).astype(np.float64)
         for _ in range(_ROUNDS):
             weights = counts / np.bincount(owners, counts, len(num_sources))[owners]
-            posterior = _share(weights[cells], to_place, len(target.tokens))
+            posterior = _share(weights[cells], target_index, len(target.tokens))
             counts = np.bincount(cells, posterior, len(self._keys)).astype(np.float64)
         self._probability = counts / (np.bincount(owners, counts, len(num_sources)) + 1)[owners]
 
@@ -103,12 +103,12 @@ class Lexicon:
         return whole, tail
 
     def _gains(self, source: TokenRows, target: TokenRows) -> tuple[Floats, Floats]:
-        from_place, to_place = _links(source, target)
-        keys = source.tokens[from_place] * self._width + target.tokens[to_place]
+        source_index, target_index = _links(source, target)
+        keys = source.tokens[source_index] * self._width + target.tokens[target_index]
         cells = np.searchsorted(self._keys, keys).clip(max=max(0, len(self._keys) - 1))
-        known = self._keys[cells] == keys if len(self._keys) else np.zeros(len(keys), bool)
-        probability = np.where(known, self._probability[cells], 0.0) if len(self._keys) else np.zeros(len(keys))
-        foretold: Floats = np.bincount(to_place, probability, len(target.tokens)).astype(np.float64)
+        is_learned = self._keys[cells] == keys if len(self._keys) else np.zeros(len(keys), bool)
+        probability = np.where(is_learned, self._probability[cells], 0.0) if len(self._keys) else np.zeros(len(keys))
+        foretold: Floats = np.bincount(target_index, probability, len(target.tokens)).astype(np.float64)
         rows = np.repeat(np.arange(len(target.lengths)), target.lengths)
         foretold /= np.maximum(1, source.lengths)[rows]
         gain = np.log(_FLOOR + (1 - _FLOOR) * foretold / self._frequency[target.tokens])
@@ -123,7 +123,13 @@ def _vocabulary(rows: Sequence[Sequence[str]]) -> tuple[dict[str, int], Floats]:
 
 
 def _links(source: TokenRows, target: TokenRows) -> tuple[Integers, Integers]:
-    """(L,) places of the source token and of the target token of every link, row after row."""
+    """(L,) indices of the source token and of the target token of every link, row after row.
+
+    A row of two source tokens and three target tokens has six links, without a loop over rows in Python:
+
+        source index  0 0 0 1 1 1        within // 3, after the row's first source token
+        target index  0 1 2 0 1 2        within % 3, after its first target token
+    """
     sizes = source.lengths * target.lengths
     rows = np.repeat(np.arange(len(sizes)), sizes)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -131,9 +137,9 @@ def _links(source: TokenRows, target: TokenRows) -> tuple[Integers, Integers]:
     return source.starts[rows] + within // width, target.starts[rows] + within % width
 
 
-def _share(weights: Floats, to_place: Integers, num_tokens: int) -> Floats:
+def _share(weights: Floats, target_index: Integers, num_tokens: int) -> Floats:
     """(L,) probability that a target token was made by the source token of each link."""
-    totals = np.bincount(to_place, weights, num_tokens)[to_place]
+    totals = np.bincount(target_index, weights, num_tokens)[target_index]
     return np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
 
 

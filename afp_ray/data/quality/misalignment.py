@@ -25,7 +25,7 @@ NUM_FOLDS = 4
 """Parts of the rows; the words of each are learned from the other parts, so that no row vouches for itself."""
 MAX_ROWS = 8000
 """Rows that are learned from; what lies beyond is judged by them."""
-_KEPT = (0.1, 0.65)
+_SHARES_LEFT = (0.1, 0.65)
 """Part of a side that is left when it is cut off to make noise."""
 _RIDGE = 1e-3
 SHARES = (0.5, 0.5, 0.1)
@@ -61,7 +61,7 @@ class NoiseModel:
         self._lexicons = []
         for fold in range(NUM_FOLDS):
             others = np.flatnonzero(self._folds != fold)
-            left, right = [from_words[place] for place in others], [to_words[place] for place in others]
+            left, right = [from_words[row] for row in others], [to_words[row] for row in others]
             self._lexicons.append((Lexicon(left, right), Lexicon(right, left)))
         good, noise = self._evidence(sources, targets, self._folds), self._noise(sources, targets, rng)
         self._fit(good, noise)
@@ -83,6 +83,7 @@ class NoiseModel:
         terms = _terms(np.clip((examples - self._center) / self._scale, -8, 8))
         is_noise = np.arange(len(examples)) >= len(good)
         trusted = np.ones(len(examples), bool)
+        # Not all rows are good: what looks like noise after a fit is left out of the good ones of the next.
         for share in SHARES:
             weight = np.where(is_noise, share / len(noise), (1 - share) / trusted[~is_noise].sum())
             self._weights = _logistic(terms[trusted], is_noise[trusted], (weight * len(good))[trusted])
@@ -95,16 +96,16 @@ class NoiseModel:
         order = rng.permutation(count)
         moved = np.empty(count, np.int64)
         moved[order] = np.roll(order, 1)
-        kept = rng.uniform(*_KEPT, size=count)
-        short = [cut(text, part) for text, part in zip(targets, kept, strict=True)]
+        shares = rng.uniform(*_SHARES_LEFT, size=count)
+        short = [cut(text, share) for text, share in zip(targets, shares, strict=True)]
         half = range(0, count, 2)
         return np.concatenate(
             [
-                self._evidence(sources, [targets[place] for place in moved.tolist()], self._folds),
+                self._evidence(sources, [targets[row] for row in moved.tolist()], self._folds),
                 self._evidence(sources, short, self._folds),
                 self._evidence(
-                    [cut(sources[place], kept[place]) for place in half],
-                    [targets[place] for place in half],
+                    [cut(sources[row], shares[row]) for row in half],
+                    [targets[row] for row in half],
                     self._folds[::2],
                 ),
             ]
@@ -116,7 +117,7 @@ class NoiseModel:
         forward, backward = np.zeros((2, len(sources))), np.zeros((2, len(sources)))
         for number, lexicons in enumerate(self._lexicons):
             rows = np.flatnonzero(folds == number)
-            left, right = [from_words[place] for place in rows], [to_words[place] for place in rows]
+            left, right = [from_words[row] for row in rows], [to_words[row] for row in rows]
             forward[:, rows] = lexicons[0].gains(left, right)
             backward[:, rows] = lexicons[1].gains(right, left)
         ratio = _log_ratio(sources, targets) - self._ratio

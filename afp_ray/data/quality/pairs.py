@@ -51,10 +51,10 @@ def filter_pairs(
     reasons, groups, names = _first_pass(pairs, limits)
     report = FilterReport()
     for group, name in enumerate(names):
-        places = np.flatnonzero(groups == group)
+        indices = np.flatnonzero(groups == group)
         language = report.pairs.setdefault(name[1], LanguageReport())
-        language.is_judged = judge(pairs, places[reasons[places] == 0], reasons, limits, embed) or language.is_judged
-        _count(pairs, places, reasons, language)
+        language.is_judged = judge(pairs, indices[reasons[indices] == 0], reasons, limits, embed) or language.is_judged
+        _count(pairs, indices, reasons, language)
     for code, language in report.pairs.items():
         if language.num_read and not language.num_kept:
             listed = ", ".join(f"{count} {reason}" for reason, count in language.dropped.most_common())
@@ -76,29 +76,29 @@ def _first_pass(
     names: dict[tuple[str, str], int] = {}
     finders: list[DuplicateFinder] = []
 
-    def text_of(place: int) -> str:
-        return joined((pairs[place].source, pairs[place].target))
+    def text_of(index: int) -> str:
+        return joined((pairs[index].source, pairs[index].target))
 
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         name = pair.source_language, pair.target_language
         group = names.setdefault(name, len(names))
         if group == len(finders):
             finders.append(DuplicateFinder(limits.near_duplicate, text_of))
-        groups[place] = group
+        groups[index] = group
         reason = refused_row(Side(pair.source, name[0]), Side(pair.target, name[1]), limits)
         if not reason:
-            reason = finders[group].add(place, joined((pair.source, pair.target)))
-        reasons[place] = _CODE[reason]
-        ratios[place] = log_ratio(pair.source, pair.target)
+            reason = finders[group].add(index, joined((pair.source, pair.target)))
+        reasons[index] = _CODE[reason]
+        ratios[index] = log_ratio(pair.source, pair.target)
     for group in range(len(names)):
-        places = np.flatnonzero((groups == group) & (reasons == 0))
-        reasons[places[too_unequal(ratios[places], limits.max_length_ratio)]] = _CODE["length_ratio"]
+        indices = np.flatnonzero((groups == group) & (reasons == 0))
+        reasons[indices[too_unequal(ratios[indices], limits.max_length_ratio)]] = _CODE["length_ratio"]
     return reasons, groups, list(names)
 
 
 def judge(
     pairs: Sequence[TranslationPair],
-    places: NDArray[np.int64],
+    indices: NDArray[np.int64],
     reasons: NDArray[np.uint8],
     limits: FilterLimits,
     embed: Embed | None,
@@ -107,47 +107,47 @@ def judge(
 
     Args:
         pairs: rows.
-        places: of the rows of the language pair that passed so far, in `pairs`.
-        reasons: (R,) one code a row; written at the places of misaligned rows.
+        indices: of the rows of the language pair that passed so far, in `pairs`.
+        reasons: (R,) one code a row; written where a row is misaligned.
         limits, embed: as in `filter_pairs`.
     Returns: whether there were enough rows to learn from; where not, nothing is marked.
     """
-    if limits.max_noise_probability is None or len(places) < misalignment.MIN_ROWS:
+    if limits.max_noise_probability is None or len(indices) < misalignment.MIN_ROWS:
         return False
-    rng = np.random.default_rng(len(places))
-    sample = places
-    if len(places) > misalignment.MAX_ROWS:
-        sample = np.sort(rng.choice(places, misalignment.MAX_ROWS, replace=False))
+    rng = np.random.default_rng(len(indices))
+    sample = indices
+    if len(indices) > misalignment.MAX_ROWS:
+        sample = np.sort(rng.choice(indices, misalignment.MAX_ROWS, replace=False))
     sources, targets = _sides(pairs, sample)
     similarity = MarginSimilarity(embed, sources, targets) if embed is not None else None
     model = NoiseModel(sources, targets, similarity=similarity)
     limit = limits.max_noise_probability
     reasons[sample[model.own_probability > limit]] = _CODE["misaligned"]
-    others = np.setdiff1d(places, sample, assume_unique=True)
+    others = np.setdiff1d(indices, sample, assume_unique=True)
     for begin in range(0, len(others), _CHUNK):
         chunk = others[begin : begin + _CHUNK]
         reasons[chunk[model.probability(*_sides(pairs, chunk)) > limit]] = _CODE["misaligned"]
     if similarity is not None and limits.min_similarity is not None:
-        for begin in range(0, len(places), _CHUNK):
-            chunk = places[begin : begin + _CHUNK]
+        for begin in range(0, len(indices), _CHUNK):
+            chunk = indices[begin : begin + _CHUNK]
             reasons[chunk[similarity(*_sides(pairs, chunk)) < limits.min_similarity]] = _CODE["misaligned"]
     return True
 
 
-def _sides(pairs: Sequence[TranslationPair], places: NDArray[np.int64]) -> tuple[list[str], list[str]]:
-    rows = [pairs[int(place)] for place in places]
+def _sides(pairs: Sequence[TranslationPair], indices: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+    rows = [pairs[int(index)] for index in indices]
     return [row.source for row in rows], [row.target for row in rows]
 
 
 def _count(
-    pairs: Sequence[TranslationPair], places: NDArray[np.int64], reasons: NDArray[np.uint8], report: LanguageReport
+    pairs: Sequence[TranslationPair], indices: NDArray[np.int64], reasons: NDArray[np.uint8], report: LanguageReport
 ) -> None:
-    report.num_read += len(places)
-    counts = np.bincount(reasons[places], minlength=len(_REASONS))
+    report.num_read += len(indices)
+    counts = np.bincount(reasons[indices], minlength=len(_REASONS))
     report.num_kept += int(counts[0])
     for code, reason in enumerate(_REASONS):
         if code and counts[code]:
             report.dropped[reason] += int(counts[code])
-            for place in places[reasons[places] == code][: report.num_missing_examples(reason)]:
-                pair = pairs[int(place)]
+            for index in indices[reasons[indices] == code][: report.num_missing_examples(reason)]:
+                pair = pairs[int(index)]
                 report.show(reason, {pair.source_language: pair.source, pair.target_language: pair.target})

@@ -29,14 +29,14 @@ class MarginSimilarity:
 
     def __init__(self, embed: Embed, sources: Sequence[str], targets: Sequence[str]) -> None:
         self._embed = embed
-        self._kept: tuple[dict[str, NDArray[np.float32]], ...] = ({}, {})
+        self._states_of: tuple[dict[str, NDArray[np.float32]], ...] = ({}, {})
         sides = (list(sources), list(targets))
         self._centers = [np.zeros(1, np.float32), np.zeros(1, np.float32)]
         self._reference = []
         for side in (0, 1):
             states = np.asarray(embed(sides[side]), np.float32)
             self._centers[side] = states.mean(axis=0)
-            self._kept[side].update(zip(sides[side], states, strict=True))
+            self._states_of[side].update(zip(sides[side], states, strict=True))
             self._reference.append(_unit(states[:MAX_REFERENCE] - self._centers[side]))
 
     def __call__(self, sources: Sequence[str], targets: Sequence[str]) -> Floats:
@@ -49,10 +49,10 @@ class MarginSimilarity:
         return np.asarray(margin, np.float64)
 
     def _states(self, side: int, texts: Sequence[str]) -> NDArray[np.float32]:
-        kept = self._kept[side]
-        missing = list(dict.fromkeys(text for text in texts if text not in kept))
+        stored = self._states_of[side]
+        missing = list(dict.fromkeys(text for text in texts if text not in stored))
         new = dict(zip(missing, np.asarray(self._embed(missing), np.float32), strict=True)) if missing else {}
-        rows = [kept[text] if text in kept else new[text] for text in texts]
+        rows = [stored[text] if text in stored else new[text] for text in texts]
         return _unit(np.stack(rows) - self._centers[side])
 
 

@@ -20,15 +20,16 @@ def stems(text: str) -> list[str]:
 
     Returns: at most `MAX_WORDS` strings, in lower case and in Unicode's compatible form.
     """
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}  # in order, as a set is not
     for spaced, unspaced in _pattern().findall(unicodedata.normalize("NFKC", text).lower()):
         if spaced:
-            found[spaced[:STEM_LENGTH]] = None
+            distinct[spaced[:STEM_LENGTH]] = None
         else:
-            found.update(dict.fromkeys(unspaced[place : place + 2] for place in range(max(1, len(unspaced) - 1))))
-        if len(found) >= MAX_WORDS:
+            bigrams = (unspaced[begin : begin + 2] for begin in range(max(1, len(unspaced) - 1)))
+            distinct.update(dict.fromkeys(bigrams))
+        if len(distinct) >= MAX_WORDS:
             break
-    return list(found)[:MAX_WORDS]
+    return list(distinct)[:MAX_WORDS]
 
 
 def numbers(text: str) -> list[str]:
@@ -42,8 +43,8 @@ def numbers(text: str) -> list[str]:
 
 def is_closed(text: str) -> bool:
     """Whether `text` ends as a sentence or a heading ends in one of many scripts, closing quotes and brackets aside."""
-    kept = text.rstrip(_WRAPPING)
-    return kept[-1:] in _CLOSING and bool(kept)
+    bare = text.rstrip(_WRAPPING)
+    return bare[-1:] in _CLOSING and bool(bare)
 
 
 @lru_cache(maxsize=1)

@@ -49,15 +49,15 @@ def with_target(pair: TranslationPair, target: str) -> TranslationPair:
 def test_swapped_and_cut_off_targets_are_learned_from_the_rows_alone() -> None:
     pairs = made_up_pairs(800)
     noisy = list(pairs)
-    for place in range(0, 40):
-        noisy[place] = with_target(pairs[place], pairs[(place + 1) % 40].target)
-    for place in range(40, 80):
-        noisy[place] = with_target(pairs[place], cut(pairs[place].target, 0.4))
+    for index in range(0, 40):
+        noisy[index] = with_target(pairs[index], pairs[(index + 1) % 40].target)
+    for index in range(40, 80):
+        noisy[index] = with_target(pairs[index], cut(pairs[index].target, 0.4))
     kept, report = filter_pairs(noisy, ONLY_LEARNED)
     assert report.pairs["sw"].is_judged
-    assert sum(place < 80 for place in kept.places) <= 4
-    assert sum(place >= 80 for place in kept.places) >= 0.98 * 720
-    assert [pair.content_id for pair in kept] == [f"made:{place}" for place in kept.places]
+    assert sum(index < 80 for index in kept.places) <= 4
+    assert sum(index >= 80 for index in kept.places) >= 0.98 * 720
+    assert [pair.content_id for pair in kept] == [f"made:{index}" for index in kept.places]
     assert report.pairs["sw"].num_kept == len(kept) == 800 - sum(report.pairs["sw"].dropped.values())
     again, _ = filter_pairs(noisy, ONLY_LEARNED)
     assert again.places.tolist() == kept.places.tolist()
@@ -65,7 +65,7 @@ def test_swapped_and_cut_off_targets_are_learned_from_the_rows_alone() -> None:
 
 def test_few_rows_are_not_judged_and_the_report_says_so() -> None:
     pairs = made_up_pairs(50)
-    moved = [with_target(pair, pairs[place - 1].target) for place, pair in enumerate(pairs)]
+    moved = [with_target(pair, pairs[index - 1].target) for index, pair in enumerate(pairs)]
     kept, report = filter_pairs(moved, FilterLimits(min_language_confidence=None, max_length_ratio=None))
     assert len(kept) == 50
     assert not report.pairs["sw"].is_judged
@@ -122,9 +122,9 @@ def test_similarity_is_evidence_of_its_own() -> None:
     noisy = [with_target(pair, pairs[(n + 1) % 20].target) if n < 20 else pair for n, pair in enumerate(pairs)]
     kept, _ = filter_pairs(noisy, ONLY_LEARNED, embed=letters)  # type: ignore[arg-type]
     blind, _ = filter_pairs(noisy, ONLY_LEARNED)
-    assert sum(place < 20 for place in kept.places) <= 2
-    assert sum(place < 20 for place in blind.places) >= 15
-    assert sum(place >= 20 for place in kept.places) >= 0.95 * 280
+    assert sum(index < 20 for index in kept.places) <= 2
+    assert sum(index < 20 for index in blind.places) >= 15
+    assert sum(index >= 20 for index in kept.places) >= 0.95 * 280
 
 
 ENGLISH = "Describe the river that flows through the old town and the people who live on its banks."

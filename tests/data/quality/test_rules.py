@@ -88,7 +88,7 @@ def test_words_of_every_kind_of_script() -> None:
 
 def finder(rows: list[str], near: float | None = 0.9) -> list[str]:
     held = DuplicateFinder(near, rows.__getitem__)
-    return [held.add(place, text) for place, text in enumerate(rows)]
+    return [held.add(index, text) for index, text in enumerate(rows)]
 
 
 def test_duplicates_are_found_and_templates_of_other_numbers_are_not() -> None:
@@ -100,8 +100,8 @@ def test_duplicates_are_found_and_templates_of_other_numbers_are_not() -> None:
 
 
 def test_an_overlap_below_the_limit_is_no_duplicate() -> None:
-    one, other = shingles(ENGLISH), shingles(ENGLISH.replace("river before", "road until"))
-    overlap = len(np.intersect1d(one, other)) / len(np.union1d(one, other))
+    left, right = shingles(ENGLISH), shingles(ENGLISH.replace("river before", "road until"))
+    overlap = len(np.intersect1d(left, right)) / len(np.union1d(left, right))
     rows = [ENGLISH, ENGLISH.replace("river before", "road until")]
     assert 0.5 < overlap < 0.9
     assert finder(rows) == ["", ""]
@@ -109,6 +109,6 @@ def test_an_overlap_below_the_limit_is_no_duplicate() -> None:
 
 def test_hashes_do_not_depend_on_the_process() -> None:
     assert shingles("abcdef").tolist() == sorted(
-        sum(ord(letter) * 1099511628211**place for place, letter in enumerate(run)) % 2**64
+        sum(ord(letter) * 1099511628211**index for index, letter in enumerate(run)) % 2**64
         for run in ("abcde", "bcdef")
     )

@@ -26,10 +26,10 @@ def rows() -> dict[str, dict[str, TranslationPair]]:
         pytest.skip(f"real data is not at hand: AFP_DATA_DIR is unset and {BESIDE} does not exist")
     source = SourceConfig(kind="tico19", path=str(folder / "tico19" / "tico19-test_all.tar.xz"))
     pairs = sources.load_pairs(DataConfig(sources=(source,), languages=LANGUAGES, num_instructions=0))
-    found: dict[str, dict[str, TranslationPair]] = {language: {} for language in LANGUAGES}
+    by_language: dict[str, dict[str, TranslationPair]] = {language: {} for language in LANGUAGES}
     for pair in pairs:
-        found[pair.target_language][pair.content_id] = pair
-    return found
+        by_language[pair.target_language][pair.content_id] = pair
+    return by_language
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -41,15 +41,15 @@ def test_planted_noise_goes_and_clean_rows_stay(rows: dict[str, dict[str, Transl
     order = rng.permutation(len(clean)).tolist()
     count = len(clean) // 40
     swapped, wrong, cut_off, copied = (order[begin * count : (begin + 1) * count] for begin in range(4))
-    for place, other in zip(swapped, swapped[1:] + swapped[:1], strict=True):
-        sides[place][1] = clean[other].target
-    for place in wrong:
+    for index, other in zip(swapped, swapped[1:] + swapped[:1], strict=True):
+        sides[index][1] = clean[other].target
+    for index in wrong:
         other_language = rng.choice([code for code in LANGUAGES if code != language])
-        sides[place][1] = rows[other_language].get(clean[place].content_id, clean[place - 1]).target
-    for place in cut_off:
-        sides[place][1] = cut(clean[place].target, rng.uniform(0.2, 0.5))
-    for number, place in enumerate(copied):
-        sides[place] = [clean[place].source] * 2 if number % 2 else [clean[place].target] * 2
+        sides[index][1] = rows[other_language].get(clean[index].content_id, clean[index - 1]).target
+    for index in cut_off:
+        sides[index][1] = cut(clean[index].target, rng.uniform(0.2, 0.5))
+    for number, index in enumerate(copied):
+        sides[index] = [clean[index].source] * 2 if number % 2 else [clean[index].target] * 2
     noisy = [TranslationPair(*side, "en", language, pair.content_id) for side, pair in zip(sides, clean, strict=True)]
 
     kept = set(filter_pairs(noisy, FilterLimits())[0].places.tolist())
