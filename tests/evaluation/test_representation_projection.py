@@ -45,22 +45,22 @@ def states_of_a_trial() -> SentenceStates:
 
 
 def test_states_come_back_from_their_file(tmp_path: Path) -> None:
-    kept, path = states_of_a_trial(), tmp_path / "representation" / "test.safetensors"
-    write_states(kept, path)
-    found = read_states(path)
-    assert found is not None
-    assert (found.languages, found.headline) == (kept.languages, (1, "mean"))
-    assert found.states.dtype == np.float16
-    assert np.array_equal(found.states, kept.states)
-    assert set(found.axes) == set(kept.axes) == {(0, "mean"), (0, "last"), (1, "mean"), (1, "last")}
-    for place, axes in kept.axes.items():
-        assert found.axes[place].directions == pytest.approx(axes.directions, abs=1e-6)
-        assert found.axes[place].shares == axes.shares
-        assert found.points[place] == pytest.approx(kept.points[place], abs=1e-6)
+    written, path = states_of_a_trial(), tmp_path / "representation" / "test.safetensors"
+    write_states(written, path)
+    read = read_states(path)
+    assert read is not None
+    assert (read.languages, read.headline) == (written.languages, (1, "mean"))
+    assert read.states.dtype == np.float16
+    assert np.array_equal(read.states, written.states)
+    assert set(read.axes) == set(written.axes) == {(0, "mean"), (0, "last"), (1, "mean"), (1, "last")}
+    for key, axes in written.axes.items():
+        assert read.axes[key].directions == pytest.approx(axes.directions, abs=1e-6)
+        assert read.axes[key].shares == axes.shares
+        assert read.points[key] == pytest.approx(written.points[key], abs=1e-6)
     # A state of 16 bits is drawn within a thousandth of where it was.
-    assert found.axes[1, "mean"].project(found.states) == pytest.approx(kept.points[1, "mean"], abs=5e-3)
+    assert read.axes[1, "mean"].project(read.states) == pytest.approx(written.points[1, "mean"], abs=5e-3)
     first = path.read_bytes()
-    write_states(kept, path)
+    write_states(written, path)
     assert path.read_bytes() == first
 
 

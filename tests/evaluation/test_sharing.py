@@ -109,7 +109,7 @@ def test_halves_are_as_near_to_float32_as_whole_requests_in_halves(
     shared = torch.tensor(scorer.score(QUESTIONS))
     scorer.obstacle = "asked for by a test"
     whole = torch.tensor(scorer.score(QUESTIONS))
-    error, error_of_whole = ((found - exact).abs().mean() for found in (shared, whole))
+    error, error_of_whole = ((values - exact).abs().mean() for values in (shared, whole))
     assert error <= 1.5 * error_of_whole
     is_clear = (exact[:, 0] - exact[:, 1]).abs() > 4 * error_of_whole
     assert is_clear.float().mean() > 0.5, "most questions should have a clear answer"
@@ -123,9 +123,9 @@ def test_autocast_scores_near_float32(tokenizer: Any, make_model: Any, monkeypat
     with torch.autocast("cpu", torch.bfloat16):
         scorer = ContinuationScorer(model, tokenizer)
         assert scorer.obstacle is None
-        found = torch.tensor(scorer.score(QUESTIONS))
-    assert not torch.equal(found, exact)
-    assert (found - exact).abs().mean() < 0.02 * exact.abs().mean()
+        values = torch.tensor(scorer.score(QUESTIONS))
+    assert not torch.equal(values, exact)
+    assert (values - exact).abs().mean() < 0.02 * exact.abs().mean()
 
 
 def test_a_family_that_is_not_known_is_given_whole_requests(tokenizer: Any, make_model: Any) -> None:
@@ -170,7 +170,7 @@ def test_a_continuation_that_choices_share_is_projected_once(tokenizer: Any, mak
     scorer.head = Counting()  # type: ignore[assignment]
     values = scorer.score(questions)
     requests = scorer.requests(questions)
-    distinct = {request.ids[:place] for request in requests for place in range(request.start, len(request.ids))}
+    distinct = {request.ids[:index] for request in requests for index in range(request.start, len(request.ids))}
     assert sum(rows) == len(distinct) < sum(len(request.ids) - request.start for request in requests)
     assert values[0] == pytest.approx(whole_scores(model, tokenizer, questions)[0], abs=1e-4)
 
@@ -207,10 +207,10 @@ def test_every_request_is_laid_out_once_and_can_be_read_back(width: int, monkeyp
         tokens, trunks = tokens + branches.num_tokens, trunks | {trunk}
         assert len(branches.requests) == 1 or branches.num_tokens <= 400
         for request, rows in zip(branches.requests, branches.rows, strict=True):
-            for row, place in zip(rows, range(request.start, len(request.ids)), strict=True):
+            for row, index in zip(rows, range(request.start, len(request.ids)), strict=True):
                 above = [i for i, end in enumerate(tree.ends[: row + 1]) if row < end]
                 assert [tree.depths[i] for i in above] == list(range(len(above)))
-                assert (*trunk, *(tree.ids[i] for i in above)) == request.ids[:place]
+                assert (*trunk, *(tree.ids[i] for i in above)) == request.ids[:index]
         laid_out += branches.requests
     assert sorted(laid_out, key=lambda r: (r.ids, r.start)) == sorted(requests, key=lambda r: (r.ids, r.start))
     assert len(trunks) >= 3, "demonstrations, and two ways in which they go on"
@@ -235,8 +235,8 @@ def test_wide_models_share_what_narrow_ones_do_not() -> None:
 
 def test_rows_keep_to_their_budget_and_hold_trees_of_like_size() -> None:
     trees = plan([Request(tuple(range(100 * n, 100 * n + n)), 1) for n in range(3, 30)], width=1, largest=50).trees
-    found = list(packs(trees, 50))
-    sizes = [[tree.num_tokens for tree in pack] for pack in found]
+    rows = list(packs(trees, 50))
+    sizes = [[tree.num_tokens for tree in pack] for pack in rows]
     assert [size for pack in sizes for size in pack] == list(range(28, 1, -1))
     assert all(sum(pack) <= 50 for pack in sizes)
     assert [len(pack) for pack in packs(trees, 1)] == [1] * 27

@@ -13,16 +13,16 @@ from afp_ray.evaluation.workers import Workers
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two workers finds, with sound weights and where the second one fails."""
     return run_workers("evaluation_worker_cases:in_group", tmp_path_factory.mktemp("workers"))
 
 
 @pytest.mark.parametrize("name", ["choices", "and again"])
-def test_two_workers_score_what_one_scores_and_each_runs_about_half(found: list[dict[str, Any]], name: str) -> None:
+def test_two_workers_score_what_one_scores_and_each_runs_about_half(results: list[dict[str, Any]], name: str) -> None:
     """Again after errors too, from which every worker has come out at the same exchange."""
     alone = score(Workers())
-    first, second = (worker[name] for worker in found)
+    first, second = (worker[name] for worker in results)
     assert first["values"] == second["values"], "bit for bit, wherever a part was scored"
     assert len(alone["values"]) == len(QUESTIONS)
     for values, others in zip(first["values"], alone["values"], strict=True):
@@ -32,9 +32,9 @@ def test_two_workers_score_what_one_scores_and_each_runs_about_half(found: list[
         assert 0.3 * alone["num_tokens"] < part["num_tokens"] < 0.7 * alone["num_tokens"]
 
 
-def test_two_workers_write_what_one_writes_and_each_runs_about_half(found: list[dict[str, Any]]) -> None:
+def test_two_workers_write_what_one_writes_and_each_runs_about_half(results: list[dict[str, Any]]) -> None:
     alone = write(Workers())
-    first, second = (worker["texts"] for worker in found)
+    first, second = (worker["texts"] for worker in results)
     assert first["texts"] == second["texts"] == alone["texts"]
     assert len(set(alone["texts"])) > 5
     assert first["counts"] == second["counts"] == alone["counts"]
@@ -53,16 +53,16 @@ def test_two_workers_write_what_one_writes_and_each_runs_about_half(found: list[
     ],
 )
 def test_a_worker_that_fails_anywhere_stops_the_others_with_its_reason(
-    found: list[dict[str, Any]], case: str, kind: str, text: str
+    results: list[dict[str, Any]], case: str, kind: str, text: str
 ) -> None:
-    first, second = (worker[case] for worker in found)
+    first, second = (worker[case] for worker in results)
     assert second[0] == kind
     assert text in second[1]
     assert first == ("ElsewhereFailedError", f"worker 1 failed: {kind}: {text}")
 
 
-def test_workers_come_out_of_a_failed_attempt_together_and_go_on(found: list[dict[str, Any]]) -> None:
-    first, second = (worker["attempts"] for worker in found)
+def test_workers_come_out_of_a_failed_attempt_together_and_go_on(results: list[dict[str, Any]]) -> None:
+    first, second = (worker["attempts"] for worker in results)
     elsewhere = "ElsewhereFailedError: worker {} failed: KeyError: '{}'"
     assert first == [
         (["whole"] * 2, ""),
@@ -82,14 +82,14 @@ def test_workers_come_out_of_a_failed_attempt_together_and_go_on(found: list[dic
     ]
 
 
-def test_no_worker_goes_on_when_another_has_left(found: list[dict[str, Any]]) -> None:
-    first, second = (worker["last attempt"] for worker in found)
+def test_no_worker_goes_on_when_another_has_left(results: list[dict[str, Any]]) -> None:
+    first, second = (worker["last attempt"] for worker in results)
     assert first == ("KeyError", "'a row'")
     assert second == ("MemoryError", "no room")
 
 
-def test_workers_that_are_asked_different_questions_all_refuse(found: list[dict[str, Any]]) -> None:
-    for worker in found:
+def test_workers_that_are_asked_different_questions_all_refuse(results: list[dict[str, Any]]) -> None:
+    for worker in results:
         kind, text = worker["other questions"]
         assert kind == "DataError"
         assert "the 2 workers of a trial differ in the questions" in text

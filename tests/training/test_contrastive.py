@@ -88,17 +88,17 @@ def test_pairs_that_share_a_side_are_no_negatives_of_each_other(symmetric: bool)
 
 def test_a_batch_of_one_pair_over_and_over_has_nothing_to_tell_apart() -> None:
     pairs = chosen(random_pairs(), [2] * 4, [2] * 4)
-    value, found = backward(build_model("llama"), pairs, symmetric=True)
+    value, gradients = backward(build_model("llama"), pairs, symmetric=True)
     assert value == 0
-    assert all(float(gradient.abs().max()) == 0 for gradient in found.values())
+    assert all(float(gradient.abs().max()) == 0 for gradient in gradients.values())
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:
     model, pairs, order = build_model("llama"), random_pairs(), [4, 0, 6, 2, 5, 1, 3]
     value, expected = backward(model, pairs, layer="all", symmetric=True)
-    permuted, found = backward(model, chosen(pairs, order, order), layer="all", symmetric=True)
+    permuted, gradients = backward(model, chosen(pairs, order, order), layer="all", symmetric=True)
     assert permuted == pytest.approx(value, rel=1e-6)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(gradients, expected) <= 1e-6
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3, "middle", "all"])
@@ -116,18 +116,18 @@ def test_chunks_give_the_loss_and_gradient_of_the_whole_batch(
     pairs = chosen(random_pairs(), [0, 1, 2, 3, 4, 0, 6], [0, 1, 2, 3, 1, 5, 6])
     value, expected = backward(model, pairs, **fields)
     rows = pack_pairs(pairs) if is_packed else pairs
-    chunked, found = backward(model, rows, chunk_size=chunk_size, **fields)
+    chunked, gradients = backward(model, rows, chunk_size=chunk_size, **fields)
     assert chunked == pytest.approx(value, rel=1e-6)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(gradients, expected) <= 1e-6
 
 
 @pytest.mark.parametrize("family", ["bloom", "xglm", "gpt2"])
 def test_chunks_give_the_gradient_of_the_whole_batch_in_other_families(family: str) -> None:
     model, pairs = build_model(family), random_pairs()
     value, expected = backward(model, pairs, layer=2)
-    chunked, found = backward(model, pairs, chunk_size=2, layer=2)
+    chunked, gradients = backward(model, pairs, chunk_size=2, layer=2)
     assert chunked == pytest.approx(value, rel=1e-6)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(gradients, expected) <= 1e-6
 
 
 def test_a_chunk_draws_the_same_dropout_in_both_passes() -> None:
@@ -140,9 +140,9 @@ def test_a_chunk_draws_the_same_dropout_in_both_passes() -> None:
     expected.backward()
     after, reference = torch.rand(3), {name: value.clone() for name, value in gradients_of(model).items()}
     torch.manual_seed(5)
-    value, found = backward(model, pairs, chunk_size=3, layer=2)
+    value, gradients = backward(model, pairs, chunk_size=3, layer=2)
     assert value == pytest.approx(expected.item(), rel=1e-6)
-    assert relative_error(found, reference) <= 1e-6
+    assert relative_error(gradients, reference) <= 1e-6
     assert torch.equal(torch.rand(3), after)
     torch.manual_seed(6)
     assert backward(model, pairs, chunk_size=3, layer=2)[0] != pytest.approx(value, rel=1e-3)
@@ -152,17 +152,17 @@ def test_chunks_and_recomputed_blocks_go_together() -> None:
     model, pairs = build_model("llama").train(), random_pairs()
     value, expected = backward(model, pairs, layer=2)
     with recomputed(model):
-        chunked, found = backward(model, pairs, chunk_size=3, layer=2)
+        chunked, gradients = backward(model, pairs, chunk_size=3, layer=2)
     assert chunked == pytest.approx(value, rel=1e-6)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(gradients, expected) <= 1e-6
 
 
 def test_chunks_are_exact_under_autocast_too() -> None:
     model, pairs = build_model("llama"), random_pairs()
     value, expected = backward(model, pairs, is_bf16=True, temperature=1.0)
-    chunked, found = backward(model, pairs, chunk_size=3, is_bf16=True, temperature=1.0)
+    chunked, gradients = backward(model, pairs, chunk_size=3, is_bf16=True, temperature=1.0)
     assert chunked == pytest.approx(value, rel=1e-3)
-    assert relative_error(found, expected) <= 2e-2  # bf16 rounds the sum of each chunk's gradients
+    assert relative_error(gradients, expected) <= 2e-2  # bf16 rounds the sum of each chunk's gradients
 
 
 def test_frozen_layers_are_passed_over_in_chunks() -> None:
@@ -172,10 +172,10 @@ def test_frozen_layers_are_passed_over_in_chunks() -> None:
             if "lora_B" in name:
                 value.fill_(0.1)
     loss, expected = backward(model, pairs, layer="all")
-    chunked, found = backward(model, pairs, chunk_size=2, layer="all")
-    assert all("lora" in name for name in found)
+    chunked, gradients = backward(model, pairs, chunk_size=2, layer="all")
+    assert all("lora" in name for name in gradients)
     assert chunked == pytest.approx(loss, rel=1e-6)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(gradients, expected) <= 1e-6
 
 
 def test_no_pass_with_gradient_is_larger_than_a_chunk() -> None:
@@ -202,16 +202,16 @@ def test_the_step_takes_pairs_in_chunks() -> None:
     value = step.backward(batch).contrastive
     assert value is not None
     assert len(passes) == 8
-    found = gradients_of(model)
+    gradients = gradients_of(model)
     whole, expected = backward(build_model("llama"), random_pairs(), **loss.model_dump())
     assert value.item() == pytest.approx(whole, rel=1e-6)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(gradients, expected) <= 1e-6
 
 
 def test_all_layers_are_the_mean_of_the_layers() -> None:
     model, pairs = build_model("llama"), random_pairs()
     values = [term_of(model, layer=layer, symmetric=True).share(pairs).item() for layer in range(4)]
-    found = term_of(model, layer="all", symmetric=True).share(pairs).item()
-    assert found == pytest.approx(sum(values) / 4, rel=1e-5)
+    share = term_of(model, layer="all", symmetric=True).share(pairs).item()
+    assert share == pytest.approx(sum(values) / 4, rel=1e-5)
     assert len({round(value, 3) for value in values}) == 4
-    assert math.isfinite(found)
+    assert math.isfinite(share)

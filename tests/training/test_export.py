@@ -51,8 +51,8 @@ def batches(tokenizer: Any) -> TrainingBatches:
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model.eval()(input_ids=IDS).logits
-    return found
+        logits: torch.Tensor = model.eval()(input_ids=IDS).logits
+    return logits
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["whole", "lora"])
@@ -91,12 +91,12 @@ def test_a_family_trains_packed_and_exports_a_stock_checkpoint(
 
 
 def generates_as_its_logits_say(model: Any) -> None:
-    given = IDS[:1, :3]
-    told = model.generate(given, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=2)
-    assert torch.equal(told[:, : given.shape[1]], given)
+    prompt = IDS[:1, :3]
+    generated = model.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=2)
+    assert torch.equal(generated[:, : prompt.shape[1]], prompt)
     with torch.no_grad():
-        expected = model(input_ids=told[:, :-1]).logits[0, given.shape[1] - 1 :].argmax(dim=-1)
-    assert torch.equal(told[0, given.shape[1] :], expected)
+        expected = model(input_ids=generated[:, :-1]).logits[0, prompt.shape[1] - 1 :].argmax(dim=-1)
+    assert torch.equal(generated[0, prompt.shape[1] :], expected)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bloom", "xglm", "gpt2", "gpt_neo"])
@@ -151,11 +151,11 @@ def test_the_end_of_an_answer_is_learnt_without_special_tokens(family: str, tmp_
     )
     save_checkpoint(model, tokenizer, tmp_path / "checkpoint")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
-    given = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")(PROMPT, return_tensors="pt")["input_ids"]
-    told = stock.generate(
-        given, max_new_tokens=10, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+    prompt = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")(PROMPT, return_tensors="pt")["input_ids"]
+    generated = stock.generate(
+        prompt, max_new_tokens=10, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
     )
-    assert told[0, given.shape[1] :].tolist() == [8, 9, tokenizer.eos_token_id]
+    assert generated[0, prompt.shape[1] :].tolist() == [8, 9, tokenizer.eos_token_id]
 
 
 def test_every_family_of_the_export_shares_rows() -> None:

@@ -103,10 +103,10 @@ def test_a_float32_is_cut_and_joined_exactly() -> None:
     # Halves between two neighbours are where a rest of 16 bits would not be enough to either side.
     halves = (values.view(torch.int32) & -0x10000 | 0x8000).view(torch.float32)
     values = torch.cat([values, halves, -halves, torch.tensor([0.0, -0.0, 1.0, math.inf, -math.inf])])
-    kept, lost = split(values)
-    assert torch.equal(joined(kept, lost), values)
+    rounded, lost = split(values)
+    assert torch.equal(joined(rounded, lost), values)
     nearest = (values - values.bfloat16().float()).abs()
-    assert torch.equal((values - kept.float()).abs().nan_to_num(), nearest.nan_to_num())
+    assert torch.equal((values - rounded.float()).abs().nan_to_num(), nearest.nan_to_num())
 
 
 def test_one_step_is_that_of_adamw_up_to_the_rounding() -> None:
@@ -153,9 +153,9 @@ def test_small_weights_are_updated_together_bit_for_bit_as_alone(
         groups = [{"params": weights, "draws": [*range(len(weights))], "weight_decay": 0.1}]
         optimizer = ResidentAdamW(groups, lr=0.01, rounding=rounding)  # type: ignore[arg-type]
         for step in range(3):
-            for place, weight in enumerate(weights):
+            for index, weight in enumerate(weights):
                 weight.grad = torch.randn(weight.shape, generator=generator).bfloat16()
-                if (step, place) == (0, 3):
+                if (step, index) == (0, 3):
                     weight.grad = None
             optimizer.step()
         moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
@@ -268,14 +268,14 @@ def test_a_state_that_was_saved_goes_on_bit_for_bit(rounding: Any, in_backward: 
 def test_updates_inside_the_backward_pass_give_the_same_weights(
     family: str, micro_batch_size: int, precision: str
 ) -> None:
-    found = []
+    runs = []
     for in_backward in (False, True):
         model = build_model(family).train()
         fields: dict[str, Any] = {"optimizer_in_backward": in_backward, "micro_batch_size": micro_batch_size}
         ran = [(loss, norm) for loss, norm, _ in steps(model, precision=precision, **fields)]
-        found.append((dict(model.state_dict()), ran))
+        runs.append((dict(model.state_dict()), ran))
         assert all(parameter.grad is None for parameter in model.parameters())
-    (plain, metrics), (inside, own) = found
+    (plain, metrics), (inside, own) = runs
     assert all(torch.equal(inside[name], plain[name]) for name in plain)
     for (loss, norm), (own_loss, own_norm) in zip(metrics, own, strict=True):
         assert own_loss == pytest.approx(loss, rel=1e-6)
@@ -292,7 +292,7 @@ def test_updates_inside_the_backward_pass_of_one_term(off: str) -> None:
 
 def test_pairs_in_chunks_are_updated_after_their_last_pass() -> None:
     loss = LossConfig(layer=2, instruction_weight=0.0)
-    found = []
+    runs = []
     for in_backward in (False, True):
         model = build_model("llama").train()
         training = make_training(optimizer_in_backward=in_backward, max_grad_norm=None)
@@ -307,8 +307,8 @@ def test_pairs_in_chunks_are_updated_after_their_last_pass() -> None:
             else:
                 step_of.backward(batch)
             optimizer.step()
-        found.append(dict(model.state_dict()))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        runs.append(dict(model.state_dict()))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
 def test_gradients_are_freed_as_they_arrive() -> None:

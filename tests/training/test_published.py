@@ -32,8 +32,8 @@ def case(pooling: str, layer: int, temperature: float) -> LossConfig:
 @pytest.mark.parametrize(("family", "pooling", "layer", "temperature"), CASES)
 def test_a_step_is_theirs_to_a_millionth(family: str, pooling: str, layer: int, temperature: float) -> None:
     batch = RandomBatches().batch(0)
-    (ours, found), (theirs, expected) = both(batch, case(pooling, layer, temperature), family)
-    assert equality.loss_error([found.contrastive, found.instruction], expected) < 1e-6
+    (ours, losses), (theirs, expected) = both(batch, case(pooling, layer, temperature), family)
+    assert equality.loss_error([losses.contrastive, losses.instruction], expected) < 1e-6
     assert equality.gradient_error(ours, theirs) < 1e-6
 
 
@@ -48,10 +48,10 @@ def test_the_mean_of_their_loss_both_ways_is_our_symmetric_one() -> None:
     back = PairBatch(pairs.target_ids, pairs.target_mask, pairs.source_ids, pairs.source_mask)
     loss = LossConfig(symmetric=True, instruction_weight=0)
     ours, theirs = build_model("xglm"), build_model("xglm")
-    found = TrainingStep(ours, loss, device=torch.device("cpu")).backward(batch)
+    losses = TrainingStep(ours, loss, device=torch.device("cpu")).backward(batch)
     expected = (authors.contrastive_loss(theirs, pairs, loss) + authors.contrastive_loss(theirs, back, loss)) / 2
     expected.backward()  # type: ignore[no-untyped-call]
-    assert equality.loss_error([found.contrastive], [expected.detach()]) < 1e-6
+    assert equality.loss_error([losses.contrastive], [expected.detach()]) < 1e-6
     assert equality.gradient_error(ours, theirs) < 1e-6
 
 
@@ -59,8 +59,8 @@ def test_their_maximum_is_over_padding_too_and_depends_on_the_longest_row() -> N
     states, mask = -1 - torch.rand(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
     assert authors.pool(states, mask, "max")[1].tolist() == [0.0] * 4  # of no token
     assert authors.pool(states[1:, :1], mask[1:, :1], "max").tolist() == states[1:, 0].tolist()
-    (_, found), (_, expected) = both(RandomBatches().batch(0), case("max", 1, 0.05))
-    assert equality.loss_error([found.contrastive], expected[:1]) > 1e-3
+    (_, losses), (_, expected) = both(RandomBatches().batch(0), case("max", 1, 0.05))
+    assert equality.loss_error([losses.contrastive], expected[:1]) > 1e-3
 
 
 def test_a_repeated_sentence_is_their_negative_and_not_ours() -> None:
@@ -69,9 +69,9 @@ def test_a_repeated_sentence_is_their_negative_and_not_ours() -> None:
     twice = PairBatch(*(tensor[[0, 1, 2, 0]] for tensor in (pairs.source_ids, pairs.source_mask)),
                       *(tensor[[0, 1, 2, 0]] for tensor in (pairs.target_ids, pairs.target_mask)))  # fmt: skip
     batch = TrainBatch(twice, RandomBatches().batch(0).instructions, RandomBatches().batch(0).num_supervised)
-    (_, found), (_, expected) = both(batch, LossConfig(temperature=0.5))
-    assert found.contrastive is not None
-    assert float(found.contrastive) < float(expected[0]) - 0.05
+    (_, losses), (_, expected) = both(batch, LossConfig(temperature=0.5))
+    assert losses.contrastive is not None
+    assert float(losses.contrastive) < float(expected[0]) - 0.05
 
 
 def test_samples_of_one_of_their_blocks_see_each_other_and_ours_do_not() -> None:
