@@ -229,19 +229,6 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
-def cache_folder(kind: str) -> Path:
-    """Where things that can be made again are kept for all studies of a user: `$AFP_CACHE/<kind>`.
-
-    Without the variable it is `afp_ray` in the user's cache folder. Everything there can be removed at any time.
-
-    Args:
-        kind: `rows`, `tokens`, `models` ...
-    """
-    if named := os.environ.get("AFP_CACHE"):
-        return Path(named).expanduser() / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afp_ray" / kind
-
-
 def write_json(path: Path, value: Any, *, mode: int = SHARED) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)

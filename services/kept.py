@@ -20,13 +20,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 import afp_ray
+from afp_ray.cache import cache_folder, evict
 from afp_ray.config import canonical_json
 from afp_ray.errors import UnavailableError
-from afp_ray.eviction import evict
 from afp_ray.ledger import replay
 from afp_ray.ledger.state import SETTLED_S
 from afp_ray.records import TrialStatus
-from afp_ray.store import StudyPaths, cache_folder, write_atomic
+from afp_ray.store import StudyPaths, write_atomic
 
 logger = logging.getLogger(__name__)
 

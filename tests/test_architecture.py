@@ -20,7 +20,7 @@ LEVELS: list[set[str]] = [
     {"languages"},
     {"config"},
     {"records"},
-    {"methods", "ledger", "store", "lfs", "eviction"},
+    {"methods", "ledger", "store", "lfs", "cache"},
     {"remote"},
     {"data", "models", "losses", "statistics"},
     {"training", "evaluation"},

@@ -1,32 +1,22 @@
-"""Keeps tokenised rows on disk: made once for what decides them, mapped into memory by every process that asks.
+"""Tokenised rows by what decides them: made once, mapped into memory by every process that asks.
 
-`$AFP_CACHE/tokens`, or `~/.cache/afp_ray/tokens`, one file for each content. Files that were used longest ago are
-removed beyond `$AFP_CACHE_GB` (20); a process that has one mapped keeps it. All of it can be removed at any time.
+One file for each content under `$AFP_CACHE/tokens`; see `afp_ray.cache`.
 """
 
-import os
-import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from afp_ray.cache import CacheRefusedError, cache_folder, get_or_make, storing
 from afp_ray.config.base import canonical_json
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.data.tokenizer_content import tokenizer_fingerprint
 from afp_ray.data.tokens import Chunk, InstructionTokens, PairTokens, Tokenizer, instruction_chunks, pair_chunks
-from afp_ray.eviction import evict, max_cache_bytes
-from afp_ray.store import cache_folder
 
 FORMAT = 1
 """Raised when the columns, their meaning or the way of tokenising changes: files of another format are never read."""
-WAIT_S = 3600.0
-"""How long a process waits for the one that tokenises before it does so itself; one that died is not waited for."""
-
-
-class _CannotStoreError(Exception):
-    """The system refused to keep a file."""
 
 
 def cached_pairs(key: str, tokenizer: Tokenizer, make_rows: Callable[[], Sequence[TranslationPair]]) -> PairTokens:
@@ -54,20 +44,17 @@ def cached_instructions(
 
 
 def _cached(kind: str, key: str, tokenizer: Tokenizer, make: Callable[[], Iterable[Chunk]]) -> list[Chunk]:
-    max_bytes = max_cache_bytes()
+    from afp_ray.data.token_file import read_token_file  # with pyarrow; what is in memory needs neither
+
     content = canonical_json(
         {"format": FORMAT, "kind": kind, "rows": key, "tokenizer": tokenizer_fingerprint(tokenizer)}
     )
     path = cache_folder("tokens") / f"{kind}-{sha256(content.encode()).hexdigest()[:32]}.arrow"
     try:
-        found = _found(path, content)
-        if found is None:
-            with _held(path):
-                found = _found(path, content)  # another process may have made it meanwhile
-                if found is None:
-                    found = _made(path, content, make())
-                    evict(path, max_bytes)
-    except _CannotStoreError as error:
+        return get_or_make(
+            path, lambda file: read_token_file(file, content), lambda file: _write(file, content, make())
+        )
+    except CacheRefusedError as error:
         warnings.warn(
             f"tokens cannot be kept in {path.parent} ({error}), so this process tokenises for itself. Set AFP_CACHE to "
             "a folder that can be written and has space.",
@@ -75,70 +62,23 @@ def _cached(kind: str, key: str, tokenizer: Tokenizer, make: Callable[[], Iterab
             stacklevel=3,
         )
         return list(make())
-    return found
 
 
-def _found(path: Path, content: str) -> list[Chunk] | None:
-    """What the cache has of `content`, marked as used now."""
-    from afp_ray.data.token_file import read_token_file
+def _write(path: Path, content: str, chunks: Iterable[Chunk]) -> None:
+    """Write `chunks` one by one.
 
-    found = read_token_file(path, content)
-    if found is not None:
-        with suppress(OSError):  # a cache that cannot be written serves all the same
-            os.utime(path)
-    return found
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the right to make `path`; the system gives it back when its holder dies.
-
-    Raises: _CannotStoreError when the folder cannot be written, or the wait was too long.
+    Raises: CacheRefusedError when the system refuses; whatever making the chunks raises.
     """
-    from filelock import FileLock
+    from afp_ray.data.token_file import TokenFileWriter
 
-    lock = FileLock(f"{path}.lock", timeout=WAIT_S)
-    with _storing():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _made(path: Path, content: str, chunks: Iterable[Chunk]) -> list[Chunk]:
-    """Write `chunks` beside `path`, one by one, move the file there whole, and read it.
-
-    Raises: _CannotStoreError when the system refuses; whatever making the chunks raises.
-    """
-    from afp_ray.data.token_file import TokenFileWriter, read_token_file
-
-    partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
-    with _storing():
-        writer = TokenFileWriter(partial, content)
+    with storing():
+        writer = TokenFileWriter(path, content)
     try:
         for chunk in chunks:
-            with _storing():
+            with storing():
                 writer.append(chunk)
-        with _storing():
+        with storing():
             writer.finish()
-            partial.replace(path)
     finally:
         with suppress(OSError):
             writer.close()
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-    found = read_token_file(path, content)
-    if found is None:
-        raise _CannotStoreError("what was written cannot be read back")
-    return found
-
-
-@contextmanager
-def _storing() -> Iterator[None]:
-    """Tell a refusal of the system, such as a full disk, from an error in making the rows."""
-    try:
-        yield
-    except (OSError, NotImplementedError) as error:
-        raise _CannotStoreError(str(error)) from error

@@ -10,7 +10,6 @@ cannot share an answer, whatever they are called and wherever they lie. What was
 import hashlib
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,11 +20,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afp_ray.cache import (
+    CacheRefusedError,
+    cache_folder,
+    evict,
+    mark_used,
+    max_cache_bytes,
+    storing,
+    write_whole,
+)
 from afp_ray.config.base import canonical_json
 from afp_ray.config.trial import SCORE_VERSION
 from afp_ray.errors import ConfigError
-from afp_ray.eviction import evict, max_cache_bytes
-from afp_ray.store import cache_folder
 
 FORMAT = 1
 """Raised when the columns or their meaning change: files of another format are never read."""
@@ -96,8 +102,7 @@ class ScoreCache:
         path, key = self._entry(asked, prompts)
         answers = _read(path, key, len(prompts))
         if answers is not None:
-            with suppress(OSError):  # a folder that cannot be written serves all the same
-                os.utime(path)
+            mark_used(path)
             self.num_found += 1
         return answers
 
@@ -114,17 +119,17 @@ class ScoreCache:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.parquet", key
 
     def _write(self, path: Path, key: str, answers: Answers, note: Mapping[str, int]) -> None:
-        partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # Not brought to the disk at once: what a power cut leaves is told by its checksum and made again.
-            pq.write_table(_table(key, answers, note), partial, compression="zstd")
-            partial.replace(path)
-            if self._num_kept % _EVICT_EVERY == 0:
-                with suppress(FileNotFoundError):  # another process may make room at the same time
-                    evict(path, self._max_bytes)
+            with storing():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                # Not brought to the disk at once: what a power cut leaves is told by its checksum and made again.
+                table = _table(key, answers, note)
+                write_whole(path, lambda file: pq.write_table(table, file, compression="zstd"))
+                if self._num_kept % _EVICT_EVERY == 0:
+                    with suppress(FileNotFoundError):  # another process may make room at the same time
+                        evict(path, self._max_bytes)
             self._num_kept += 1
-        except OSError as error:
+        except CacheRefusedError as error:
             self._may_keep = False
             warnings.warn(
                 f"scores cannot be kept in {self._folder} ({error}). Set AFP_CACHE to a folder that can be written and "
@@ -132,9 +137,6 @@ class ScoreCache:
                 RuntimeWarning,
                 stacklevel=4,
             )
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
 
 def _table(key: str, answers: Answers, note: Mapping[str, int]) -> pa.Table:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from afp_ray.errors import ConfigError
+from afp_ray.cache import bytes_from
 from afp_ray.models.hidden_states import CausalModel
 
 MAX_MODELS = 2
@@ -82,21 +82,8 @@ def max_kept_bytes() -> int:
 
     Raises: ConfigError when the variable is no number from 0 up.
     """
-    value = os.environ.get("AFP_KEEP_MODELS_GB", "").strip()
-    if not value:
-        return int(_memory() * MEMORY_SHARE)
-    try:
-        limit = float(value)
-    except ValueError:
-        limit = -1.0
-    if not 0 <= limit < float("inf"):
-        raise ConfigError(
-            f"AFP_KEEP_MODELS_GB is {value!r}",
-            where="environment",
-            allowed="a number of gigabytes, 0 or more",
-            fix="unset it to keep small models in memory, or set it to 0 to keep none",
-        )
-    return int(limit * 10**9)
+    fix = "unset it to keep small models in memory, or set it to 0 to keep none"
+    return int(bytes_from("AFP_KEEP_MODELS_GB", otherwise=_memory() * MEMORY_SHARE, fix=fix))
 
 
 @cache

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from afp_ray.cache import cache_folder
 from afp_ray.errors import ModelError
-from afp_ray.store import cache_folder
 
 # name in `model.name` -> (distribution and version, module, weights inside it, extra with what reads them)
 PACKAGED: dict[str, tuple[str, str, str, str]] = {

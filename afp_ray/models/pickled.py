@@ -22,11 +22,10 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
+from afp_ray.cache import cache_folder, evict_folders, mark_used, max_cache_bytes
 from afp_ray.errors import ModelError, StorageError
-from afp_ray.eviction import evict_folders, mark_used, max_cache_bytes
 from afp_ray.models.describe import files_fingerprint
 from afp_ray.models.weight_files import INDEX, SINGLE, WeightFiles
-from afp_ray.store import cache_folder
 
 Tensors = dict[str, torch.Tensor]
 PIECE_BYTES = 2 * 2**30

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from afp_ray.cache import cache_folder
 from afp_ray.config import ModelConfig, StudyConfig, TrialConfig
 from afp_ray.errors import ModelError, StorageError
 from afp_ray.ledger import replay
@@ -18,7 +19,7 @@ from afp_ray.models.hub import hub_file
 from afp_ray.models.weight_files import find_weights, tensor_shapes
 from afp_ray.search import make_arms
 from afp_ray.search.arms import ends_of
-from afp_ray.store import StudyPaths, cache_folder
+from afp_ray.store import StudyPaths
 
 FLOAT32_BYTES = 4
 """Bytes of a weight in a checkpoint: models are trained in float32."""

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from afp_ray.cache import cache_folder
 from afp_ray.errors import ConfigError, UnavailableError
-from afp_ray.store import cache_folder, write_json
+from afp_ray.store import write_json
 
 MARKER = "remote.json"
 """In a working copy: which URL it stands for."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afp_ray.cache import cache_folder
 from afp_ray.config import DataConfig, SourceConfig
 from afp_ray.data import pair_parts, row_cache, row_file, row_tables, sources
 from afp_ray.data.drawing import draw_pairs, remove_heldout
@@ -18,7 +19,6 @@ from afp_ray.data.readers import parallel
 from afp_ray.data.row_file import RowFile, RowWriter
 from afp_ray.data.rows import PairTable, TranslationPair
 from afp_ray.errors import DataError, StorageError
-from afp_ray.store import cache_folder
 from benchmarks import reading
 
 
