@@ -97,7 +97,7 @@ def test_groups_of_a_dead_actor_go_while_its_driver_lives() -> None:
 
     mine = placement_group([{"CPU": 0.1}])
     actors = [Creator.remote() for _ in range(2)]
-    lost, kept = ray.get([actor.create.remote() for actor in actors])
+    lost, alive = ray.get([actor.create.remote() for actor in actors])
     ray.kill(actors[0])
 
     def is_lost_gone() -> bool:
@@ -106,10 +106,10 @@ def test_groups_of_a_dead_actor_go_while_its_driver_lives() -> None:
 
     assert lost in living_groups(), "Ray keeps it as long as the driver lives"
     until(is_lost_gone)
-    assert {kept, mine.id.hex()} <= living_groups()
+    assert {alive, mine.id.hex()} <= living_groups()
     ray.kill(actors[1])
     remove_placement_group(mine)
-    until(lambda: free_leaked_groups() == 0 and kept not in living_groups())
+    until(lambda: free_leaked_groups() == 0 and alive not in living_groups())
 
 
 @contextmanager

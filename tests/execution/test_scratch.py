@@ -94,14 +94,14 @@ def test_a_long_folder_for_temporary_files_gives_way_to_a_short_one(
 def test_a_folder_for_temporary_files_that_is_not_there_is_named_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = tmp_path / kind
+    unusable = tmp_path / kind
     if kind == "file":
-        place.touch()
-    monkeypatch.setenv("TMPDIR", str(place))
+        unusable.touch()
+    monkeypatch.setenv("TMPDIR", str(unusable))
     monkeypatch.setattr(tempfile, "tempdir", None)
     scratch._warn_of_a_missing_folder.cache_clear()
     for _ in range(2):
         with scratch_folder() as folder:
-            assert not folder.is_relative_to(place)
-    assert caplog.text.count(f"TMPDIR is {place}") == 1
+            assert not folder.is_relative_to(unusable)
+    assert caplog.text.count(f"TMPDIR is {unusable}") == 1
     assert "mkdir -p" in caplog.text

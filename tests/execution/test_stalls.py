@@ -64,9 +64,9 @@ def test_what_a_zombie_of_an_earlier_attempt_reports_is_no_progress(tmp_path: Pa
 def test_the_clock_of_the_worker_does_not_matter(tmp_path: Path, clock: Clock) -> None:
     watched, path = TrialWatch(RuntimeConfig(hang_s=10)), tmp_path / "progress.json"
     watched.started("a", path, attempt=1)
-    for done, told in enumerate((5.0, -86400.0, 1e12)):
+    for done, stamp in enumerate((5.0, -86400.0, 1e12)):
         clock.now += 9
-        report(path, done, time=told)
+        report(path, done, time=stamp)
         assert watched.hung() == {}
 
 

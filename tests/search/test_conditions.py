@@ -32,8 +32,8 @@ def test_one_value_is_a_list_of_one() -> None:
 def test_a_grid_has_each_configuration_once_and_no_other() -> None:
     (arm,) = make_arms(study(tune=NESTED))
     assert grid_size(arm.tune) == 6
-    found = [grid_point(arm.tune, index) for index in range(6)]
-    assert found == [
+    drawn_points = [grid_point(arm.tune, index) for index in range(6)]
+    assert drawn_points == [
         {"loss.pooling": "last"},
         {"loss.pooling": "mean", "loss.layer": 1},
         {"loss.pooling": "mean", "loss.layer": 2, "loss.instruction_weight": 0.5},
@@ -41,7 +41,7 @@ def test_a_grid_has_each_configuration_once_and_no_other() -> None:
         {"loss.pooling": "mean", "loss.layer": 3, "loss.instruction_weight": 0.5},
         {"loss.pooling": "mean", "loss.layer": 3, "loss.instruction_weight": 1.0},
     ]
-    assert len({str(resolve(arm, point, 0)) for point in found}) == 6
+    assert len({str(resolve(arm, point, 0)) for point in drawn_points}) == 6
     with pytest.raises(IndexError):
         grid_point(arm.tune, 6)
 

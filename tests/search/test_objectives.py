@@ -30,7 +30,7 @@ def is_dominated(one: tuple[int, ...], points: list[tuple[int, ...]]) -> bool:
 
 @given(coordinates)
 def test_the_front_is_what_no_point_dominates(points: list[tuple[int, ...]]) -> None:
-    assert non_dominated(points) == [place for place, one in enumerate(points) if not is_dominated(one, points)]
+    assert non_dominated(points) == [index for index, one in enumerate(points) if not is_dominated(one, points)]
 
 
 @given(coordinates, st.randoms(use_true_random=False))
@@ -66,7 +66,7 @@ def trial(number: int, objective: float | None, **fields: Any) -> TrialRecord:
 def test_the_chosen_trial_is_the_best_first_objective_of_the_front() -> None:
     study = make_study(objective=TWO_GOALS)
     rows = [(0.5, 0.9), (0.8, 0.4), (0.8, 0.6), (0.8, 0.6), (0.2, 0.95), (0.4, 0.5)]
-    trials = [trial(place, first, values={"pivot_mean": second}) for place, (first, second) in enumerate(rows)]
+    trials = [trial(index, first, values={"pivot_mean": second}) for index, (first, second) in enumerate(rows)]
     best = chosen(study, trials, None)
     assert best is not None
     assert best.trial_id == "2"  # not 1, which is as good in the first and worse in the second; the earlier of 2 and 3
@@ -86,12 +86,12 @@ def test_a_trial_without_every_finite_value_is_never_chosen() -> None:
     study = make_study(objective=TWO_GOALS)
     assert chosen(study, [trial(0, 0.5)], None) is None
     assert chosen(study, [trial(0, None, values={"pivot_mean": 0.5})], None) is None
-    kept = trial(0, 0.5, values={"pivot_mean": 0.5})
+    feasible_trial = trial(0, 0.5, values={"pivot_mean": 0.5})
     for status in (TrialStatus.PAUSED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.RUNNING):
-        assert chosen(study, [kept.model_copy(update={"status": status})], None) is None
-    broken = TrialRecord.model_construct(**{**kept.__dict__, "values": {"pivot_mean": math.nan}})
+        assert chosen(study, [feasible_trial.model_copy(update={"status": status})], None) is None
+    broken = TrialRecord.model_construct(**{**feasible_trial.__dict__, "values": {"pivot_mean": math.nan}})
     assert chosen(study, [broken], None) is None
-    assert chosen(study, [kept.model_copy(update={"role": "confirm"})], None) is None
+    assert chosen(study, [feasible_trial.model_copy(update={"role": "confirm"})], None) is None
 
 
 def test_how_far_a_limit_is_passed() -> None:
@@ -102,8 +102,8 @@ def test_how_far_a_limit_is_passed() -> None:
     ]
     study = make_study(constraints=limits)
     base = trial(9, 0.3, values={"pivot_mean": 0.7, "alignment": 1.0}, arm="base", role="confirm")
-    found = violations(study, trial(0, 0.5, values={"pivot_mean": 0.5, "alignment": 1.2}), base)
-    assert found == {
+    amounts = violations(study, trial(0, 0.5, values={"pivot_mean": 0.5, "alignment": 1.2}), base)
+    assert amounts == {
         "pivot_mean >= 0.4": pytest.approx(-0.1),
         "pivot_mean <= 0.6": pytest.approx(-0.1),
         "drop of pivot_mean <= 0.1": pytest.approx(0.1),
@@ -167,7 +167,7 @@ def test_what_forgets_too_much_is_never_confirmed(sampler: str) -> None:
 def test_limits_guide_what_is_drawn() -> None:
     """The share of late draws that keep the guard is higher than where the sampler knows of none."""
 
-    def kept(constraints: list[Any]) -> float:
+    def pivot_score(constraints: list[Any]) -> float:
         shares = []
         for seed in range(2):
             study = make_study(constraints=constraints, sampler={"name": "tpe", "seed": seed}, budget={"trials": 30})
@@ -176,7 +176,7 @@ def test_limits_guide_what_is_drawn() -> None:
             shares.append(sum(layer <= 2 for layer in layers) / len(layers))
         return sum(shares) / len(shares)
 
-    assert kept([{"metric": "pivot_mean", "max_drop": 0.2}]) > kept([]) + 0.2
+    assert pivot_score([{"metric": "pivot_mean", "max_drop": 0.2}]) > pivot_score([]) + 0.2
 
 
 def test_where_nothing_is_feasible_nothing_is_confirmed_and_it_is_said() -> None:

@@ -93,7 +93,7 @@ def test_a_generation_follows_from_the_order_of_trials() -> None:
     study = make_study(sampler={"name": "nsga2", "population": 4}, tune=tune)
     arm = make_arms(study)[1]
     params = {"loss.temperature": 0.1, "loss.layer": 7, "loss.pooling": "mean"}
-    records = [record(params=params, trial_id=str(place), objective=0.5) for place in range(4)]
+    records = [record(params=params, trial_id=str(index), objective=0.5) for index in range(4)]
 
     def inherited(trials: list[TrialRecord]) -> int:
         drawn = [Asker(study, arm).ask(trials, repeat) or {} for repeat in range(30)]
@@ -101,13 +101,17 @@ def test_a_generation_follows_from_the_order_of_trials() -> None:
 
     assert inherited(records) >= 12  # two in three are not mutated
     assert inherited(records[:3]) <= 5  # still the first generation, drawn at random
-    failed = [one.model_copy(update={"trial_id": f"x{place}", "objective": None}) for place, one in enumerate(records)]
+    failed = [one.model_copy(update={"trial_id": f"x{index}", "objective": None}) for index, one in enumerate(records)]
     assert inherited([*failed, *records[:3]]) <= 5  # what failed is of no generation
 
 
-@pytest.mark.parametrize(("given", "trials", "expected"), [(None, 8, 4), (None, 80, 10), (None, 9999, 50), (7, 8, 7)])
-def test_a_generation_is_an_eighth_of_the_budget_unless_given(given: int | None, trials: int, expected: int) -> None:
-    study = make_study(sampler={"name": "nsga2", "population": given}, budget={"trials": trials})
+@pytest.mark.parametrize(
+    ("population", "trials", "expected"), [(None, 8, 4), (None, 80, 10), (None, 9999, 50), (7, 8, 7)]
+)
+def test_a_generation_is_an_eighth_of_the_budget_unless_given(
+    population: int | None, trials: int, expected: int
+) -> None:
+    study = make_study(sampler={"name": "nsga2", "population": population}, budget={"trials": trials})
     assert population_of(study) == expected
 
 
@@ -164,14 +168,14 @@ def test_paused_pruned_failed_and_running_trials_are_modelled_without_harm(
     ]
     trials = [
         record(
-            trial_id=str(place),
+            trial_id=str(index),
             status=status,
             rungs=(0.1, 0.2) if status in (TrialStatus.PAUSED, TrialStatus.PRUNED) else (),
-            objective=0.1 * place if status is TrialStatus.DONE else None,
-            values={"pivot_mean": 1 - 0.1 * place} if status is TrialStatus.DONE else {},
-            params={"loss.temperature": 0.1, "loss.layer": place % 7, "loss.pooling": "mean"},
+            objective=0.1 * index if status is TrialStatus.DONE else None,
+            values={"pivot_mean": 1 - 0.1 * index} if status is TrialStatus.DONE else {},
+            params={"loss.temperature": 0.1, "loss.layer": index % 7, "loss.pooling": "mean"},
         )
-        for place, status in enumerate(statuses)
+        for index, status in enumerate(statuses)
     ]
     live = Asker(study, arm)
     live.ask(trials[:1], 0)

@@ -27,9 +27,9 @@ def test_values_keep_their_type_through_optuna() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for _ in range(60):
-        kept = study.ask(distributions(tune)).params
-        params = from_optuna(tune, kept)
-        assert to_optuna(tune, params) == kept
+        drawn = study.ask(distributions(tune)).params
+        params = from_optuna(tune, drawn)
+        assert to_optuna(tune, params) == drawn
         assert [type(params[name]) for name in "abce"] == [float, int, float, int]
         assert params["d"] in TUNE["d"]["choices"]
         seen.add((type(params["d"]), params["d"]))

@@ -48,9 +48,9 @@ class Runner:
         if not isinstance(job, Job):
             return None
         self.jobs.append(job)
-        known = self.records.get(job.trial_id)
-        if job.role == "test" and known is not None:
-            record = known.model_copy(update={"test_pending": True})
+        earlier = self.records.get(job.trial_id)
+        if job.role == "test" and earlier is not None:
+            record = earlier.model_copy(update={"test_pending": True})
         else:
             fields = job.model_dump()
             record = TrialRecord(**fields, status=TrialStatus.RUNNING, planned_at=len(self.records))

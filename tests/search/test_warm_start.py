@@ -26,12 +26,12 @@ def learnt(study: StudyConfig, *priors: PriorStudy, arm: str = "afp") -> Any:
 def test_finished_search_trials_are_learnt_from_and_count_for_nothing() -> None:
     earlier = before()
     study = make_study(warm_start=["before"], budget={"trials": 5})
-    found = learnt(study, as_prior(earlier))
-    assert [trial.params for trial in found.trials] == [job.params for job in earlier.of("search")]
-    assert found.notes == ("afp learns from 10 search trials of before",)
+    learned = learnt(study, as_prior(earlier))
+    assert [trial.params for trial in learned.trials] == [job.params for job in earlier.of("search")]
+    assert learned.notes == ("afp learns from 10 search trials of before",)
     played = Played(study, prior=(as_prior(earlier),)).run()
     assert len(played.of("search")) == 5
-    assert played.search.plan().notes == found.notes
+    assert played.search.plan().notes == learned.notes
     assert played.search.plan().arms[1].num_search == 5
 
 
@@ -65,9 +65,12 @@ def test_an_arm_of_the_same_name_comes_before_one_of_the_same_method() -> None:
     study = make_study()
     assert len(learnt(study, as_prior(named)).trials) == 10
     default = TrialConfig().loss.symmetric
-    kept = learnt(study, as_prior(other)).trials  # no arm `afp` there, but the method
-    assert len(kept) == 24
-    assert {trial.arm for trial in kept} == {"method=afp,loss.symmetric=true", "method=afp,loss.symmetric=false"}
+    learnt_trials = learnt(study, as_prior(other)).trials  # no arm `afp` there, but the method
+    assert len(learnt_trials) == 24
+    assert {trial.arm for trial in learnt_trials} == {
+        "method=afp,loss.symmetric=true",
+        "method=afp,loss.symmetric=false",
+    }
     assert isinstance(default, bool)
     assert learnt(make_study(compare={"method": ["base", "mcl"]}), as_prior(named), arm="mcl").trials == ()
 
@@ -75,10 +78,10 @@ def test_an_arm_of_the_same_name_comes_before_one_of_the_same_method() -> None:
 def test_what_does_not_fit_the_space_is_counted() -> None:
     earlier = before()
     narrow = {**TUNE, "loss.layer": {"low": 0, "high": 2, "int": True}}
-    found = learnt(make_study(tune=narrow), as_prior(earlier))
+    learned = learnt(make_study(tune=narrow), as_prior(earlier))
     inside = [job for job in earlier.of("search") if job.params["loss.layer"] <= 2]
-    assert 0 < len(found.trials) == len(inside) < 10
-    assert found.notes == (
+    assert 0 < len(learned.trials) == len(inside) < 10
+    assert learned.notes == (
         f"afp learns from {len(inside)} search trials of before; {10 - len(inside)} more lie outside its space or lack "
         "a metric that is asked",
     )
@@ -87,18 +90,18 @@ def test_what_does_not_fit_the_space_is_counted() -> None:
 def test_a_field_that_is_fixed_here_has_to_have_that_value_there() -> None:
     earlier = before()
     fewer = {name: spec for name, spec in TUNE.items() if name != "loss.pooling"}
-    found = learnt(make_study(tune=fewer, fixed={"loss.pooling": "mean"}), as_prior(earlier))
+    learned = learnt(make_study(tune=fewer, fixed={"loss.pooling": "mean"}), as_prior(earlier))
     same = [job for job in earlier.of("search") if job.params["loss.pooling"] == "mean"]
-    assert 0 < len(found.trials) == len(same) < 10
-    assert all("loss.pooling" not in trial.params for trial in found.trials)
+    assert 0 < len(learned.trials) == len(same) < 10
+    assert all("loss.pooling" not in trial.params for trial in learned.trials)
 
 
 def test_a_field_that_is_searched_here_alone_has_the_value_that_it_had() -> None:
     fewer = {name: spec for name, spec in TUNE.items() if name != "loss.layer"}
     earlier = before(tune=fewer, fixed={"loss.layer": 4})
-    found = learnt(make_study(), as_prior(earlier))
-    assert len(found.trials) == 10
-    assert {trial.params["loss.layer"] for trial in found.trials} == {4}
+    learned = learnt(make_study(), as_prior(earlier))
+    assert len(learned.trials) == 10
+    assert {trial.params["loss.layer"] for trial in learned.trials} == {4}
 
 
 def test_a_trial_without_a_metric_that_is_asked_teaches_nothing() -> None:
