@@ -38,6 +38,8 @@ HOME = {
     "ray": {"execution"},
     "mlflow": {"tracking"},
     "optuna": {"search"},
+    "scipy": {"statistics"},
+    "sklearn": {"data"},
     "datasets": {"data"},
     "fsspec": {"remote"},
     "transformers": {"models"},
@@ -220,10 +222,16 @@ def loaded_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement, absent",
     [
-        ("import afp_ray.config", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
+        (
+            "import afp_ray.config",
+            {"scipy", "sklearn", "torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"},
+        ),
         ("import afp_ray.config.load", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
         ("import afp_ray.ledger, afp_ray.store", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets"}),
-        ("import services.cli", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"}),
+        (
+            "import services.cli",
+            {"scipy", "sklearn", "torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"},
+        ),
         ("import afp_ray.trial.run", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
         (
             "import afp_ray.execution.ray_executor, afp_ray.execution.tune_bridge, afp_ray.execution.trainable",

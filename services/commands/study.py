@@ -313,7 +313,7 @@ def budget_line(study: StudyConfig, state: StudyState) -> str:
     resume = f"afp resume {state.name}"
     if reason.startswith("gpu_hours") and study.budget.gpu_hours is not None:
         double = 2 * study.budget.gpu_hours
-        resume += f" --set budget.gpu_hours={f'{double:g}' if double >= 1e-4 else f'{double:.1e}'}"  # YAML wants 1.0e-9
+        resume += f" --set budget.gpu_hours={f'{double:g}' if double >= 1e-4 else f'{double:.1e}'}"
     elif reason.startswith("wall_s"):
         resume += f"   (for {study.budget.wall_s:g} s more, or --set budget.wall_s=...)"
     return f"stopped  budget.{reason}; nothing is lost. Continue: {resume}"
