@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return CLUSTER if "ray_cluster" in _text(config.rootpath / file) else file
+            return CLUSTER if "shared_cluster" in _text(config.rootpath / file) else file
 
     return ByFile(config, log)
 
@@ -70,7 +70,7 @@ def no_secrets_of_others() -> Iterator[None]:
 def no_cluster_of_others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shared cluster, which stays connected to the end, is there for the files that ask for it alone."""
     ray = sys.modules.get("ray")
-    if "ray_cluster" not in _text(request.path) and ray is not None and ray.is_initialized():
+    if "shared_cluster" not in _text(request.path) and ray is not None and ray.is_initialized():
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
@@ -84,7 +84,7 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def shared_cluster() -> Iterator[str]:
     """The address of a cluster of two CPUs with its own ports and folder, shared since starting one takes seconds."""
     from afp_ray.execution.cluster import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT, set_environment, start_local
 

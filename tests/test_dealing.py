@@ -26,7 +26,7 @@ def test_files_of_the_cluster_come_first_then_slow_ones_then_those_with_most_tes
     files = {
         "a_many": ("", 9),
         "b_slow": ("@pytest.mark.slow", 1),
-        "c_cluster": ("# ray_cluster", 2),
+        "c_cluster": ("# shared" + "_cluster", 2),
         "d_few": ("", 3),
     }
     for name, (mark, count) in files.items():

@@ -13,8 +13,9 @@ from afp_ray.records import TrialResult
 
 
 class TestLocalExecutor(ExecutorSuite):
-    @pytest.fixture
-    def make_executor(self) -> MakeExecutor:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make_executor(cls) -> MakeExecutor:
         return lambda study: LocalExecutor()
 
 

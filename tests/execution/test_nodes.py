@@ -55,6 +55,12 @@ def test_trials_are_placed_on_every_node(scenario: Scenario) -> None:
     assert [trial["attempt"] for trial in answer["trials"]] == [1] * 4
 
 
+def test_a_group_spans_nodes(scenario: Scenario) -> None:
+    answer = scenario("group")
+    assert sorted(place["rank"] for place in answer["places"]) == [0, 1]
+    assert {place["node"] for place in answer["places"]} == set(answer["nodes"])
+
+
 def test_a_trial_whose_node_is_removed_is_run_on_another(scenario: Scenario) -> None:
     answer = scenario("removed")
     assert [trial["attempt"] for trial in answer["trials"]] == [2]
@@ -87,12 +93,6 @@ def test_a_node_that_goes_right_after_its_notice_costs_no_retry(scenario: Scenar
     answer = scenario("taken")
     (failure,) = answer["failures"]
     assert failure["failure_class"] == "PREEMPTED"
-
-
-def test_a_group_spans_nodes(scenario: Scenario) -> None:
-    answer = scenario("group")
-    assert sorted(place["rank"] for place in answer["places"]) == [0, 1]
-    assert {place["node"] for place in answer["places"]} == set(answer["nodes"])
 
 
 def test_a_notice_to_one_node_of_a_group_moves_the_group(scenario: Scenario) -> None:

@@ -3,72 +3,68 @@
 import json
 from pathlib import Path
 
+import fake_trials
 import pytest
-from executor_suite import ExecutorSuite, MakeExecutor, make_study, num_trainings, run, with_failures
+from executor_suite import (
+    ExecutorSuite,
+    Finished,
+    MakeExecutor,
+    by_learning_rate,
+    make_study,
+    num_trainings,
+    run,
+    with_failures,
+)
 
 from afp_ray.errors import ConfigError
 from afp_ray.execution.ray_executor import RayExecutor
 from afp_ray.records import FailureClass, TrialStatus
 from afp_ray.store import StudyPaths
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_cluster")]
 
 
 class TestRayExecutor(ExecutorSuite):
-    @pytest.fixture
-    def make_executor(self) -> MakeExecutor:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make_executor(cls) -> MakeExecutor:
         return lambda study: RayExecutor(study.runtime)
 
+    def test_actors_stay_warm(self, finished: Finished) -> None:
+        folder = StudyPaths(finished.storage, "fake").trials
+        calls = [json.loads(path.read_text()) for path in folder.glob("*/training_calls.jsonl")]
+        assert len(calls) == 6
+        assert len({call["pid"] for call in calls}) <= 2, "two at once"
 
-def test_a_killed_worker_is_tried_again(tmp_path: Path) -> None:
-    study = with_failures("dies_once")
+
+def test_a_worker_that_dies_is_tried_again_until_it_is_given_up(tmp_path: Path) -> None:
+    study = with_failures("dies_once", "dies", runtime={"max_retries": 1})
     state = run(study, tmp_path, RayExecutor(study.runtime))
     assert state.closed == "complete"
-    assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
-    (retried,) = [trial for trial in state.trials if trial.attempt == 2]
-    assert num_trainings(tmp_path)[retried.trial_id] == 2
-    text = StudyPaths(tmp_path, "fake").trial(retried.trial_id).failure(1).read_text()
-    assert "died" in text
-
-
-def test_a_worker_that_always_dies_is_given_up(tmp_path: Path) -> None:
-    study = with_failures("dies", runtime={"max_retries": 1})
-    state = run(study, tmp_path, RayExecutor(study.runtime))
-    failed = next(trial for trial in state.trials if trial.status is TrialStatus.FAILED)
+    trials, trainings = by_learning_rate(state), num_trainings(tmp_path)
+    assert (trials[1e-5].status, trials[1e-5].attempt) == (TrialStatus.DONE, 1)
+    retried, failed = (trials[fake_trials.FAILS[kind]] for kind in ("dies_once", "dies"))
+    assert (retried.status, retried.attempt, trainings[retried.trial_id]) == (TrialStatus.DONE, 2, 2)
+    assert "died" in StudyPaths(tmp_path, "fake").trial(retried.trial_id).failure(1).read_text()
+    assert (failed.status, failed.attempt, trainings[failed.trial_id]) == (TrialStatus.FAILED, 2, 2)
     assert failed.failure is not None
     assert failed.failure.failure_class is FailureClass.INFRA
-    assert failed.attempt == 2
-    assert num_trainings(tmp_path)[failed.trial_id] == 2
-
-
-def test_actors_stay_warm(tmp_path: Path) -> None:
-    study = make_study(tune={}, seeds=list(range(6)), compare={"method": ["afp"]}, runtime={"concurrency": 1})
-    run(study, tmp_path, RayExecutor(study.runtime))
-    calls = [json.loads(path.read_text()) for path in (tmp_path / "fake" / "trials").glob("*/training_calls.jsonl")]
-    assert len(calls) == 6
-    assert len({call["pid"] for call in calls}) == 1
 
 
 @pytest.mark.slow
-def test_two_workers_form_a_process_group(tmp_path: Path) -> None:
-    study = make_study(tune={}, compare={"method": ["afp"]}, seeds=[1], runtime={"workers_per_trial": 2})
-    state = run(study, tmp_path, RayExecutor(study.runtime), run_trial="fake_trials:run_in_group")
-    (trial,) = state.trials
-    assert trial.status is TrialStatus.DONE, trial.failure
-    folder = StudyPaths(tmp_path, "fake").trial(trial.trial_id).folder
-    assert (folder / "sum_of_ranks.txt").read_text() == "3.0"
-    assert num_trainings(tmp_path) == {trial.trial_id: 1}
-    assert not (folder / ".train").exists()
-
-
-@pytest.mark.slow
-def test_a_failure_of_one_worker_is_the_failure_of_the_group(tmp_path: Path) -> None:
+def test_two_workers_form_a_process_group_and_fail_together(tmp_path: Path) -> None:
     study = with_failures("diverged", runtime={"workers_per_trial": 2})
     state = run(study, tmp_path, RayExecutor(study.runtime), run_trial="fake_trials:run_in_group")
-    failed = next(trial for trial in state.trials if trial.status is TrialStatus.FAILED)
+    trials = by_learning_rate(state)
+    done, failed = trials[1e-5], trials[fake_trials.FAILS["diverged"]]
+    assert done.status is TrialStatus.DONE, done.failure
+    folder = StudyPaths(tmp_path, "fake").trial(done.trial_id).folder
+    assert (folder / "sum_of_ranks.txt").read_text() == "3.0"
+    assert num_trainings(tmp_path) == {done.trial_id: 1}
+    assert not (folder / ".train").exists()
+    assert failed.status is TrialStatus.FAILED
     assert failed.failure is not None
-    assert failed.failure.failure_class is FailureClass.DIVERGED
-    assert failed.failure.step == 7
+    assert (failed.failure.failure_class, failed.failure.step) == (FailureClass.DIVERGED, 7)
 
 
 def test_more_than_the_machine_has_is_refused() -> None:

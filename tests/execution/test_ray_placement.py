@@ -23,7 +23,7 @@ from afp_ray.execution.ray_executor import RayExecutor
 from afp_ray.records import TrialStatus
 from afp_ray.store import StudyPaths
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_cluster")]
 
 STRANGER = """
 import ray, sys
@@ -65,11 +65,11 @@ def until(condition: Any, within_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def test_groups_of_a_dead_driver_go_and_those_of_a_living_one_stay(ray_cluster: str) -> None:
+def test_groups_of_a_dead_driver_go_and_those_of_a_living_one_stay(shared_cluster: str) -> None:
     import ray
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    with stranger(ray_cluster) as (process, detached, ordinary):
+    with stranger(shared_cluster) as (process, detached, ordinary):
         free_leaked_groups()
         assert {detached, ordinary} <= living_groups()
         process.kill()

@@ -13,8 +13,8 @@ from typing import Any
 
 import fake_trials
 import pytest
-from fault_driver import SUPPORT, Nursery, nursery
-from oracle import MARK, Oracle, assert_nothing_left, assert_one_run_each, outcomes
+from fault_driver import MARK, SUPPORT, Nursery, nursery
+from oracle import Oracle, assert_nothing_left, assert_one_run_each, outcomes
 
 from afp_ray.config import StudyConfig
 from afp_ray.ledger import replay

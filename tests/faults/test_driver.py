@@ -15,8 +15,8 @@ from typing import Any
 import fake_trials
 import pytest
 from executor_suite import make_study, num_trainings, run
-from fault_driver import KILLED, SUPPORT
-from oracle import MARK, Oracle, run_here
+from fault_driver import KILLED, MARK, SUPPORT, Nursery
+from oracle import Oracle, run_here
 
 from afp_ray.errors import StudyLockedError
 from afp_ray.execution import LocalExecutor
@@ -60,20 +60,11 @@ def wait_until_running(process: subprocess.Popen[str]) -> None:
         pass
 
 
-def kill_after(storage: Path, num_events: int, **fields: Any) -> bool:
-    """Kill a driver with SIGKILL once it has told of so many events; False when it had ended by itself."""
-    with driver(storage, **fields) as process:
-        assert process.stdout
-        for _ in range(num_events):
-            if process.stdout.readline() == "":
-                break
-        process.kill()
-        return process.wait() == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("num_events", random.Random(0).sample(range(1, NUM_EVENTS), 3))
-def test_a_driver_killed_at_any_moment_is_continued(oracle: Oracle, tmp_path: Path, num_events: int) -> None:
-    kill_after(tmp_path, num_events)
+def test_a_driver_killed_at_any_moment_is_continued(
+    drivers: Nursery, oracle: Oracle, tmp_path: Path, num_events: int
+) -> None:
+    drivers.kill_after(num_events, tmp_path, {})
     run_here(make_study(), tmp_path)
     oracle(make_study(), tmp_path, max_repeated=1, mark=str(tmp_path))
 
@@ -81,14 +72,14 @@ def test_a_driver_killed_at_any_moment_is_continued(oracle: Oracle, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_study_of_thirty_trials_whose_driver_is_killed_twenty_times(
-    oracle: Oracle, tmp_path: Path, seed: int
+    drivers: Nursery, oracle: Oracle, tmp_path: Path, seed: int
 ) -> None:
     """Each driver finds what the ones before had done, gets some trials further, and is killed in its turn."""
     draws, study = random.Random(seed), make_study(**THIRTY)
     finished: list[set[str]] = []
     num_kills = 0
     while num_kills < 20:
-        num_kills += kill_after(tmp_path, draws.randint(1, 6), **THIRTY)
+        num_kills += drivers.kill_after(draws.randint(1, 6), tmp_path, THIRTY)
         state = replay(tmp_path / "fake" / "ledger.jsonl")
         finished.append({trial.trial_id for trial in state.trials if trial.status is TrialStatus.DONE})
         assert state.closed is None
@@ -103,14 +94,15 @@ def test_a_study_of_thirty_trials_whose_driver_is_killed_twenty_times(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_driver_killed_at_a_commit_boundary_is_continued(oracle: Oracle, tmp_path: Path, name: str) -> None:
+def test_a_driver_killed_at_a_commit_boundary_is_continued(
+    drivers: Nursery, oracle: Oracle, tmp_path: Path, name: str
+) -> None:
     fields = WITH_RUNGS if name in ("after_paused", "after_pruned") else {}
     if name == "after_failed":
         fields = {"compare": {"training.learning_rate": [fake_trials.FAILS["diverged"], 1e-5, 2e-5]}, "tune": {}}
     nth = 1 if name in ("after_confirmed_before_cleanup", "after_failed") else 3
-    with driver(tmp_path, failpoint=f"{name}:{nth}", **fields) as process:
-        process.communicate()
-        assert process.returncode == KILLED
+    code, output = drivers.drive(tmp_path, fields, {"failpoint": [name, nth]})
+    assert code == KILLED, output
     run_here(make_study(**fields), tmp_path)
     oracle(make_study(**fields), tmp_path, max_repeated=0, mark=str(tmp_path))
 
@@ -135,7 +127,7 @@ def test_a_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
             run(make_study(**fields), tmp_path, LocalExecutor())
 
 
-def test_the_first_signal_waits_for_the_running_trial(oracle: Oracle, tmp_path: Path) -> None:
+def test_the_first_signal_waits_for_the_running_trial(drivers: Nursery, oracle: Oracle, tmp_path: Path) -> None:
     with driver(tmp_path, **WAITING) as process:
         wait_until_running(process)
         process.send_signal(signal.SIGINT)
@@ -143,13 +135,14 @@ def test_the_first_signal_waits_for_the_running_trial(oracle: Oracle, tmp_path: 
     state = replay(tmp_path / "fake" / "ledger.jsonl")
     assert state.closed == "interrupted: SIGINT"
     assert [trial.status for trial in state.trials] == [TrialStatus.DONE]
-    with driver(tmp_path, **WAITING) as process:
-        process.communicate("")
+    assert drivers.drive(tmp_path, WAITING)[0] == 0
     resumed = replay(tmp_path / "fake" / "ledger.jsonl")
     oracle(make_study(**WAITING), tmp_path, max_repeated=0, mark=str(tmp_path), undisturbed=resumed)
 
 
-def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(oracle: Oracle, tmp_path: Path) -> None:
+def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
+    drivers: Nursery, oracle: Oracle, tmp_path: Path
+) -> None:
     with driver(tmp_path, **WAITING) as process:
         wait_until_running(process)
         process.send_signal(signal.SIGTERM)
@@ -159,8 +152,7 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(oracle: Orac
     assert state.closed is not None
     assert state.closed.startswith("interrupted: SIG")
     assert [trial.status for trial in state.trials] == [TrialStatus.CANCELLED]
-    with driver(tmp_path, **WAITING) as process:
-        process.communicate("go on\n")
+    assert drivers.drive(tmp_path, WAITING)[0] == 0
     resumed = replay(tmp_path / "fake" / "ledger.jsonl")
     assert [(trial.status, trial.attempt) for trial in resumed.trials] == [(TrialStatus.DONE, 2), (TrialStatus.DONE, 1)]
     oracle(make_study(**WAITING), tmp_path, max_repeated=1, mark=str(tmp_path), undisturbed=resumed)

@@ -30,7 +30,7 @@ def test_the_benchmark_trains_each_trial_once(
     on_ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     if on_ray:
-        request.getfixturevalue("ray_cluster")
+        request.getfixturevalue("shared_cluster")
     monkeypatch.setattr(soak, "TRIAL_S", 0.0)
     study = soak.make_study(30, on_ray=on_ray)
     watch = soak.soak(study, tmp_path, soak.make_executor(study))

@@ -1,8 +1,13 @@
-"""What every executor must do, as one suite; a subclass gives the `executor` fixture."""
+"""What every executor must do, as one suite; a subclass gives the `make_executor` fixture."""
 
+import io
 import json
+import logging
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from afp_ray.config import StudyConfig, TrialConfig
 from afp_ray.execution import Driver, Executor, StopRequest
 from afp_ray.ledger import Ledger, replay
 from afp_ray.ledger.state import parse_line
-from afp_ray.records import FailureClass, LedgerEvent, StudyState, TrialStatus
+from afp_ray.records import FailureClass, LedgerEvent, StudyState, TrialRecord, TrialStatus
 from afp_ray.search import StudySearch
 from afp_ray.store import StudyPaths
 
@@ -70,17 +75,77 @@ def with_failures(*kinds: str, **fields: Any) -> StudyConfig:
     return make_study(compare={"training.learning_rate": rates}, tune={}, seeds=[1], **fields)
 
 
-class ExecutorSuite:
-    """Inherit it, and give a fixture `make_executor` of type `MakeExecutor`."""
+def by_learning_rate(state: StudyState) -> dict[float, TrialRecord]:
+    """The trials of a study that `with_failures` made."""
+    return {trial.config["training"]["learning_rate"]: trial for trial in state.trials}
 
-    @pytest.fixture
-    def make_executor(self) -> MakeExecutor:
+
+@contextmanager
+def captured_log() -> Iterator[io.StringIO]:
+    """What this package logs in the block."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    logging.getLogger("afp_ray").addHandler(handler)
+    try:
+        yield text
+    finally:
+        logging.getLogger("afp_ray").removeHandler(handler)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study that has run to its end, and what its listener heard."""
+
+    study: StudyConfig
+    storage: Path
+    state: StudyState
+    events: list[LedgerEvent]
+    log: str
+
+
+class ExecutorSuite:
+    """Inherit it, and give a fixture `make_executor` of type `MakeExecutor`.
+
+    On a cluster a study takes seconds to start, so tests that only look share one.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make_executor(cls) -> MakeExecutor:
         """The executor under test, for a study."""
         raise NotImplementedError
 
-    def test_a_study_is_searched_then_confirmed(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
-        study = make_study(runtime={"concurrency": 2})
-        state = run(study, tmp_path, make_executor(study))
+    @pytest.fixture(scope="class")
+    @classmethod
+    def finished(cls, tmp_path_factory: pytest.TempPathFactory, make_executor: MakeExecutor) -> Finished:
+        """A study that ran outside the main thread, two trials at once, with a listener that fails at every event."""
+        study, storage = make_study(runtime={"concurrency": 2}), tmp_path_factory.mktemp("finished")
+        events: list[LedgerEvent] = []
+        states: list[StudyState] = []
+
+        def broken(event: LedgerEvent, state: StudyState) -> None:
+            raise ConnectionError("the tracking server is away")
+
+        def in_thread() -> None:
+            listeners = [broken, lambda event, _: events.append(event)]
+            states.append(run(study, storage, make_executor(study), on_event=listeners))
+
+        with captured_log() as log:
+            thread = threading.Thread(target=in_thread)
+            thread.start()
+            thread.join()
+        return Finished(study, storage, states[0], events, log.getvalue())
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def failing(cls, tmp_path_factory: pytest.TempPathFactory, make_executor: MakeExecutor) -> Finished:
+        """A study whose arms fail in every way that a trial can fail in without its process."""
+        study = with_failures(*FAILURES, "preempted_twice", "oom_whole", runtime={"max_retries": 1})
+        storage = tmp_path_factory.mktemp("failing")
+        return Finished(study, storage, run(study, storage, make_executor(study)), [], "")
+
+    def test_a_study_is_searched_then_confirmed(self, finished: Finished) -> None:
+        state = finished.state
         assert state.closed == "complete"
         assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
         searched = [trial for trial in state.trials if trial.role == "search"]
@@ -95,46 +160,41 @@ class ExecutorSuite:
         assert confirmed.splits == ("validation", "test")
         (base,) = [trial for trial in state.trials if trial.arm == "base"]
         assert base.seed == 0
-        assert set(num_trainings(tmp_path).values()) == {1}
+        assert set(num_trainings(finished.storage).values()) == {1}
 
-    def test_only_confirmed_checkpoints_stay(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
-        study = make_study()
-        state = run(study, tmp_path, make_executor(study))
-        paths = StudyPaths(tmp_path, "fake")
-        kept = {trial.trial_id for trial in state.trials if paths.trial(trial.trial_id).checkpoint.exists()}
-        assert kept == {trial.trial_id for trial in state.trials if "test" in trial.splits}
-        for trial in state.trials:
+    def test_only_confirmed_checkpoints_stay(self, finished: Finished) -> None:
+        paths, trials = StudyPaths(finished.storage, "fake"), finished.state.trials
+        kept = {trial.trial_id for trial in trials if paths.trial(trial.trial_id).checkpoint.exists()}
+        assert kept == {trial.trial_id for trial in trials if "test" in trial.splits}
+        for trial in trials:
             stored = json.loads(paths.trial(trial.trial_id).result.read_text())["checkpoint"]
             assert (stored is not None) == (trial.trial_id in kept)
 
-    def test_every_event_is_told_and_the_ledger_says_the_same(
-        self, tmp_path: Path, make_executor: MakeExecutor
-    ) -> None:
-        events: list[LedgerEvent] = []
-        study = make_study()
-        state = run(study, tmp_path, make_executor(study), on_event=[lambda event, _: events.append(event)])
-        lines = (tmp_path / "fake" / "ledger.jsonl").read_text().splitlines()
-        assert [LedgerEvent.model_validate(parse_line(line.encode())) for line in lines] == events
-        assert replay(tmp_path / "fake" / "ledger.jsonl") == state
+    def test_every_event_is_told_and_the_ledger_says_the_same(self, finished: Finished) -> None:
+        ledger = StudyPaths(finished.storage, "fake").ledger
+        lines = ledger.read_text().splitlines()
+        assert [LedgerEvent.model_validate(parse_line(line.encode())) for line in lines] == finished.events
+        assert replay(ledger) == finished.state
 
-    def test_a_listener_that_raises_stops_nothing(
-        self, tmp_path: Path, make_executor: MakeExecutor, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        def broken(event: LedgerEvent, state: StudyState) -> None:
-            raise ConnectionError("the tracking server is away")
+    def test_a_listener_that_raises_stops_nothing(self, finished: Finished) -> None:
+        assert finished.state.closed == "complete"
+        assert finished.log.count("the tracking server is away") == 1
 
-        study = make_study(tune={})
-        assert run(study, tmp_path, make_executor(study), on_event=[broken]).closed == "complete"
-        assert caplog.text.count("the tracking server is away") == 1
+    def test_a_finished_study_starts_nothing(
+        self, finished: Finished, make_executor: MakeExecutor, tmp_path: Path
+    ) -> None:
+        storage = shutil.copytree(finished.storage, tmp_path / "copy")
+        second = run(finished.study, storage, make_executor(finished.study))
+        assert second.trials == finished.state.trials
+        assert second.driver_attempt == 2
+        assert set(num_trainings(storage).values()) == {1}
 
     def test_failed_trials_are_classified_and_do_not_stop_the_study(
-        self, tmp_path: Path, make_executor: MakeExecutor
+        self, failing: Finished, make_executor: MakeExecutor, tmp_path: Path
     ) -> None:
-        study = with_failures(*FAILURES)
-        state = run(study, tmp_path, make_executor(study))
-        assert state.closed == "complete"
-        trials = {trial.config["training"]["learning_rate"]: trial for trial in state.trials}
-        assert trials.pop(1e-5).status is TrialStatus.DONE
+        assert failing.state.closed == "complete"
+        trials = by_learning_rate(failing.state)
+        assert trials[1e-5].status is TrialStatus.DONE
         for kind, (expected, message) in FAILURES.items():
             failed = trials[fake_trials.FAILS[kind]]
             assert failed.status is TrialStatus.FAILED
@@ -142,32 +202,21 @@ class ExecutorSuite:
             assert failed.failure is not None
             assert (failed.failure.failure_class, failed.failure.message) == (expected, message)
             assert failed.failure.step == (7 if kind == "diverged" else None)
-            text = StudyPaths(tmp_path, "fake").trial(failed.trial_id).failure(failed.attempt).read_text()
+            text = StudyPaths(failing.storage, "fake").trial(failed.trial_id).failure(failed.attempt).read_text()
             assert message.rpartition(": ")[2] in text
-        again = run(study, tmp_path, make_executor(study))
-        assert again.trials == state.trials  # a trial that raised would raise again
+        again = run(failing.study, shutil.copytree(failing.storage, tmp_path / "copy"), make_executor(failing.study))
+        assert again.trials == failing.state.trials  # a trial that raised would raise again
 
-    def test_a_preempted_trial_is_continued_free_of_charge(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
-        study = with_failures("preempted_once", runtime={"max_retries": 0})
-        state = run(study, tmp_path, make_executor(study))
-        assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
-        assert sorted(trial.attempt for trial in state.trials) == [1, 2]
+    def test_a_preempted_trial_is_continued_free_of_charge(self, failing: Finished) -> None:
+        preempted = by_learning_rate(failing.state)[fake_trials.FAILS["preempted_twice"]]
+        assert failing.study.runtime.max_retries == 1
+        assert (preempted.status, preempted.attempt) == (TrialStatus.DONE, 3)
 
-    def test_memory_that_ran_out_is_answered_with_half_the_micro_batch(
-        self, tmp_path: Path, make_executor: MakeExecutor
-    ) -> None:
-        study = with_failures("oom_whole")
-        state = run(study, tmp_path, make_executor(study))
-        assert {trial.status for trial in state.trials} == {TrialStatus.DONE}
-        assert {(trial.attempt, trial.num_halvings) for trial in state.trials} == {(1, 0), (2, 1)}
-
-    def test_a_finished_study_starts_nothing(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
-        study = make_study()
-        first = run(study, tmp_path, make_executor(study))
-        second = run(study, tmp_path, make_executor(study))
-        assert second.trials == first.trials
-        assert second.driver_attempt == 2
-        assert set(num_trainings(tmp_path).values()) == {1}
+    def test_memory_that_ran_out_is_answered_with_half_the_micro_batch(self, failing: Finished) -> None:
+        trials = by_learning_rate(failing.state)
+        halved = trials[fake_trials.FAILS["oom_whole"]]
+        assert (halved.status, halved.attempt, halved.num_halvings) == (TrialStatus.DONE, 2, 1)
+        assert (trials[1e-5].attempt, trials[1e-5].num_halvings) == (1, 0)
 
     def test_a_request_to_stop_drains_and_the_study_goes_on_later(
         self, tmp_path: Path, make_executor: MakeExecutor
@@ -207,11 +256,3 @@ class ExecutorSuite:
         for trial in state.trials:
             paths = StudyPaths(tmp_path, "second").trial(trial.trial_id)
             assert (paths.checkpoint / "model.safetensors").read_text() == trial.trial_id
-
-    def test_it_runs_outside_the_main_thread(self, tmp_path: Path, make_executor: MakeExecutor) -> None:
-        study = make_study(tune={})
-        states: list[StudyState] = []
-        thread = threading.Thread(target=lambda: states.append(run(study, tmp_path, make_executor(study))))
-        thread.start()
-        thread.join()
-        assert states[0].closed == "complete"

@@ -16,7 +16,7 @@ from afp_ray.errors import DataError, DivergedError, TrainingInterruptedError
 from afp_ray.records import Host, Score, TrainingSummary, TrialRequest, TrialResult
 from afp_ray.store import TrialPaths, write_json
 
-_KINDS = ("diverged", "bug", "data", "oom", "dies_once", "dies", "nan", "waits", "preempted_once", "oom_whole")
+_KINDS = ("diverged", "bug", "data", "oom", "dies_once", "dies", "nan", "waits", "preempted_twice", "oom_whole")
 FAILS = {kind: 0.9 + place / 100 for place, kind in enumerate(_KINDS)}
 """Learning rates that make a trial fail in that way, or wait for a line on its standard input."""
 
@@ -137,7 +137,7 @@ def _fail_as_asked(config: TrialConfig, paths: TrialPaths, runtime: TrainingRunt
     if rate == FAILS["waits"]:
         sys.stdin.readline()
     num_calls = len(paths.training_calls.read_text().splitlines())
-    if rate == FAILS["preempted_once"] and num_calls == 1:
+    if rate == FAILS["preempted_twice"] and num_calls <= 2:
         raise TrainingInterruptedError(3)
     if rate == FAILS["dies"] or (rate == FAILS["dies_once"] and num_calls == 1):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,12 +9,14 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ import fake_trials
 from executor_suite import make_study, run
 
 from afp_ray.errors import AfpError
-from afp_ray.execution import LocalExecutor
+from afp_ray.execution import LocalExecutor, failpoints
 from afp_ray.ledger import log
 from afp_ray.records import Host, LedgerEvent, StudyState, TrialRequest, TrialResult
 from afp_ray.store import TrialPaths, write_atomic
 
+MARK = "AFP_FAULT_TEST"
+"""Variable in the environment of whatever a test starts; its value tells whose it is."""
 KILLED, REFUSED = 9, 75
 """Exit codes of a driver that died where it was told to, and of one that ended with an error of this package."""
 SUPPORT = Path(__file__).parent
@@ -41,6 +45,7 @@ def tell(event: LedgerEvent, state: StudyState) -> None:
 
 def main(storage: str, fields: str, fault: str = "{}", run_trial: str = "fake_trials:run") -> int:
     """Run the study of `fields` (JSON) under `storage`, on a machine with `fault` (JSON); see `suffer`."""
+    os.environ[MARK] = storage
     study = make_study(**json.loads(fields))
     suffer(json.loads(fault))
     try:
@@ -56,11 +61,17 @@ def suffer(fault: Mapping[str, Any]) -> None:
 
     Args:
         fault: any of `die_before` (operation at which the process ends, 0-based), `tear` (likewise, once half of a
-            write has been done), `count_into` (a file that gets the name of every operation), `refuse` (name of an
-            error of the system) with `from` (operation from which on nothing can be written), `file_bytes` (largest
-            file that can be written), `clock` (seconds by which the clock jumps) with `from`, `snapshot_every`
-            (events between two snapshots of the ledger).
+            write has been done), `failpoint` (name and pass of a point to end at), `count_into` (a file that gets the
+            name of every operation), `lines_into` (a file that gets this process' id, then its output), `refuse` (name
+            of an error of the system) with `from` (operation from which on nothing can be written), `file_bytes`
+            (largest file that can be written), `clock` (seconds by which the clock jumps) with `from`,
+            `snapshot_every` (events between two snapshots of the ledger).
     """
+    if "lines_into" in fault:
+        os.dup2(os.open(fault["lines_into"], os.O_WRONLY), 1)
+        print(os.getpid(), flush=True)
+    if "failpoint" in fault:
+        failpoints._NAME, failpoints._left = fault["failpoint"]
     if "snapshot_every" in fault:
         log.SNAPSHOT_EVENTS = fault["snapshot_every"]
     if "file_bytes" in fault:
@@ -170,9 +181,30 @@ class Nursery:
         code, output = json.loads(self._process.stdout.readline())
         return code, output
 
+    def kill_after(self, num_lines: int, *arguments: Any) -> bool:
+        """Kill a driver with SIGKILL once it has written so many lines; False when it had ended by itself."""
+        with tempfile.TemporaryDirectory() as folder:
+            lines = Path(folder) / "lines"
+            os.mkfifo(lines)
+            threading.Thread(target=_kill_at_line, args=(lines, num_lines), daemon=True).start()
+            code, output = self.drive(*arguments, {"lines_into": str(lines)})
+        assert code in (0, -signal.SIGKILL), output
+        return code == -signal.SIGKILL
+
     def close(self) -> None:
         """End the process."""
         self._process.communicate("")
+
+
+def _kill_at_line(fifo: Path, num_lines: int) -> None:
+    """Kill the writer of `fifo`, whose id is its first line, once it has written `num_lines` more."""
+    with fifo.open() as lines:
+        pid = int(lines.readline())
+        for _ in range(num_lines):
+            if lines.readline() == "":
+                return  # it has ended
+        with suppress(ProcessLookupError):  # it may have ended
+            os.kill(pid, signal.SIGKILL)
 
 
 def _plain(item: Any) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from executor_suite import no_fingerprint, num_trainings, run
+from fault_driver import MARK
 
 from afp_ray.config import StudyConfig
 from afp_ray.execution import LocalExecutor
@@ -27,8 +28,6 @@ from afp_ray.search import StudySearch
 from afp_ray.store import LEDGER_SNAPSHOT, StudyPaths
 from afp_ray.tracking.projector import sync
 
-MARK = "AFP_FAULT_TEST"
-"""Variable in the environment of whatever a test starts; its value tells whose it is."""
 _RUN_STATUS = {"DONE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "CANCELLED": "KILLED"}
 _GONE_S = 20.0
 

@@ -10,8 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,33 @@ class Nodes:
         utils.write_ray_address = lambda *_, **__: None  # no other process of this machine is to find this cluster
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, "node_ip_address": "127.0.0.1"}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._whole: dict[str, Any] = {}
+        self._drained: list[Any] = []
         import ray
 
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
 
-    @contextmanager
-    def added(self, *sizes: dict[str, float]) -> Iterator[dict[str, Any]]:
-        """Nodes of `sizes` for the length of the block, by id."""
-        nodes = [self.cluster.add_node(node_ip_address="127.0.0.1", **size) for size in sizes]
-        try:
-            yield {node.node_id: node for node in nodes}
-        finally:
-            for node in nodes:
-                if node in self.cluster.worker_nodes:
-                    self.cluster.remove_node(node, allow_graceful=False)
+    def of_one_cpu(self, number: int) -> list[str]:
+        """The ids of exactly `number` nodes of one CPU; those that the scenario before has left are among them.
+
+        Starting a node takes seconds.
+        """
+        self.remove_drained()
+        while len(self._whole) > number:
+            self.remove(next(iter(self._whole)))
+        while len(self._whole) < number:
+            node = self.cluster.add_node(node_ip_address="127.0.0.1", num_cpus=1)
+            self._whole[node.node_id] = node
+        return sorted(self._whole)
+
+    def remove_drained(self) -> None:
+        """Take away the nodes that have had their notice."""
+        while self._drained:
+            self.cluster.remove_node(self._drained.pop(), allow_graceful=False)
+
+    def remove(self, node_id: str) -> None:
+        """Take a node away without notice."""
+        self.cluster.remove_node(self._whole.pop(node_id), allow_graceful=False)
 
     def drain(self, node_id: str) -> None:
         """Announce that a node will be taken away, as a spot market does."""
@@ -61,6 +73,7 @@ class Nodes:
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         accepted, why = client.drain_node(node_id, reason, "spot", 0)
         assert accepted, why
+        self._drained.append(self._whole.pop(node_id))
 
 
 def places(storage: Path) -> list[dict[str, Any]]:
@@ -112,67 +125,68 @@ def study_of(run_trial: str, storage: Path, *, num_trials: int = 1, **runtime: A
 
 def spread(nodes: Nodes, storage: Path) -> dict[str, Any]:
     """Four trials on two nodes of one CPU each."""
-    with nodes.added({"num_cpus": 1}, {"num_cpus": 1}) as added:
-        return told(storage, study_of("in_twos", storage, num_trials=4), nodes=sorted(added))
-
-
-def removed(nodes: Nodes, storage: Path) -> dict[str, Any]:
-    """The node of a trial is removed while it trains."""
-    with nodes.added({"num_cpus": 1}, {"num_cpus": 1}) as added:
-        remove = lambda place: nodes.cluster.remove_node(added[place["node"]], allow_graceful=False)  # noqa: E731
-        once_placed(storage, remove)
-        return told(storage, study_of("goes_on_once", storage, concurrency=1))
-
-
-def drained(nodes: Nodes, storage: Path) -> dict[str, Any]:
-    """The node of a trial is about to be taken away; the trial saves its state, and the node goes."""
-    with nodes.added({"num_cpus": 1}, {"num_cpus": 1}):
-        once_placed(storage, lambda place: nodes.drain(place["node"]))
-        return told(storage, study_of("saves_when_told", storage, concurrency=1))
-
-
-def outstayed(nodes: Nodes, storage: Path) -> dict[str, Any]:
-    """Likewise, but the trial does not listen."""
-    with nodes.added({"num_cpus": 1}, {"num_cpus": 1}):
-        once_placed(storage, lambda place: nodes.drain(place["node"]))
-        return told(storage, study_of("ignores_the_notice", storage, concurrency=1, grace_s=1))
-
-
-def taken(nodes: Nodes, storage: Path) -> dict[str, Any]:
-    """Likewise, and the node is gone before the trial has said anything."""
-    with nodes.added({"num_cpus": 1}, {"num_cpus": 1}) as added:
-
-        def take(place: dict[str, Any]) -> None:
-            nodes.drain(place["node"])
-            nodes.cluster.remove_node(added[place["node"]], allow_graceful=False)
-
-        once_placed(storage, take)
-        return told(storage, study_of("ignores_the_notice", storage, concurrency=1))
+    ids = nodes.of_one_cpu(2)
+    return told(storage, study_of("in_twos", storage, num_trials=4), nodes=ids)
 
 
 def group(nodes: Nodes, storage: Path) -> dict[str, Any]:
     """A trial of two workers, on two nodes of one CPU each."""
-    with nodes.added({"num_cpus": 1}, {"num_cpus": 1}) as added:
-        return told(storage, study_of("group_where", storage, workers_per_trial=2), nodes=sorted(added))
+    ids = nodes.of_one_cpu(2)
+    return told(storage, study_of("group_where", storage, workers_per_trial=2), nodes=ids)
+
+
+def removed(nodes: Nodes, storage: Path) -> dict[str, Any]:
+    """The node of a trial is removed while it trains."""
+    nodes.of_one_cpu(2)
+    once_placed(storage, lambda place: nodes.remove(place["node"]))
+    return told(storage, study_of("goes_on_once", storage, concurrency=1))
+
+
+def drained(nodes: Nodes, storage: Path) -> dict[str, Any]:
+    """The node of a trial is about to be taken away; the trial saves its state, and the node goes."""
+    nodes.of_one_cpu(2)
+    once_placed(storage, lambda place: nodes.drain(place["node"]))
+    return told(storage, study_of("saves_when_told", storage, concurrency=1))
+
+
+def outstayed(nodes: Nodes, storage: Path) -> dict[str, Any]:
+    """Likewise, but the trial does not listen."""
+    nodes.of_one_cpu(2)
+    once_placed(storage, lambda place: nodes.drain(place["node"]))
+    return told(storage, study_of("ignores_the_notice", storage, concurrency=1, grace_s=1))
+
+
+def taken(nodes: Nodes, storage: Path) -> dict[str, Any]:
+    """Likewise, and the node is gone before the trial has said anything."""
+    nodes.of_one_cpu(2)
+
+    def take(place: dict[str, Any]) -> None:
+        nodes.drain(place["node"])
+        nodes.remove_drained()
+
+    once_placed(storage, take)
+    return told(storage, study_of("ignores_the_notice", storage, concurrency=1))
 
 
 def group_drained(nodes: Nodes, storage: Path) -> dict[str, Any]:
     """One of the two nodes of a trial is about to be taken away; there is a third."""
-    one = {"num_cpus": 1}
-    with nodes.added(one, one, one):
-        once_placed(storage, lambda place: nodes.drain(place["node"]), number=2)
-        return told(storage, study_of("group_saves_when_told", storage, workers_per_trial=2))
+    nodes.of_one_cpu(3)
+    once_placed(storage, lambda place: nodes.drain(place["node"]), number=2)
+    return told(storage, study_of("group_saves_when_told", storage, workers_per_trial=2))
 
 
 def shared_gpu(nodes: Nodes, storage: Path) -> dict[str, Any]:
     """Four trials of half a GPU each, on a node that says it has two."""
-    with nodes.added({"num_cpus": 4, "num_gpus": 2}):
-        state = study_of("in_fours", storage, num_trials=4, gpus_per_worker=0.5)
-        return told(storage, state)
+    node = nodes.cluster.add_node(node_ip_address="127.0.0.1", num_cpus=4, num_gpus=2)
+    try:
+        return told(storage, study_of("in_fours", storage, num_trials=4, gpus_per_worker=0.5))
+    finally:
+        nodes.cluster.remove_node(node, allow_graceful=False)
 
 
 SCENARIOS = {
-    one.__name__: one for one in (spread, removed, drained, outstayed, taken, group, group_drained, shared_gpu)
+    scenario.__name__: scenario
+    for scenario in (spread, group, removed, drained, outstayed, taken, group_drained, shared_gpu)
 }
 
 

@@ -193,30 +193,15 @@ def _note_place(folder: Path, rank: int = 0) -> None:
         file.write(json.dumps(place) + "\n")
 
 
-def hangs(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
-    """Stops its own process at every attempt."""
-    _begin(folder)
-    os.kill(os.getpid(), signal.SIGSTOP)
-    raise AssertionError("it went on")
-
-
-def ray_memory_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
-    """Ends as Ray's memory monitor would end it, unless its batch is given in parts."""
+def out_of_memory_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
+    """Ends as Ray's memory monitor would end it, or at another seed as torch does, unless its batch comes in parts."""
     if host.runtime.micro_batch_size is None:
         import ray
-
-        _begin(folder)
-        raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
-    (folder / "micro_batch_size.txt").write_text(str(host.runtime.micro_batch_size))
-    return fake_trials.run(request, folder, host)
-
-
-def cuda_memory_once(request: TrialRequest, folder: Path, host: Host) -> TrialResult | None:
-    """Ends as torch does on a full GPU, unless its batch is given in parts."""
-    if host.runtime.micro_batch_size is None:
         import torch
 
         _begin(folder)
+        if request.config.seed == 1:
+            raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     (folder / "micro_batch_size.txt").write_text(str(host.runtime.micro_batch_size))
     return fake_trials.run(request, folder, host)
