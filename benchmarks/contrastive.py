@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import PairBatch
@@ -140,7 +140,9 @@ def _workers(shape: dict[str, int], size: int) -> Figure:
     ContrastiveTerm(model, LOSS, device=CPU).backward(_pairs(shape, size))
     expected = equality.gradients(model)
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_worker, (Path(folder), shape, size), nprocs=NUM_WORKERS)  # type: ignore[no-untyped-call]
+        # Forked from the server that has measured the memory, which has imported the libraries already.
+        arguments = (Path(folder), shape, size)
+        start_processes(_worker, arguments, nprocs=NUM_WORKERS, start_method="forkserver")  # type: ignore[no-untyped-call]
         found = torch.load(Path(folder) / "gradients.pt", weights_only=True)
     difference = sum(float((found[name] - value).double().square().sum()) for name, value in expected.items())
     total = sum(float(value.double().square().sum()) for value in expected.values())

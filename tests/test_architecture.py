@@ -61,9 +61,15 @@ def room_of(path: Path) -> str:
     return "services" if parts[0] == "services" else parts[1]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Every dotted name that the file imports, anywhere in it, `TYPE_CHECKING` blocks left out."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = tree_of(path)
     names: set[str] = set()
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -122,7 +128,7 @@ def test_a_heavy_library_lives_in_one_room(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_opens_with_its_job_and_stays_readable(path: Path) -> None:
     text = path.read_text("utf-8")
-    docstring = ast.get_docstring(ast.parse(text))
+    docstring = ast.get_docstring(tree_of(path))
     assert docstring, f"{path} has no opening sentence"
     assert len(text.splitlines()) <= 420, f"{path} has {len(text.splitlines())} lines; split it by job"
 
@@ -148,7 +154,7 @@ def test_any_exception_is_caught_at_edges_alone() -> None:
     caught = Counter(
         str(path.relative_to(ROOT))
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
     )
     assert caught == EDGES

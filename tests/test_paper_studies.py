@@ -66,7 +66,7 @@ def test_every_study_passes_its_plan(
     assert [arm["problem"] for arm in answer["arms"]] == [None] * len(answer["arms"])
     assert answer["trials"] >= len(answer["arms"])
     assert f"{len(answer['arms'])} arm" in answer["checks"][0]
-    if study.small:
+    if study.small and path not in PAPER:  # those are checked as they run
         assert planned([str(path), "--small"], capsys)["checks"]
     assert not list(tmp_path.iterdir())
 
@@ -165,12 +165,13 @@ def test_a_checkpoint_that_is_not_cached_fails_alone(
     assert set(problems) == {"polylm_1b7", "polylm_13b"}
     assert all("is not in the local hub cache and not to be had" in problem for problem in problems.values())
     assert answer["trials"] == 12
-    code, shown = run_full("checkpoints", tmp_path / "runs", capsys, **SHARDED)
+    methods = {"compare.method": "[base, bloomz_560m, polylm_1b7]"}
+    code, shown = run_full("checkpoints", tmp_path / "runs", capsys, **SHARDED, **methods)
     assert code == 3, shown
     counts = Counter(trial.status for trial in replay(StudyPaths(tmp_path / "runs", "paper-checkpoints").ledger).trials)
-    assert counts == {TrialStatus.DONE: 6, TrialStatus.FAILED: 2}
+    assert counts == {TrialStatus.DONE: 3, TrialStatus.FAILED: 1}
     assert "failed, so it is left out: CONFIG: " in shown
-    assert "DAMO-NLP-MT/polylm-13b" in shown
+    assert "DAMO-NLP-MT/polylm-1.7b" in shown
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)

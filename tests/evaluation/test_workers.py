@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from evaluation_worker_cases import PROMPTS, QUESTIONS, score, write
+from evaluation_worker_cases import PROMPTS, QUESTIONS, in_group, score, write
 from gloo_workers import run_workers
 
 from afp_ray.evaluation.sharing import like_parts
@@ -15,7 +15,7 @@ from afp_ray.evaluation.workers import Workers
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two workers finds, with sound weights and where the second one fails."""
-    return run_workers("evaluation_worker_cases:in_group", tmp_path_factory.mktemp("workers"))
+    return run_workers(in_group, tmp_path_factory.mktemp("workers"))
 
 
 @pytest.mark.parametrize("name", ["choices", "and again"])

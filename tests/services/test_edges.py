@@ -69,11 +69,20 @@ def test_what_an_output_cannot_show_comes_escaped(encoding: str, tmp_path: Path)
         "  evaluation.tasks: [xcopa], evaluation.limit: 4, evaluation.representation.num_pairs: 4}\n"
         "compare: {method: [mcl]}\n"
     )
-    done = shell(f"afp data inspect {study} --json", PYTHONIOENCODING=encoding)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
-    assert done.stdout.isascii() == (encoding != "utf-8")
-    assert code_of(f"afp data inspect {study}", PYTHONIOENCODING=encoding) == 0
+    code = (
+        "import sys; from services import cli, output; output.open_streams()\n"
+        "for options in ([], ['--json']):\n"
+        "    code = cli.main(['data', 'inspect', sys.argv[1], *options])\n"
+        "    print('\\0', code, end='\\0')\n"
+    )
+    command = [sys.executable, "-c", code, str(study)]
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, check=False)
+    shown, first, document, second, _ = done.stdout.decode(encoding).split("\0")
+    assert (first, second) == (" 0", " 0"), done.stderr
+    assert shown
+    assert json.loads(document)
+    assert document.isascii() == (encoding != "utf-8")
 
 
 def test_control_characters_of_the_data_are_shown_and_not_obeyed(

@@ -1,22 +1,23 @@
 """A training that was stopped, killed or damaged ends with the weights of one that was not, bit for bit."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from resume_cases import NUM_STEPS, WORKER_CASES, Run, differ, numbers
+from gloo_workers import run_workers
+from resume_cases import NUM_STEPS, WORKER_CASES, Run, compare_with_workers, differ, kill_at, numbers
 
 from afp_ray.errors import DivergedError, TrainingInterruptedError
+from afp_ray.training import state
 from afp_ray.training.curves import Record
 
-SUPPORT = Path(__file__).parent.parent / "support"
 CASES: dict[str, dict[str, Any]] = {
     "plain with dropout": {},
     "gradient accumulation": {"micro": 1},
@@ -33,41 +34,29 @@ CASES: dict[str, dict[str, Any]] = {
     "every layer": {"loss": {"layer": "all"}},
     "adapters with dropout": {"family": "llama", "training": {"lora": {"rank": 2, "dropout": 0.1}}},
 }
-KILLED = """
-import sys
-from pathlib import Path
-from resume_cases import Run, kill_at
-Run(Path(sys.argv[1]), runtime={"checkpoint_every_s": 1e-9}).go(on_step=kill_at(int(sys.argv[2])))
-"""
-KILLED_IN_WRITING = """
-import os, signal, sys
-from pathlib import Path
-from resume_cases import Run
-from afp_ray.training import state
-save_file = state.save_file
-def killed(tensors, path):
-    save_file(tensors, path)
-    if "step-000012" in str(path) and path.name == "optimizer.safetensors":
-        os.kill(os.getpid(), signal.SIGKILL)
-state.save_file = killed
-Run(Path(sys.argv[1]), runtime={"checkpoint_every_s": 1e-9}).go()
-"""
-WORKER = """
-import sys, torch, torch.distributed as dist
-from pathlib import Path
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-from resume_cases import compare_with_workers
-torch.save(compare_with_workers(folder, rank=rank, world_size=2), folder / f"{rank}.pt")
-dist.destroy_process_group()
-"""
 
 
-def spawn(code: str, *arguments: object) -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+def killed_in_a_step(folder: Path) -> None:
+    """Train, and be killed after thirteen steps."""
+    Run(folder, runtime={"checkpoint_every_s": 1e-9}).go(on_step=kill_at(13))
+
+
+def killed_in_writing(folder: Path) -> None:
+    """Train, and be killed in writing the state of the twelfth step."""
+    save_file = state.save_file
+
+    def killed(tensors: Any, path: Path) -> None:
+        save_file(tensors, path)
+        if "step-000012" in str(path) and path.name == "optimizer.safetensors":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    state.save_file = killed
+    Run(folder, runtime={"checkpoint_every_s": 1e-9}).go()
+
+
+def compared(rank: int, folder: Path) -> dict[str, Any]:
+    """What a worker of two finds."""
+    return compare_with_workers(folder, rank=rank, world_size=2)
 
 
 @pytest.fixture(autouse=True)
@@ -120,15 +109,16 @@ def test_stopping_after_every_few_steps_changes_nothing(straight: Run, tmp_path:
     assert not differ(straight.weights, run.weights)
 
 
-@pytest.mark.parametrize(("code", "argument"), [(KILLED, 13), (KILLED_IN_WRITING, 0)], ids=["in a step", "in writing"])
-def test_a_killed_training_goes_on(code: str, argument: int, straight: Run, tmp_path: Path) -> None:
-    process = spawn(code, tmp_path, argument)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, errors
+@pytest.mark.parametrize(("train", "last"), [(killed_in_a_step, 12), (killed_in_writing, 11)])
+def test_a_killed_training_goes_on(train: Callable[[Path], None], last: int, straight: Run, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=train, args=(tmp_path,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     run = Run(tmp_path)
     summary = run.go()
     assert summary is not None
-    assert summary.resumed_from_step == (12 if argument else 11)
+    assert summary.resumed_from_step == last
     assert not differ(straight.weights, run.weights)
     assert not list(run.paths.states.glob(".*"))
     steps = [json.loads(line)["step"] for line in run.paths.curve.read_text().splitlines()]
@@ -136,11 +126,7 @@ def test_a_killed_training_goes_on(code: str, argument: int, straight: Run, tmp_
 
 
 def test_workers_go_on_together(tmp_path: Path) -> None:
-    processes = [spawn(WORKER, rank, tmp_path) for rank in range(2)]
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = run_workers(compared, tmp_path / "workers", tmp_path)
     for name in WORKER_CASES:
         for found in (first[name], second[name]):
             assert found["differ"] == []
@@ -281,8 +267,6 @@ def test_old_states_make_room_for_a_new_one(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_disk_that_refuses_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from afp_ray.training import state
-
     run = Run(tmp_path)
     run.go(stop_after=5)
     whole = {path: path.read_bytes() for path in run.paths.states.rglob("*") if path.is_file()}

@@ -1,44 +1,28 @@
 """Weights that two workers share out are trained as if each had all of them, and are whole again afterwards."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from shard_cases import CASES
+from gloo_workers import run_workers
+from shard_cases import CASES, compute
 from tiny_models import build_model
 from training_cases import relative_error
 
-SUPPORT = Path(__file__).parent.parent / "support"
 EXACT = [name for name in CASES if name not in ("bf16", "resident", "gathered in bf16")]
-CODE = """
-import sys, warnings, torch, torch.distributed as dist
-warnings.simplefilter("error")
-rank, rendezvous, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-from shard_cases import compute
-torch.save(compute(rank), output)
-dist.destroy_process_group()
-"""
+
+
+def in_group(rank: int) -> dict[str, Any]:
+    """What a worker of two computes, to which a warning is an error."""
+    warnings.simplefilter("error")
+    return compute(rank)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two workers ended with."""
-    folder = tmp_path_factory.mktemp("shares")
-    paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = []
-    for rank in range(2):
-        command = [sys.executable, "-c", CODE, str(rank), str(folder / "rendezvous"), str(folder / f"{rank}.pt")]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_workers(in_group, tmp_path_factory.mktemp("shares"))
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -1,13 +1,10 @@
 """The number of workers changes neither the loss nor the gradient nor the weights: 2 and 4 processes against one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gloo_workers import run_workers
 from training_cases import relative_error
 from worker_cases import BATCH_SIZE, CASES, CONTRASTIVE_CASES, NUM_QUEUE_STEPS, compute, contrastive
 from worker_cases import pairs_with_duplicates as pairs_of
@@ -15,28 +12,7 @@ from worker_cases import pairs_with_duplicates as pairs_of
 from afp_ray.config.loss import LossConfig
 from afp_ray.training.gather import gather_rows, sum_over_workers, world_size
 
-SUPPORT = Path(__file__).parent.parent / "support"
 Runs = list[dict[str, Any]]
-
-# What is imported takes longest by far, so the workers are forks of one process that has it.
-CODE = """
-import multiprocessing, sys
-import torch, torch.distributed as dist
-from worker_cases import compute
-size, folder = int(sys.argv[1]), sys.argv[2]
-
-def work(rank):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
-    torch.save(compute(rank, size), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-workers = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(size)]
-for worker in workers:
-    worker.start()
-for worker in workers:
-    worker.join()
-sys.exit(any(worker.exitcode for worker in workers))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +24,7 @@ def alone() -> dict[str, Any]:
 @pytest.fixture(scope="module", params=[2, 4])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """What each of several workers ends with."""
-    folder = tmp_path_factory.mktemp("workers")
-    paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", CODE, str(request.param), str(folder)]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return run_workers(compute, tmp_path_factory.mktemp("workers"), request.param, number=request.param)
 
 
 @pytest.mark.parametrize("case", [*CASES, *CONTRASTIVE_CASES])

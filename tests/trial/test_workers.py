@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from gloo_workers import run_workers
-from trial_worker_cases import SPLITS, TRAINED, count, run, trial
+from trial_worker_cases import SPLITS, TRAINED, count, in_group, run, trial
 
 from afp_ray.records import TrialResult
 from afp_ray.store import TrialPaths
@@ -23,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(place: Path) -> Found:
     """What each of two workers ends with, trial after trial."""
-    return run_workers("trial_worker_cases:in_group", place, str(place), AFP_CACHE=str(place / "cache"))
+    return run_workers(in_group, place, str(place), AFP_CACHE=str(place / "cache"))
 
 
 @pytest.fixture(scope="module")
