@@ -4,16 +4,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import fake_trials
 import pytest
-from fault_driver import MARK, SUPPORT, Nursery, nursery
+from fault_driver import Nursery, Started, nursery
 from oracle import Oracle, assert_nothing_left, assert_one_run_each, outcomes
 
 from afp_ray.config import StudyConfig
@@ -49,22 +47,9 @@ class Commands:
         """Exit code and output of a command whose standard input is at its end."""
         return self._commands.drive(*arguments, "--storage", self.storage)
 
-    @contextmanager
-    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    def started(self, *arguments: str) -> AbstractContextManager[Started]:
         """A command that runs; killed at the end of the block if it still does."""
-        path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
-        process = subprocess.Popen(
-            [sys.executable, str(SUPPORT / "fault_cli.py"), *arguments, "--storage", str(self.storage)],
-            env={**os.environ, "PYTHONPATH": path, MARK: str(self.storage)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+        return self._commands.started(*arguments, "--storage", str(self.storage))
 
 
 @pytest.fixture
@@ -72,10 +57,9 @@ def afp(tmp_path: Path, oracle: Oracle, commands: Nursery) -> Commands:
     return Commands(tmp_path, oracle, commands)
 
 
-def wait_until_running(process: subprocess.Popen[str]) -> None:
-    assert process.stdout
-    while "RUNNING" not in process.stdout.readline():
-        assert process.poll() is None
+def wait_until_running(process: Started) -> None:
+    while "RUNNING" not in (line := process.stdout.readline()):
+        assert line, "it has ended"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -84,7 +68,7 @@ def test_the_first_signal_saves_and_says_how_to_continue(number: int, code: int,
     with afp.started("run", str(afp.file)) as process:
         wait_until_running(process)
         process.send_signal(number)
-        out, _ = process.communicate("go on\n")
+        out = process.communicate("go on\n")
         assert process.returncode == code
     assert out.splitlines()[-1] == "saved; 1 of 1 planned trials done. Continue: afp resume fake"
     assert_one_run_each(

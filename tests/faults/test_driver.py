@@ -7,15 +7,13 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fake_trials
 import pytest
 from executor_suite import make_study, num_trainings, run
-from fault_driver import KILLED, MARK, SUPPORT, Nursery
+from fault_driver import KILLED, SUPPORT, Nursery, Started
 from oracle import Oracle, run_here
 
 from afp_ray.errors import StudyLockedError
@@ -36,28 +34,9 @@ WAITING: dict[str, Any] = {
 }
 
 
-@contextmanager
-def driver(storage: Path, *, failpoint: str = "", **fields: Any) -> Iterator[subprocess.Popen[str]]:
-    """A driver of the fake study in its own process; it prints a line per event."""
-    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
-    process = subprocess.Popen(
-        [sys.executable, str(SUPPORT / "fault_driver.py"), str(storage), json.dumps(fields)],
-        env={**os.environ, "PYTHONPATH": path, "AFP_FAILPOINT": failpoint, MARK: str(storage)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_until_running(process: subprocess.Popen[str]) -> None:
-    assert process.stdout
-    while not process.stdout.readline().startswith("RUNNING"):
-        pass
+def wait_until_running(process: Started) -> None:
+    while not (line := process.stdout.readline()).startswith("RUNNING"):
+        assert line, "it has ended"
 
 
 @pytest.mark.parametrize("num_events", random.Random(0).sample(range(1, NUM_EVENTS), 3))
@@ -108,8 +87,11 @@ def test_a_driver_killed_at_a_commit_boundary_is_continued(
 
 
 def test_a_result_that_the_ledger_missed_is_adopted(oracle: Oracle, tmp_path: Path) -> None:
-    with driver(tmp_path, failpoint="after_result_before_commit:2") as process:
-        process.communicate()
+    """The point is named in the environment of a process of its own, as a user would."""
+    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "AFP_FAILPOINT": "after_result_before_commit:2"}
+    command = [sys.executable, str(SUPPORT / "fault_driver.py"), str(tmp_path), "{}"]
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == KILLED
     before = replay(tmp_path / "fake" / "ledger.jsonl")
     (missed,) = [trial for trial in before.trials if trial.status is TrialStatus.RUNNING]
     run_here(make_study(), tmp_path)
@@ -119,16 +101,16 @@ def test_a_result_that_the_ledger_missed_is_adopted(oracle: Oracle, tmp_path: Pa
     assert num_trainings(tmp_path)[missed.trial_id] == 1
 
 
-def test_a_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
+def test_a_second_driver_is_told_who_holds_the_study(drivers: Nursery, tmp_path: Path) -> None:
     fields = {"compare": {"training.learning_rate": [fake_trials.FAILS["waits"]]}, "tune": {}}
-    with driver(tmp_path, **fields) as process:
+    with drivers.started(str(tmp_path), json.dumps(fields)) as process:
         wait_until_running(process)
         with pytest.raises(StudyLockedError, match=f"pid {process.pid} "):
             run(make_study(**fields), tmp_path, LocalExecutor())
 
 
 def test_the_first_signal_waits_for_the_running_trial(drivers: Nursery, oracle: Oracle, tmp_path: Path) -> None:
-    with driver(tmp_path, **WAITING) as process:
+    with drivers.started(str(tmp_path), json.dumps(WAITING)) as process:
         wait_until_running(process)
         process.send_signal(signal.SIGINT)
         process.communicate("go on\n")
@@ -143,7 +125,7 @@ def test_the_first_signal_waits_for_the_running_trial(drivers: Nursery, oracle: 
 def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
     drivers: Nursery, oracle: Oracle, tmp_path: Path
 ) -> None:
-    with driver(tmp_path, **WAITING) as process:
+    with drivers.started(str(tmp_path), json.dumps(WAITING)) as process:
         wait_until_running(process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fake_trials
 from executor_suite import make_study, run
@@ -174,11 +174,8 @@ class Nursery:
 
     def drive(self, *arguments: Any) -> tuple[int, str]:
         """Exit code and output of one driver; what is no text is sent as JSON."""
-        assert self._process.stdin and self._process.stdout
         texts = [item if isinstance(item, str) else json.dumps(item) for item in map(_plain, arguments)]
-        self._process.stdin.write(json.dumps(texts) + "\n")
-        self._process.stdin.flush()
-        code, output = json.loads(self._process.stdout.readline())
+        code, output = self._ask({"arguments": texts})
         return code, output
 
     def kill_after(self, num_lines: int, *arguments: Any) -> bool:
@@ -191,9 +188,72 @@ class Nursery:
         assert code in (0, -signal.SIGKILL), output
         return code == -signal.SIGKILL
 
+    @contextmanager
+    def started(self, *arguments: Any) -> Iterator["Started"]:
+        """A driver that runs while the caller goes on; killed at the end of the block if it still does."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("stdin", "stdout", "exit"):
+                os.mkfifo(f"{folder}/{name}")
+            self._ask({"arguments": arguments, "folder": folder})
+            process = Started(Path(folder))
+            try:
+                yield process
+            finally:
+                process.end()
+
+    def _ask(self, request: Any) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(request, default=str) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
     def close(self) -> None:
         """End the process."""
         self._process.communicate("")
+
+
+class Started:
+    """A driver that a nursery has forked: what a test needs of `subprocess.Popen`.
+
+    Args:
+        folder: of the pipes that are its standard input and output, and of the one that tells its id and exit code.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stdin = (folder / "stdin").open("w")
+        self.stdout = (folder / "stdout").open()
+        self._exit = (folder / "exit").open()
+        self.pid = int(self._exit.readline())
+        self.returncode: int | None = None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; it must run."""
+        os.kill(self.pid, number)
+
+    def communicate(self, text: str) -> str:
+        """Give it its last input, wait for its end, and return the rest of its output."""
+        with suppress(BrokenPipeError):
+            self._stdin.write(text)
+            self._stdin.close()
+        output = self.stdout.read()
+        self.wait()
+        return output
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
+        if self.returncode is None:
+            self.returncode = int(self._exit.readline())
+        return self.returncode
+
+    def end(self) -> None:
+        """Kill it if it runs."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        for pipe in (self._stdin, self.stdout, self._exit):
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _kill_at_line(fifo: Path, num_lines: int) -> None:
@@ -222,29 +282,61 @@ def nursery(module: str = "fault_driver") -> Iterator[Nursery]:
 
 
 def _serve(entry: Callable[..., int]) -> None:
-    """Fork a driver for each line on the standard input, and answer with its exit code and output."""
-    for line in sys.stdin:
-        with tempfile.TemporaryFile() as output:
-            child = os.fork()
-            if child == 0:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                try:
-                    code = entry(*json.loads(line))
-                except BaseException:
-                    import traceback
+    """Fork a driver for each line on the standard input, and answer with its exit code and output.
 
-                    traceback.print_exc()
-                    code = 1
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-            _, status = os.waitpid(child, 0)
-            output.seek(0)
-            text = output.read().decode()
-        sys.stdout.write(json.dumps([os.waitstatus_to_exitcode(status), text]) + "\n")
+    One with a folder is started alone: its pipes lie there, and a process of its own waits for it.
+    """
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "folder" in request:
+            if os.fork() == 0:
+                _watch(entry, request["arguments"], Path(request["folder"]))
+            answer = None
+        else:
+            answer = _run_to_its_end(entry, request["arguments"])
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def _run_to_its_end(entry: Callable[..., int], arguments: list[str]) -> tuple[int, str]:
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if child == 0:
+            for number in (1, 2):
+                os.dup2(output.fileno(), number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            _be_driver(entry, arguments)
+        _, status = os.waitpid(child, 0)
+        output.seek(0)
+        return os.waitstatus_to_exitcode(status), output.read().decode()
+
+
+def _watch(entry: Callable[..., int], arguments: list[str], folder: Path) -> NoReturn:
+    """Start a driver on the pipes of `folder`, tell its id, wait for it, and tell its exit code."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(folder / "stdin", os.O_RDONLY), 0)  # each waits for the other side
+        os.dup2(os.open(folder / "stdout", os.O_WRONLY), 1)
+        _be_driver(entry, arguments)
+    with (folder / "exit").open("w") as told:
+        print(child, file=told, flush=True)
+        _, status = os.waitpid(child, 0)
+        with suppress(BrokenPipeError):
+            print(os.waitstatus_to_exitcode(status), file=told, flush=True)
+    os._exit(0)
+
+
+def _be_driver(entry: Callable[..., int], arguments: list[str]) -> NoReturn:
+    try:
+        code = entry(*arguments)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,7 @@ def run_workers(
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork")
     workers = [
-        context.Process(
-            target=_work, args=(work, folder, arguments), kwargs={"rank": rank, "number": number, **environment}
-        )
+        context.Process(target=_work, args=(work, folder, arguments, rank, number, environment))
         for rank in range(number)
     ]
     for worker in workers:
