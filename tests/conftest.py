@@ -1,6 +1,8 @@
-"""What several rooms share: caches of the session's own, and one Ray cluster whose workers import what tests can."""
+"""What all tests share: how their files are dealt out, caches of the session's own, and one Ray cluster."""
 
+import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,8 +21,8 @@ CLUSTER = "ray"
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests, and all files of the shared cluster, in one process where several run them.
 
-    Fixtures of a module are made once then, and there is one cluster in all. The files of the cluster are dealt out
-    first, then those with most slow tests, then those with most tests: a long file that came last would be waited for.
+    Fixtures of a module are made once then, and there is one cluster in all. Long files are dealt out first: one that
+    came last would be waited for.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -30,7 +32,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _assign_work_unit(self, node: Any) -> None:
             if not self.is_in_order:
                 self.is_in_order = True
-                for scope in longest_first(config.rootpath, {scope: len(ids) for scope, ids in self.workqueue.items()}):
+                counts = {scope: len(ids) for scope, ids in self.workqueue.items()}
+                for scope in longest_first(config.rootpath, counts):
                     self.workqueue.move_to_end(scope)
             super()._assign_work_unit(node)
 
@@ -41,14 +44,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
-def longest_first(root: Path, numbers: Mapping[str, int]) -> list[str]:
-    """Files in the order in which they are dealt out, from their numbers of tests."""
+def longest_first(root: Path, counts: Mapping[str, int]) -> list[str]:
+    """Files in the order in which they are dealt out, from their numbers of tests: those of the cluster come first."""
 
-    def rank(scope: str) -> tuple[bool, int, int]:
-        num_slow = 0 if scope == CLUSTER else _text(root / scope).count("pytest.mark.slow")
-        return scope != CLUSTER, -num_slow, -numbers[scope]
+    def expected_s(file: str) -> float:
+        text = _text(root / file)
+        all_are_slow = re.search(r"^pytestmark\b.*\bslow\b", text, re.MULTILINE)
+        return 0.1 * counts[file] + 10.0 * (counts[file] if all_are_slow else text.count("pytest.mark.slow"))
 
-    return sorted(numbers, key=rank)
+    return sorted(counts, key=lambda scope: -math.inf if scope == CLUSTER else -expected_s(scope))
 
 
 @cache

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 FILE = """
-import time
-
 import pytest
 
 
@@ -25,20 +23,15 @@ def test_files_of_the_cluster_come_first_then_slow_ones_then_those_with_most_tes
     log = tmp_path / "log"
     files = {
         "a_many": ("", 9),
-        "b_slow": ("@pytest.mark.slow", 1),
+        "b_slow": ("@pytest.mark.slow", 4),
         "c_cluster": ("# shared" + "_cluster", 2),
         "d_few": ("", 3),
+        "e_all_slow": ("pytestmark = [pytest.mark.slow]", 2),
     }
     for name, (mark, count) in files.items():
         text = FILE.format(mark=mark, count=count, name=name, log=str(log))
         (tmp_path / f"test_{name}.py").write_text(text, "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "1", "--dist", "loadfile", "-p", "no:schemathesis", str(tmp_path)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "--dist", "loadfile", "-p", "no:schemathesis", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list(dict.fromkeys(log.read_text().splitlines())) == ["c_cluster", "b_slow", "a_many", "d_few"]
+    assert list(dict.fromkeys(log.read_text().splitlines())) == ["c_cluster", "e_all_slow", "b_slow", "a_many", "d_few"]
