@@ -1,9 +1,8 @@
 """A small trial on the embedded data that is run, stopped or killed."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from afp_ray.reporter import SilentReporter
 from afp_ray.store import TrialPaths
 from afp_ray.trial.run import run_trial
 
-SUPPORT = Path(__file__).parent
 CONFIG = TrialConfig.model_validate(
     nest(
         {
@@ -34,12 +32,6 @@ CONFIG = TrialConfig.model_validate(
     )
 )
 OFTEN = TrainingRuntime(checkpoint_every_s=1e-9)
-KILLED = """
-import sys
-from pathlib import Path
-from trial_cases import Killer, OFTEN, run
-run(Path(sys.argv[1]), reporter=Killer(sys.argv[2], int(sys.argv[3])), runtime=OFTEN)
-"""
 
 
 class Killer(SilentReporter):
@@ -85,12 +77,9 @@ def weights(folder: Path) -> bytes:
 
 
 def kill(folder: Path, stage: str, done: int) -> None:
-    paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    done_process = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), stage, str(done)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done_process.returncode == -signal.SIGKILL, done_process.stderr
+    """Run the trial in a process of its own that is killed at a report."""
+    options = {"reporter": Killer(stage, done), "runtime": OFTEN}
+    process = multiprocessing.get_context("fork").Process(target=run, args=(folder,), kwargs=options)
+    process.start()
+    process.join(240)
+    assert process.exitcode == -signal.SIGKILL
