@@ -74,7 +74,6 @@ UNTRAINED = {
     "polylm_1b7": "DAMO-NLP-MT/polylm-1.7b",
     "polylm_13b": "DAMO-NLP-MT/polylm-13b",
 }
-IN_TURNS = [method for method in DEFINITIONS if DEFINITIONS[method].in_turns]
 ONE_TERM = [method for method, meant in DEFINITIONS.items() if 0 in (meant.contrastive, meant.instruction)]
 
 

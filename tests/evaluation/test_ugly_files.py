@@ -29,12 +29,6 @@ COPA = [
     {"premise": f"Lamp {n}.", "choice1": "A.", "choice2": "B.", "question": "cause", "label": n % 2, "idx": n}
     for n in range(8)
 ]
-STORY = {
-    "InputStoryid": "s",
-    **{f"InputSentence{n}": f"Sentence {n}." for n in range(1, 5)},
-    "RandomFifthSentenceQuiz1": "One.",
-    "RandomFifthSentenceQuiz2": "Two.",
-}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "a" + "\nsize 123456\n"
 
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from executor_suite import make_study, num_trainings
@@ -16,7 +15,6 @@ from afp_ray.ledger import replay
 from afp_ray.records import FailureClass, StudyState, TrialStatus
 
 ERRORS = {"ENOSPC": "No space left on device", "EACCES": "Permission denied", "EROFS": "Read-only file system"}
-WITH_SIZE: dict[str, Any] = {"run_trial": "fault_driver:run_large"}
 
 
 def state_of(storage: Path) -> StudyState:
