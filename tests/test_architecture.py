@@ -181,7 +181,7 @@ RAY_INTERNALS = ROOT / "afp_ray" / "execution" / "ray_internals.py"
 
 def names_that_ray_keeps_to_itself(path: Path) -> Iterator[str]:
     """Imports of private modules and names of Ray; where a file imports Ray, all private names that are not our own."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = tree_of(path)
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "ray" and (any(part.startswith("_") for part in parts) or parts[:2] in RAYS_OWN):
@@ -204,7 +204,7 @@ def is_private(name: str) -> bool:
 @cache
 def names_of_ours() -> frozenset[str]:
     """Private names that the product gives to functions, variables and attributes of its own objects."""
-    nodes = [node for path in modules() for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    nodes = [node for path in modules() for node in ast.walk(tree_of(path))]
     functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
