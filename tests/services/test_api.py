@@ -124,7 +124,7 @@ def test_an_unexpected_error_tells_nothing(http: Any, monkeypatch: pytest.Monkey
     def fail(storage: Path) -> None:
         raise RuntimeError("the password is secret")
 
-    monkeypatch.setattr("services.status.all_statuses", fail)
+    monkeypatch.setattr("services.api.all_statuses", fail)
     answer = http.get("/v1/studies")
     assert answer.status_code == 500
     assert "secret" not in answer.text
