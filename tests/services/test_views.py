@@ -196,5 +196,5 @@ def test_a_trial_that_could_not_score_everything_shows_what_it_could(tmp_path: P
 
 def test_a_study_that_has_nothing_yet_still_has_a_report(tmp_path: Path) -> None:
     paths = fabricate(tmp_path, methods=(), study=make_study(), closed=None)
-    assert write_reports(paths, quiet=True) == [paths.report]
+    assert write_reports(paths) == [paths.report]
     assert "No arm has a confirmed configuration yet" in paths.report.read_text()
