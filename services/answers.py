@@ -32,33 +32,33 @@ def best_answer(
 ) -> Best:
     """The best configuration of a study, with the MLflow run that shows its first seed."""
     paths = paths_of(storage, name)
-    for name, value in (under or {}).items():
+    for limit, value in (under or {}).items():
         if not math.isfinite(value):
-            raise ConfigError(f"{name}={value} is no limit", where="under", fix="write a number, as in gpu_hours=2")
+            raise ConfigError(f"{limit}={value} is no limit", where="under", fix="write a number, as in gpu_hours=2")
     limits = {"metric": metric, "language": language, "under": dict(under or {}), "max_forgetting": max_forgetting}
 
     def compute() -> Best:
         return best(paths, metric=metric, language=language, under=under, max_forgetting=max_forgetting)
 
     try:
-        found = kept(paths, {"best": limits}, compute, Best)
+        answer = kept(paths, {"best": limits}, compute, Best)
     except DataError as error:
-        told = [front.verdict for front in fronts_answer(paths) if not front.points and front.num_scored]
-        if not told:
+        verdicts = [front.verdict for front in fronts_answer(paths) if not front.points and front.num_scored]
+        if not verdicts:
             raise
-        raise DataError("\n".join([error.problem, *told]), where=error.where, fix=LIMIT_FIX) from error
+        raise DataError("\n".join([error.problem, *verdicts]), where=error.where, fix=LIMIT_FIX) from error
     fronts = fronts_answer(paths)
-    warnings = (*found.warnings, *(front.verdict for front in fronts if not front.points))
-    shown = {"mlflow_run_id": find_run(paths, found.trials[0]), "fronts": fronts, "warnings": warnings}
-    return found.model_copy(update=shown)
+    warnings = (*answer.warnings, *(front.verdict for front in fronts if not front.points))
+    update = {"mlflow_run_id": find_run(paths, answer.trials[0]), "fronts": fronts, "warnings": warnings}
+    return answer.model_copy(update=update)
 
 
 def comparison_answer(storage: Path, names: Sequence[str]) -> Comparison:
     """The ablation table of one or more studies."""
     paths = [paths_of(storage, name) for name in names]
-    found = compare(*paths)
-    told = [line for study in paths for line in _arms_of_others(study)]
-    return found.model_copy(update={"warnings": (*found.warnings, *told)}) if told else found
+    comparison = compare(*paths)
+    warnings = [line for study in paths for line in _arms_of_others(study)]
+    return comparison.model_copy(update={"warnings": (*comparison.warnings, *warnings)}) if warnings else comparison
 
 
 def _arms_of_others(paths: StudyPaths) -> Iterator[str]:

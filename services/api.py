@@ -292,8 +292,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> JSONResponse:
         detail = f"{error.where}: {error.problem}" if error.where else error.problem
-        told = {"title": "cannot be answered", "detail": detail, "allowed": error.allowed, "fix": error.fix}
-        return answer(Problem(status=409, **told))
+        fields = {"title": "cannot be answered", "detail": detail, "allowed": error.allowed, "fix": error.fix}
+        return answer(Problem(status=409, **fields))
 
     @app.exception_handler(UnavailableError)
     async def away(_: Request, error: UnavailableError) -> JSONResponse:
@@ -304,8 +304,8 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        detail = f"{place}: {first['msg']}"
+        field = ".".join(str(part) for part in first["loc"])
+        detail = f"{field}: {first['msg']}"
         return answer(Problem(status=422, title="bad request", detail=detail, fix=_SEE))
 
     @app.exception_handler(HTTPException)
@@ -313,8 +313,8 @@ def _add_problems(app: FastAPI) -> None:
         headers = {**(error.headers or {}), **(_ALLOW if error.status_code == 405 else {})}
         if error.status_code == 405 and request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
-        told = str(error.detail)
-        problem = answer(Problem(status=error.status_code, title=told.lower(), detail=told, fix=_SEE))
+        detail = str(error.detail)
+        problem = answer(Problem(status=error.status_code, title=detail.lower(), detail=detail, fix=_SEE))
         problem.headers.update(headers)
         return problem
 

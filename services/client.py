@@ -99,8 +99,8 @@ class Client:
 
         Raises: ApiError when the service refuses; UnavailableError when it does not answer.
         """
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        url = f"{self.base_url}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
+        fields = {name: value for name, value in (query or {}).items() if value is not None}
+        url = f"{self.base_url}{path}" + (f"?{urlencode(fields, doseq=True)}" if fields else "")
         try:
             with urlopen(Request(url, headers={"Accept": "application/json"}), timeout=self.timeout_s) as answer:  # noqa: S310
                 body: bytes = answer.read()

@@ -47,15 +47,15 @@ class Computations:
 
     def _asked(self, question: Hashable, compute: Callable[[], bytes]) -> Future[bytes]:
         with self._lock:
-            found = self._open.get(question)
-            if found is not None:
-                return found
+            future = self._open.get(question)
+            if future is not None:
+                return future
             if len(self._open) >= MAX_QUESTIONS:
                 raise UnavailableError(f"{MAX_QUESTIONS} other questions wait for their answers")
             until = time.monotonic() + self._deadline_s
-            found = self._open[question] = self._threads.submit(_compute_until, until, compute)
-        found.add_done_callback(lambda _: self._open.pop(question, None))
-        return found
+            future = self._open[question] = self._threads.submit(_compute_until, until, compute)
+        future.add_done_callback(lambda _: self._open.pop(question, None))
+        return future
 
 
 def _compute_until(until: float, compute: Callable[[], bytes]) -> bytes:

@@ -183,21 +183,21 @@ def _cluster(address: str | None) -> DoctorCheck:
     found = f"{address} to a stranger: {stranger.words}"
     if not cluster_auth.is_loopback(host) and stranger.kind != "token":
         return DoctorCheck(name=name, verdict="FAIL", found=found, fix=cluster_auth.FIX)
-    known = (
+    answer = (
         cluster_auth.ask(address, bearer=cluster_auth.token())
         if stranger.kind == "token" and cluster_auth.token()
         else stranger
     )
-    if known.kind == "token":
+    if answer.kind == "token":
         fix = "write the cluster's token to ~/.ray/auth_token (chmod 600), or set RAY_AUTH_TOKEN"
         found += "; to us as well"
         return DoctorCheck(name=name, verdict="FAIL", found=found, fix=fix)
     ours = importlib.metadata.version("ray")
-    if known.ray_version and known.ray_version != ours:
-        fix = f"pip install ray=={known.ray_version} here, or ray=={ours} on every node"
-        found = f"{address} runs Ray {known.ray_version}, here is {ours}"
+    if answer.ray_version and answer.ray_version != ours:
+        fix = f"pip install ray=={answer.ray_version} here, or ray=={ours} on every node"
+        found = f"{address} runs Ray {answer.ray_version}, here is {ours}"
         return DoctorCheck(name=name, verdict="FAIL", found=found, fix=fix)
-    return DoctorCheck(name=name, verdict="OK", found=f"{found}{f'; Ray {ours}' if known.ray_version else ''}")
+    return DoctorCheck(name=name, verdict="OK", found=f"{found}{f'; Ray {ours}' if answer.ray_version else ''}")
 
 
 def _job_client() -> DoctorCheck:

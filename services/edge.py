@@ -74,8 +74,8 @@ def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
             raise BrokenPipeError from error
         return error.code if isinstance(error.code, int) else BUG
     except Exception as error:
-        if (known := of_the_machine(error)) is not None:
-            return show_error(known, as_json=as_json)
+        if (mistake := of_the_machine(error)) is not None:
+            return show_error(mistake, as_json=as_json)
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of the command line
             return _usage(error)
         return show_bug(error)
@@ -133,19 +133,19 @@ def of_the_machine(error: BaseException) -> AfpError | None:
         return ConfigError("a path holds a NUL character", where="paths", fix="write the path without it")
     if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
         return None
-    place = redact(str(error.filename)) if error.filename is not None else ""
-    shown = place if len(place) <= 200 else f"{place[:200]}... ({len(place)} characters)"
-    said = f"{error.strerror or error}{f': {shown}' if shown else ''}"
+    file = redact(str(error.filename)) if error.filename is not None else ""
+    shown = file if len(file) <= 200 else f"{file[:200]}... ({len(file)} characters)"
+    problem = f"{error.strerror or error}{f': {shown}' if shown else ''}"
     if error.errno in _FULL:
-        return StorageError(said)
+        return StorageError(problem)
     if error.errno == errno.ENAMETOOLONG:
-        return ConfigError(f"a path is too long: {said}", where="paths", fix="write a shorter one")
-    if isinstance(error, FileNotFoundError) and not place and _has_lost_folder():
+        return ConfigError(f"a path is too long: {problem}", where="paths", fix="write a shorter one")
+    if isinstance(error, FileNotFoundError) and not file and _has_lost_folder():
         return ConfigError("the working folder no longer exists", where="paths", fix="cd into one that does")
-    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError) and place:
-        return ConfigError(said, where="paths", fix="check the path and who may read and write it")
+    if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError) and file:
+        return ConfigError(problem, where="paths", fix="check the path and who may read and write it")
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
-        return UnavailableError(said)
+        return UnavailableError(problem)
     return None
 
 

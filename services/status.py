@@ -51,7 +51,7 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
     study = read_study(paths)
     state = state or replay(paths.ledger)
     driver = holder(paths)
-    known = state.ended.reason if state.ended else "dead"
+    last_state = state.ended.reason if state.ended else "dead"
     sign = 1 if study.objective.direction == "maximize" else -1
     leader = max(
         (trial for trial in state.trials if trial.status is TrialStatus.DONE and trial.objective is not None),
@@ -64,7 +64,7 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
     return StudyStatus(
         name=paths.name,
         description=study.description,
-        state="running" if driver is not None else known,
+        state="running" if driver is not None else last_state,
         closed=state.closed,
         driver=driver,
         trials=len(state.trials),
@@ -93,10 +93,10 @@ def _unfeasible(paths: StudyPaths, state: StudyState) -> list[str]:
 
 def _tracking(paths: StudyPaths, *, is_driven: bool, num_trials: int) -> TrackingLag | None:
     """How far MLflow is behind; None when it is not."""
-    found = lag(paths, is_driven=is_driven, num_trials=num_trials)
-    if not found.events and found.reason is None:
+    behind = lag(paths, is_driven=is_driven, num_trials=num_trials)
+    if not behind.events and behind.reason is None:
         return None
-    return TrackingLag(events=found.events, trials=found.trials, since=found.since, reason=found.reason)
+    return TrackingLag(events=behind.events, trials=behind.trials, since=behind.since, reason=behind.reason)
 
 
 def is_at_work(trial: TrialRecord) -> bool:
@@ -116,12 +116,12 @@ def _arms(state: StudyState, sign: int) -> list[ArmStatus]:
     by_arm: dict[str, list[TrialRecord]] = {}
     for trial in state.trials:
         by_arm.setdefault(trial.arm, []).append(trial)
-    found = []
+    rows = []
     for arm, trials in by_arm.items():
         counts = {str(status).lower(): count for status, count in Counter(trial.status for trial in trials).items()}
         values = [sign * trial.objective for trial in trials if trial.objective is not None]
-        found.append(ArmStatus(arm=arm, **counts, best_objective=sign * max(values) if values else None))
-    return found
+        rows.append(ArmStatus(arm=arm, **counts, best_objective=sign * max(values) if values else None))
+    return rows
 
 
 def _running(paths: StudyPaths, trial: TrialRecord) -> RunningTrial:
@@ -158,10 +158,10 @@ def trial_page(
         for trial in state.trials
         if (arm is None or trial.arm == arm) and (status is None or str(trial.status) == status)
     ]
-    known = [trial for trial in trials if getattr(trial, sort) is not None]
-    unknown = [trial for trial in trials if getattr(trial, sort) is None]
-    known.sort(key=lambda trial: getattr(trial, sort), reverse=descending)
-    page = (*known, *unknown)[offset : offset + limit]
+    with_value = [trial for trial in trials if getattr(trial, sort) is not None]
+    without = [trial for trial in trials if getattr(trial, sort) is None]
+    with_value.sort(key=lambda trial: getattr(trial, sort), reverse=descending)
+    page = (*with_value, *without)[offset : offset + limit]
     return TrialPage(total=len(trials), offset=offset, limit=limit, trials=page)
 
 
@@ -177,7 +177,9 @@ def trial_answer(storage: Path, name: str, trial_id: str) -> TrialDetail:
     detail = TrialDetail(record=record, mlflow_run_id=find_run(paths, trial_id))
     result = find_result(paths.trial(trial_id).result)
     if result is None:
-        found = read_incomplete(paths.trial(trial_id)) if record.status is TrialStatus.FAILED else None
-        return detail.model_copy(update={"scores": found.scores, "missing": found.missing}) if found else detail
+        incomplete = read_incomplete(paths.trial(trial_id)) if record.status is TrialStatus.FAILED else None
+        if incomplete is None:
+            return detail
+        return detail.model_copy(update={"scores": incomplete.scores, "missing": incomplete.missing})
     names = ("scores", "layers", "training", "fingerprints", "environment", "warnings")
     return detail.model_copy(update={name: getattr(result, name) for name in names})

@@ -16,7 +16,7 @@ _SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.p
 _JOB_FOLDER = "working_dir_files"  # where Ray unpacks the folder of a job
 
 
-def storage_folder(given: str | None) -> Path:
+def storage_folder(option: str | None) -> Path:
     """The storage: what was given, else AFP_STORAGE, else `runs`; under a Ray job, `afp_ray/runs` in the home folder.
 
     A Ray job works in a copy of the submitted folder that the cluster throws away, and the study would go with it.
@@ -25,11 +25,11 @@ def storage_folder(given: str | None) -> Path:
     Raises: ConfigError for a URL that cannot be opened or a path with a control character, UnavailableError when what
         is there cannot be read.
     """
-    chosen = given or os.environ.get("AFP_STORAGE")
+    chosen = option or os.environ.get("AFP_STORAGE")
     if chosen and any(ord(character) < 0x20 or character == "\x7f" for character in chosen):
         raise ConfigError(
             f"{chosen!r} has a line end or another control character",
-            where="--storage" if given else "AFP_STORAGE",
+            where="--storage" if option else "AFP_STORAGE",
             fix="name a folder without it: every command that is shown fits in one line",
         )
     if chosen and is_url(chosen):
@@ -59,9 +59,9 @@ def find(name: str) -> Path:
             return shipped
     if path.suffix in (".yaml", ".yml", ".json"):
         return path
-    known = shipped_names()
+    names = shipped_names()
     raise ConfigError(
-        f"there is no study file {name!r}", allowed=f"a path, or one of: {', '.join(known)}", fix="check the path"
+        f"there is no study file {name!r}", allowed=f"a path, or one of: {', '.join(names)}", fix="check the path"
     )
 
 
@@ -104,12 +104,12 @@ def paths_of(storage: Path, name: str) -> StudyPaths:
 
     Raises: UserError for a name that cannot be a study's, or that is none under `storage`.
     """
-    known = list_studies(storage)
-    found = next((paths for paths in known if paths.name == name), None)
-    if found is None:
+    studies = list_studies(storage)
+    study = next((paths for paths in studies if paths.name == name), None)
+    if study is None:
         raise UserError(
             f"there is no study {name[:80]!r} under {storage}",
-            allowed=", ".join(paths.name for paths in known) or "none yet",
+            allowed=", ".join(paths.name for paths in studies) or "none yet",
             fix="give one of these names, or another --storage",
         )
-    return found
+    return study

@@ -184,8 +184,8 @@ def _end(jobs: "RayJobs", answer: Submission, result: JobResult | None, *, as_js
     if words:
         note(words)
     if as_json:
-        found = {"status": result.status, "best": result.best} if result else {}
-        say_json(answer.model_copy(update={"job_status": job.status if job else None, "exit_code": code, **found}))
+        outcome = {"status": result.status, "best": result.best} if result else {}
+        say_json(answer.model_copy(update={"job_status": job.status if job else None, "exit_code": code, **outcome}))
     return code
 
 
@@ -231,8 +231,8 @@ class LogLines:
     def last_block(self) -> list[str]:
         """The lines behind the last event of the study, which sum it up; the last forty where there is no event."""
         lines = list(self._lines)
-        places = [number for number, line in enumerate(lines) if "  CLOSED  " in line]
-        return lines[places[-1] + 1 :] if places else lines[-40:]
+        indices = [number for number, line in enumerate(lines) if "  CLOSED  " in line]
+        return lines[indices[-1] + 1 :] if indices else lines[-40:]
 
     def _take(self, line: str) -> None:
         if line.startswith(RESULT_MARK):

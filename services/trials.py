@@ -71,8 +71,8 @@ def eval_config(
         config = TrialConfig.model_validate(nest({**flatten(fields), **METHODS["base"]}))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])).removeprefix("evaluation.")
-        option = place.split(".")[0].replace("_", "-")
+        field = ".".join(map(str, first["loc"])).removeprefix("evaluation.")
+        option = field.split(".")[0].replace("_", "-")
         message = first["msg"].removeprefix("Value error, ")
         # What a whole section got says nothing; the message of its rule names the value.
         shown = message if isinstance(first["input"], dict | TrialConfig) else f"{first['input']!r}: {message}"
@@ -112,14 +112,14 @@ def eval_answer(
     Raises: DataError when the predictions of either cannot be read.
     """
     model = str(result.config["model"]["name"])
-    known = _published(result, model, all_published)
+    published = _published(result, model, all_published)
     cells = []
     for split in result.splits:
         own = [score for score in result.scores if score.split == split]
         theirs = {_key(score): score for score in base.scores} if base is not None else {}
         differences = _differences(result, base, paths, own, split) if base is not None else [None] * len(own)
         for score, difference in zip(own, differences, strict=True):
-            place = (score.task, score.language, score.shots)
+            cell = (score.task, score.language, score.shots)
             is_shown = split == "test" and score.is_main
             other = theirs.get(_key(score))
             cells.append(
@@ -136,7 +136,7 @@ def eval_answer(
                     majority=score.majority,
                     base=other.value if other is not None else None,
                     vs_base=difference,
-                    published={name: row[place] for name, row in known.items() if place in row} if is_shown else {},
+                    published={name: row[cell] for name, row in published.items() if cell in row} if is_shown else {},
                     signature=score.signature,
                 )
             )
@@ -164,7 +164,7 @@ def _differences(
     result: TrialResult, base: TrialResult, paths: StudyPaths, scores: Sequence[Score], split: str
 ) -> list[Difference | None]:
     """Of each main score, paired over examples; None for other metrics."""
-    arm, other = (arm_of_result(paths, one, split=split, name="model") for one in (result, base))
+    arm, other = (arm_of_result(paths, trial, split=split, name="model") for trial in (result, base))
     if not arm.examples.same_as(other.examples):
         return [None] * len(scores)
     mask = _masks(arm)

@@ -127,11 +127,11 @@ def export_optuna(paths: StudyPaths, file: Path) -> OptunaExport:
     """
     study = read_study(paths)
     runs = read_runs(paths)
-    shown = {
+    attributes = {
         trial_id: {"mlflow_run_id": str(run), "mlflow_tracking_uri": str(runs.get("tracking_uri", ""))}
         for trial_id, run in runs.get("runs", {}).items()
     }
-    written = write_mirror(file, study, make_arms(study), replay(paths.ledger).trials, attributes=shown)
+    written = write_mirror(file, study, make_arms(study), replay(paths.ledger).trials, attributes=attributes)
     return OptunaExport(
         file=str(file),
         studies=written.studies,

@@ -39,8 +39,8 @@ def to_markdown(comparison: Comparison) -> str:
             for words, grid in published_lines(comparison)
             for part in (escape_markdown(words), grid_markdown(grid))
         ]
-    if told := [line for line in comparison.warnings if line not in comparison.verdicts]:
-        parts.append("\n".join(f"- warning: {escape_markdown(line)}" for line in told))
+    if warnings := [line for line in comparison.warnings if line not in comparison.verdicts]:
+        parts.append("\n".join(f"- warning: {escape_markdown(line)}" for line in warnings))
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,8 +66,8 @@ def to_csv(comparison: Comparison) -> str:
         for cell in (*(mean for mean in (arm.mean, arm.pivot_mean) if mean), *arm.cells):
             delta = cell.vs_base
             low, high = delta.ci95 if delta and delta.ci95 else ("", "")
-            shown = [delta.delta, low, high, _blank(delta.p), _blank(delta.p_holm), delta.n] if delta else [""] * 6
-            tail = [*shown, _blank(cell.demo_deviation)]
+            numbers = [delta.delta, low, high, _blank(delta.p), _blank(delta.p_holm), delta.n] if delta else [""] * 6
+            tail = [*numbers, _blank(cell.demo_deviation)]
             name = (
                 f"'{arm.arm}" if arm.arm.startswith(("=", "+", "-", "@")) else arm.arm
             )  # no formula for a spreadsheet

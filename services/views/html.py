@@ -122,9 +122,9 @@ def _headline(best: Best) -> str:
     metric = best.objective.split()[1]
     unit = "" if metric in RAW else " %"
     ends = best.score.ci95
-    shown = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
+    interval_text = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
     note = f" ({best.score.note})" if best.score.note else ""
-    return f"{best.arm}: {scored(best.score.mean, metric)}{unit}{shown}{note}"
+    return f"{best.arm}: {scored(best.score.mean, metric)}{unit}{interval_text}{note}"
 
 
 def check_words(name: str, check: ConstraintCheck) -> str:
@@ -139,19 +139,19 @@ def check_words(name: str, check: ConstraintCheck) -> str:
 
 def _chance(comparison: Comparison | None) -> str:
     """What the language probe is to be read against, in words."""
-    found = {row.language_probe_chance for row in comparison.representation} if comparison else set()
-    known = sorted({f"{100 * value:.0f} %" for value in found if value is not None})
-    return f", and chance is {' or '.join(known)}" if known else ""
+    values = {row.language_probe_chance for row in comparison.representation} if comparison else set()
+    texts = sorted({f"{100 * value:.0f} %" for value in values if value is not None})
+    return f", and chance is {' or '.join(texts)}" if texts else ""
 
 
 def forest(best: Best) -> Forest | None:
     """The differences of the best configuration to base, by language; None without a base."""
-    found = [(code, row) for code, row in best.per_language.items() if row.delta is not None]
-    if not found:
+    languages = [(code, row) for code, row in best.per_language.items() if row.delta is not None]
+    if not languages:
         return None
     ends = [
         100 * value
-        for _, row in found
+        for _, row in languages
         for value in (row.delta, *(row.ci95_holm or row.ci95 or ()))
         if value is not None
     ]
@@ -162,11 +162,11 @@ def forest(best: Best) -> Forest | None:
         return round(left + (points + reach) / (2 * reach) * (right - left), 1)
 
     rows = []
-    for index, (code, row) in enumerate(found):
+    for index, (code, row) in enumerate(languages):
         delta = 100 * (row.delta or 0.0)
-        shown = row.ci95_holm or row.ci95
-        text = signed_points(row.delta or 0.0) + (f" {interval(shown)}" if shown else "")
-        low, high = (x(100 * shown[0]), x(100 * shown[1])) if shown else (None, None)
+        bounds = row.ci95_holm or row.ci95
+        text = signed_points(row.delta or 0.0) + (f" {interval(bounds)}" if bounds else "")
+        low, high = (x(100 * bounds[0]), x(100 * bounds[1])) if bounds else (None, None)
         rows.append(ForestRow(code, text, 24 + 26 * index, x(delta), low, high, row.significant))
     step = _nice_step(reach)
     ticks = [
@@ -174,7 +174,7 @@ def forest(best: Best) -> Forest | None:
         for number in range(-3, 4)
         if abs(step * number) <= reach
     ]
-    return Forest(rows, x(0), ticks, 24 + 26 * len(found) + 24)
+    return Forest(rows, x(0), ticks, 24 + 26 * len(languages) + 24)
 
 
 def _nice_step(reach: float) -> float:

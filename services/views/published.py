@@ -15,7 +15,7 @@ def published_grid(table: PaperTable, *, shared_only: bool = False) -> Grid:
         header += [f"{row.name}: paper", f"ours ({row.arm})" if row.arm not in (None, row.name) else "ours"]
     cells = [[row.cells[index] for row in table.rows] for index in range(len(table.rows[0].cells))]
     shown = [row for row in cells if not shared_only or any(cell.ours is not None for cell in row)]
-    lines = [[_place(row[0]), *_values(row)] for row in shown]
+    lines = [[_cell_name(row[0]), *_values(row)] for row in shown]
     means = [row.mean for row in table.rows]
     return plain_grid(header, [*_amounts(table.rows), *lines, [_mean_name(table), *_values(means)]])
 
@@ -86,7 +86,7 @@ def published_csv(comparison: Comparison) -> list[list[object]]:
     ]
 
 
-def _place(cell: PaperCell) -> str:
+def _cell_name(cell: PaperCell) -> str:
     return f"{cell.task}/{cell.language}/{cell.shots}"
 
 
@@ -96,7 +96,7 @@ def _mean_name(table: PaperTable) -> str:
 
 
 def _values(cells: Sequence[PaperCell]) -> list[str]:
-    shown = []
+    texts = []
     for cell in cells:
         theirs = percent(cell.paper)
         if cell.paper_vs_base is not None:
@@ -106,5 +106,5 @@ def _values(cells: Sequence[PaperCell]) -> list[str]:
             ends = cell.ci95_holm or cell.ci95
             bracket = f" {interval(ends)}" if ends else ""
             ours += f"{mark_of(cell.p)} ({signed_points(cell.vs_base)}{bracket})"
-        shown += [theirs, ours]
-    return shown
+        texts += [theirs, ours]
+    return texts

@@ -99,7 +99,7 @@ class Figure:
 
     arm: str
     base: str
-    place: str
+    layer: str
     scatter: Scatter | None
     charts: list[Chart]
     charts_width: float
@@ -108,23 +108,23 @@ class Figure:
     is_open: bool
 
 
-def figures(found: Sequence[Change], best: str | None) -> list[Figure]:
+def figures(changes: Sequence[Change], best: str | None) -> list[Figure]:
     """One figure per arm; that of the best arm, else the first one, is open."""
-    names = [change.arm for change in found]
-    shown = best if best in names else names[0] if names else None
+    names = [change.arm for change in changes]
+    open_arm = best if best in names else names[0] if names else None
     return [
         Figure(
             arm=change.arm,
             base=change.base,
-            place=f"layer {change.layer}, {change.pooling} pooling",
+            layer=f"layer {change.layer}, {change.pooling} pooling",
             scatter=_scatter(change) if change.drawing else None,
             charts=_charts(change),
             charts_width=_CHARTS_PER_ROW * _CHART_WIDTH,
             charts_height=2 * _CHART_HEIGHT,
             grid=_layer_grid(change),
-            is_open=change.arm == shown,
+            is_open=change.arm == open_arm,
         )
-        for change in found
+        for change in changes
     ]
 
 
@@ -187,9 +187,9 @@ def _clouds(
     scale = _SIDE / 2 / reach
     clouds: list[Cloud] = []
     taken: list[tuple[float, float]] = []
-    for language, places in points.items():
-        x = corner[0] + (places[:, 0] - middle[0]) * scale
-        y = corner[1] - (places[:, 1] - middle[1]) * scale
+    for language, sentences in points.items():
+        x = corner[0] + (sentences[:, 0] - middle[0]) * scale
+        y = corner[1] - (sentences[:, 1] - middle[1]) * scale
         path = "".join(f"M{a:.0f} {b:.0f}h0" for a, b in zip(x, y, strict=True))
         label = _free_place(float(x.mean()), float(y.mean()), taken)
         taken += [label] if label else []
@@ -229,22 +229,22 @@ def _chart(change: Change, name: str, x: float, y: float) -> Chart:
     last = max(max(by_layer, default=0), 1)
     left, width, top, height = x + 44, _CHART_WIDTH - 70, y + 28, _CHART_HEIGHT - 62
 
-    def place(layer: int, value: float) -> tuple[float, float]:
+    def pixel(layer: int, value: float) -> tuple[float, float]:
         share = (value - low) / (high - low) if high > low else 0.5
         return round(left + width * layer / last, 1), round(top + height * (1 - share), 1)
 
     lines, marks = [], []
     for side, words in zip(sides, ("before", "after"), strict=True):
-        spots = [(place(layer, value), layer, value) for layer, value in side.items()]
-        lines.append(" ".join(f"{a},{b}" for (a, b), _, _ in spots))
+        points = [(pixel(layer, value), layer, value) for layer, value in side.items()]
+        lines.append(" ".join(f"{a},{b}" for (a, b), _, _ in points))
         marks += [
             (a, b, "was" if words == "before" else "now", f"{words}, layer {layer}: {_number(value, factor)}")
-            for (a, b), layer, value in spots
+            for (a, b), layer, value in points
         ]
     step = max(1, -(-last // 6))
-    layers = [(place(layer, low)[0], str(layer)) for layer in by_layer if layer % step == 0]
-    ticks = [(place(0, value)[1], _number(value, factor)) for value in dict.fromkeys((low, high))]
-    line = None if chance is None else place(0, chance)[1]
+    layers = [(pixel(layer, low)[0], str(layer)) for layer in by_layer if layer % step == 0]
+    ticks = [(pixel(0, value)[1], _number(value, factor)) for value in dict.fromkeys((low, high))]
+    line = None if chance is None else pixel(0, chance)[1]
     radius = 3.5 if last <= 12 else 2.0
     return Chart(TITLES[name], x, y, lines[0], lines[1], ticks, layers, line, marks, radius)
 

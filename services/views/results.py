@@ -45,11 +45,11 @@ def eval_lines(answer: EvalAnswer) -> list[str]:
         languages = list(dict.fromkeys(cell.language for cell in cells))
         rows = [[split, *languages]]
         for task, shots, metric in dict.fromkeys((cell.task, cell.shots, cell.metric) for cell in cells):
-            own = {
+            by_language = {
                 cell.language: cell for cell in cells if (cell.task, cell.shots, cell.metric) == (task, shots, metric)
             }
             rows.append([f"{task}  {shots}-shot  {metric}"] + [""] * len(languages))
-            rows += _block(answer, [own.get(language) for language in languages], metric)
+            rows += _block(answer, [by_language.get(language) for language in languages], metric)
         lines += [*aligned(rows), ""]
     if any(cell.published for cell in answer.cells):
         lines.append(
@@ -60,9 +60,9 @@ def eval_lines(answer: EvalAnswer) -> list[str]:
     signed: dict[str, dict[str, None]] = {}
     for cell in answer.cells:
         if cell.signature:
-            place = f"{cell.task}/{cell.language}"
-            signed.setdefault(f"{cell.metric}  {cell.signature}", {})[place] = None
-    lines += [f"{signature}  ({', '.join(places)})" for signature, places in signed.items()]
+            cell_name = f"{cell.task}/{cell.language}"
+            signed.setdefault(f"{cell.metric}  {cell.signature}", {})[cell_name] = None
+    lines += [f"{signature}  ({', '.join(cell_names)})" for signature, cell_names in signed.items()]
     return lines
 
 
@@ -104,10 +104,10 @@ def _difference(cell: EvalCell) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines whose columns begin at one place each, however long or wide a name is."""
-    places = range(max(map(len, rows)))
-    widths = [max(_width(row[place]) for row in rows if any(row[1:]) or place) for place in places]
+    columns = range(max(map(len, rows)))
+    widths = [max(_width(row[column]) for row in rows if any(row[1:]) or column) for column in columns]
     return [
-        "  ".join(text + " " * (widths[place] - _width(text)) for place, text in enumerate(row)).rstrip()
+        "  ".join(text + " " * (widths[column] - _width(text)) for column, text in enumerate(row)).rstrip()
         for row in rows
     ]
 
@@ -191,10 +191,10 @@ def show_pareto(best: Best) -> None:
             say(f"{front.arm}: {front.verdict}")
 
 
-def show_requirements(found: Sequence[Requirement]) -> None:
+def show_requirements(requirements: Sequence[Requirement]) -> None:
     """Whether each required statement holds."""
-    for one in found:
-        say(f"{'ok' if one.ok else 'NOT MET':<8} {one.text}: {one.verdict}")
+    for requirement in requirements:
+        say(f"{'ok' if requirement.ok else 'NOT MET':<8} {requirement.text}: {requirement.verdict}")
 
 
 def show_trial(result: TrialResult, storage: Path) -> None:

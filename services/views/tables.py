@@ -48,10 +48,10 @@ def ablation_grid(comparison: Comparison) -> Grid:
         marks.append([False] * len(header))
     for arm, numbers in zip(comparison.arms, values, strict=True):
         delta = arm.mean.vs_base if arm.mean else None
-        shown = [percent(value) for value in numbers]
-        shown[-2] += mark(delta)
+        texts = [percent(value) for value in numbers]
+        texts[-2] += mark(delta)
         over_demonstrations = [percent(_deviation_over_demonstrations(arm))] if has_deviations else []
-        rows.append([arm.arm, str(arm.n_seeds), *shown, *_delta_columns(delta), *over_demonstrations])
+        rows.append([arm.arm, str(arm.n_seeds), *texts, *_delta_columns(delta), *over_demonstrations])
         marks.append(
             [
                 False,
@@ -65,17 +65,17 @@ def ablation_grid(comparison: Comparison) -> Grid:
 
 def _deviation_over_demonstrations(arm: ArmRow) -> float | None:
     """Mean over the cells that have one; None where none has."""
-    found = [cell.demo_deviation for cell in arm.cells if cell.demo_deviation is not None]
-    return sum(found) / len(found) if found else None
+    deviations = [cell.demo_deviation for cell in arm.cells if cell.demo_deviation is not None]
+    return sum(deviations) / len(deviations) if deviations else None
 
 
 def _majority_line(row: MajorityRow, languages: Sequence[str]) -> list[str]:
     """The majority baseline as a line of the ablation table; - where a task of the language has no choices."""
-    shown = []
+    texts = []
     for code in languages:
-        own = [cell.mean for cell in row.cells if cell.language == code]
-        shown.append(percent(sum(own) / len(own)) if own and row.mean is not None else "-")
-    return ["majority", "-", *shown, percent(row.mean), percent(row.pivot_mean), "-", "-", "-"]
+        means = [cell.mean for cell in row.cells if cell.language == code]
+        texts.append(percent(sum(means) / len(means)) if means and row.mean is not None else "-")
+    return ["majority", "-", *texts, percent(row.mean), percent(row.pivot_mean), "-", "-", "-"]
 
 
 def effect_grid(comparison: Comparison) -> Grid:
@@ -97,15 +97,15 @@ def importance_grid(comparison: Comparison) -> Grid:
     header = ["arm", "field", "trials", "share, %", "95 % interval", "p (Holm)", "in words"]
     rows = [
         [
-            one.arm,
-            one.field,
-            str(one.n_trials),
-            percent(one.share),
-            f"[{100 * one.ci95[0]:.0f}, {100 * one.ci95[1]:.0f}]",
-            "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
-            "not distinguishable" if one.p >= 0.05 else "mattered",
+            importance.arm,
+            importance.field,
+            str(importance.n_trials),
+            percent(importance.share),
+            f"[{100 * importance.ci95[0]:.0f}, {100 * importance.ci95[1]:.0f}]",
+            "< 0.001" if importance.p < 0.001 else f"{importance.p:.3f}",
+            "not distinguishable" if importance.p >= 0.05 else "mattered",
         ]
-        for one in comparison.importances
+        for importance in comparison.importances
     ]
     return plain_grid(header, rows)
 
@@ -149,14 +149,14 @@ def _hours(value: float) -> str:
 
 def finding_grids(comparison: Comparison) -> list[tuple[str, Grid]]:
     """Title and table of components, searched fields, and quality against cost; those that there are."""
-    found = []
+    grids = []
     if comparison.effects:
-        found.append((EFFECTS, effect_grid(comparison)))
+        grids.append((EFFECTS, effect_grid(comparison)))
     if comparison.importances:
-        found.append((IMPORTANCES, importance_grid(comparison)))
+        grids.append((IMPORTANCES, importance_grid(comparison)))
     if len(comparison.pareto) > 1:
-        found.append((f"Mean score against cost: {cost_legend(comparison.cost_note)}", pareto_grid(comparison.pareto)))
-    return found
+        grids.append((f"Mean score against cost: {cost_legend(comparison.cost_note)}", pareto_grid(comparison.pareto)))
+    return grids
 
 
 def cell_grid(comparison: Comparison) -> Grid:
@@ -164,16 +164,16 @@ def cell_grid(comparison: Comparison) -> Grid:
     keys = sorted({(c.task, c.language, c.shots or 0) for arm in comparison.arms for c in arm.cells})
     header = ["arm", *(f"{task}/{language}/{shots}" for task, language, shots in keys)]
     rows, marks = [], []
-    found = [{(c.task, c.language, c.shots or 0): c for c in arm.cells} for arm in comparison.arms]
-    best = [_highest([cells[key].mean if key in cells else None for cells in found]) for key in keys]
-    for arm, cells in zip(comparison.arms, found, strict=True):
-        row, own = [arm.arm], [False]
+    cells_of_arms = [{(c.task, c.language, c.shots or 0): c for c in arm.cells} for arm in comparison.arms]
+    best = [_highest([cells[key].mean if key in cells else None for cells in cells_of_arms]) for key in keys]
+    for arm, cells in zip(comparison.arms, cells_of_arms, strict=True):
+        texts, is_best = [arm.arm], [False]
         for key, top in zip(keys, best, strict=True):
             cell = cells.get(key)
-            row.append(_with_deviation(cell) if cell else "-")
-            own.append(cell is not None and cell.mean == top)
-        rows.append(row)
-        marks.append(own)
+            texts.append(_with_deviation(cell) if cell else "-")
+            is_best.append(cell is not None and cell.mean == top)
+        rows.append(texts)
+        marks.append(is_best)
     return Grid(header, rows, marks)
 
 
@@ -182,12 +182,12 @@ def representation_grid(rows: Sequence[RepresentationRow]) -> Grid:
     header = ["arm", "layer", "retrieval@1", "before", "alignment", "before", "uniformity", "before"]
     has_more = any(row.anisotropy is not None for row in rows)
     header += ["anisotropy (before)", "probe (before)"] if has_more else []
-    shown = []
+    lines = []
     for row in rows:
         if row.language:
             continue
         before = row.before or (None, None, None)
-        shown.append(
+        lines.append(
             [
                 row.arm,
                 f"{row.layer} {row.pooling}",
@@ -200,9 +200,9 @@ def representation_grid(rows: Sequence[RepresentationRow]) -> Grid:
             ]
         )
         if has_more:
-            shown[-1].append(_beside(_plain(row.anisotropy), _plain(row.anisotropy_before)))
-            shown[-1].append(_beside(percent(row.language_probe), percent(row.language_probe_before)))
-    return plain_grid(header, shown)
+            lines[-1].append(_beside(_plain(row.anisotropy), _plain(row.anisotropy_before)))
+            lines[-1].append(_beside(percent(row.language_probe), percent(row.language_probe_before)))
+    return plain_grid(header, lines)
 
 
 TITLES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "target_language_rate": "target-language rate"}
@@ -299,16 +299,18 @@ MISSING = "missing"
 def incomplete_grids(paths: StudyPaths, trials: Iterable[TrialRecord]) -> dict[str, Grid]:
     """The scores of failed trials that could not score everything, by id of the trial."""
     failed = (trial.trial_id for trial in trials if trial.status is TrialStatus.FAILED)
-    found = {trial_id: read_incomplete(paths.trial(trial_id)) for trial_id in failed}
-    return {trial_id: incomplete_grid(scores) for trial_id, scores in found.items() if scores is not None}
+    incomplete = {trial_id: read_incomplete(paths.trial(trial_id)) for trial_id in failed}
+    return {trial_id: incomplete_grid(scores) for trial_id, scores in incomplete.items() if scores is not None}
 
 
-def incomplete_grid(found: IncompleteScores) -> Grid:
+def incomplete_grid(scores: IncompleteScores) -> Grid:
     """Main metrics in percent: tasks at their splits and shots down, languages across."""
     values: dict[tuple[str, str, int, str], float] = {
-        (one.task, one.split, one.shots, one.language): one.value for one in found.scores if one.is_main
+        (score.task, score.split, score.shots, score.language): score.value for score in scores.scores if score.is_main
     }
-    lacking: dict[tuple[str, str, str], None] = {(one.task, one.split, one.language): None for one in found.missing}
+    lacking: dict[tuple[str, str, str], None] = {
+        (cell.task, cell.split, cell.language): None for cell in scores.missing
+    }
     languages = list(dict.fromkeys([*(key[-1] for key in values), *(cell[-1] for cell in lacking)]))
     rows = sorted({key[:3] for key in values} | {(task, split, 0) for task, split, _ in _unseen(values, lacking)})
     cells = [

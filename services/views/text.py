@@ -105,11 +105,11 @@ def _lag_line(status: StudyStatus) -> str:
     return f"{count if lag.events else 'behind'}{f': {lag.reason}' if lag.reason else ''}; afp sync {status.name}"
 
 
-def show_studies(found: list[StudyStatus], folder: Path) -> None:
+def show_studies(studies: list[StudyStatus], folder: Path) -> None:
     """One line per study."""
-    if not found:
+    if not studies:
         say(f"no study under {folder} yet; start with: afp demo")
-    for status in found:
+    for status in studies:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.opened_at)) if status.opened_at else "-"
         say(f"{status.name:<32} {status.state:<12} {status.counts['DONE']}/{status.trials} done  since {since}")
 
@@ -130,14 +130,14 @@ def _show_overlap(report: OverlapReport) -> None:
                 say(f"          {cell.example.row}, {cell.example.field}: {cell.example.text[:100]}")
                 say(f"          training: {cell.example.training[:100]}")
     for language in dict.fromkeys(cell.language for cell in report.cells):
-        own = [cell for cell in report.cells if cell.language == language]
-        shown = []
-        for task in dict.fromkeys(cell.task for cell in own):
-            cells = [cell for cell in own if cell.task == task]
+        of_language = [cell for cell in report.cells if cell.language == language]
+        counts = []
+        for task in dict.fromkeys(cell.task for cell in of_language):
+            cells = [cell for cell in of_language if cell.task == task]
             if count := sum(cell.exact for cell in cells):
-                shown.append(f"{task} {count}/{sum(cell.rows for cell in cells)}")
-        if shown:
-            say(f"         {language}: rows with one sentence that training has too: {', '.join(shown)}")
+                counts.append(f"{task} {count}/{sum(cell.rows for cell in cells)}")
+        if counts:
+            say(f"         {language}: rows with one sentence that training has too: {', '.join(counts)}")
 
 
 def _size(number: int) -> str:
