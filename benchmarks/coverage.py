@@ -129,13 +129,13 @@ def true_difference(setting: Setting) -> float:
     if setting.gain == 0 and setting.seed_spread == 0:
         return 0.0
     random = np.random.default_rng(99)
-    found = []
+    differences = []
     for _ in range(40 if setting.seed_spread else 1):
         wide = Setting(**{**asdict(setting), "seeds": 8, "languages": 1})
         arm, base = latent(random, wide, contents=20_000)
         scores = [bleu_of_totals(sentence_totals(random, side).sum(axis=(1, 2))) for side in (arm[0], base)]
-        found.append(scores[0].mean() - scores[1].mean())
-    return float(np.mean(found))
+        differences.append(scores[0].mean() - scores[1].mean())
+    return float(np.mean(differences))
 
 
 def sentence_totals(random: np.random.Generator, skill: Floats) -> Floats:
@@ -150,7 +150,7 @@ def sentence_totals(random: np.random.Generator, skill: Floats) -> Floats:
 def labels(setting: Setting) -> tuple[list[str], list[str]]:
     """Content and language of each of the C x L examples, in the order of the flattened scores."""
     contents = [f"content {row}" for row in range(setting.contents) for _ in range(setting.languages)]
-    return contents, [f"language {place}" for place in range(setting.languages)] * setting.contents
+    return contents, [f"language {index}" for index in range(setting.languages)] * setting.contents
 
 
 def compared(random: np.random.Generator, setting: Setting, *, arms: int = 1, seed: int = 0) -> list[PairedDifference]:
@@ -179,8 +179,8 @@ def compared(random: np.random.Generator, setting: Setting, *, arms: int = 1, se
 def one_study(random: np.random.Generator, setting: Setting, *, seed: int) -> tuple[Interval, float]:
     """The interval of a simulated study, and the p-value of its difference."""
     if setting.kind != "score":
-        found = compared(random, setting, seed=seed)[0]
-        return found.interval, found.p
+        comparison = compared(random, setting, seed=seed)[0]
+        return comparison.interval, comparison.p
     contents, languages = labels(setting)
     values, _ = right(setting, *latent(random, setting))
     own = values[0].reshape(setting.seeds, -1)
@@ -200,10 +200,10 @@ def coverage(setting: Setting, *, replications: int, seed: int = 0) -> Coverage:
     random, truth = np.random.default_rng(seed), true_difference(setting)
     hits, claims, width = 0, 0, 0.0
     for number in range(replications):
-        found, p = one_study(random, setting, seed=number)
-        hits += found.low - 1e-9 <= truth <= found.high + 1e-9
+        interval, p = one_study(random, setting, seed=number)
+        hits += interval.low - 1e-9 <= truth <= interval.high + 1e-9
         claims += p < 0.05
-        width += found.high - found.low
+        width += interval.high - interval.low
     share = hits / replications
     error = math.sqrt(share * (1 - share) / replications)
     return Coverage(setting, replications, share, error, claims / replications, truth, width / replications)
@@ -218,8 +218,11 @@ def family_error(setting: Setting, *, arms: int, replications: int, seed: int = 
     for number in range(replications):
         pairs = compared(random, setting, arms=arms, seed=number)
         shown = adjust([Measured(Difference(delta=pair.estimate.value, p=pair.p), pair) for pair in pairs])
-        wrong += any(one is not None and one.is_significant for one in shown)
-        held += all(one is not None and one.shown and one.shown[0] <= truth <= one.shown[1] for one in shown)
+        wrong += any(difference is not None and difference.is_significant for difference in shown)
+        held += all(
+            difference is not None and difference.shown and difference.shown[0] <= truth <= difference.shown[1]
+            for difference in shown
+        )
     return wrong / replications, held / replications
 
 
@@ -267,9 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replications", type=int, default=1000)
     parser.add_argument("--kind", choices=KINDS, action="append")
-    given = parser.parse_args(arguments)
-    for kind in given.kind or KINDS:
-        for line in report(kind, given.replications):
+    options = parser.parse_args(arguments)
+    for kind in options.kind or KINDS:
+        for line in report(kind, options.replications):
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
     return 0

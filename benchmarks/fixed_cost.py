@@ -36,7 +36,7 @@ def run_trials(configs: Sequence[TrialConfig]) -> list[dict[str, float]]:
     from afp_ray.trial.check import fingerprints
     from afp_ray.trial.run import run_trial
 
-    found = []
+    costs = []
     with tempfile.TemporaryDirectory(prefix="afp_fixed_") as folder, timed_parts() as spent:
         for config in configs:
             spent.clear()
@@ -44,8 +44,8 @@ def run_trials(configs: Sequence[TrialConfig]) -> list[dict[str, float]]:
             identity = trial_id(config, fingerprints(config))
             request = TrialRequest(config=config, trial_id=identity, splits=("validation",))
             run_trial(request, Path(folder) / identity, Host(device="cpu", num_threads=1, caches_scores=False))
-            found.append({**dict.fromkeys((STEPS, SCORING), 0.0), **spent, WHOLE: time.process_time() - started})
-    return found
+            costs.append({**dict.fromkeys((STEPS, SCORING), 0.0), **spent, WHOLE: time.process_time() - started})
+    return costs
 
 
 @contextmanager
@@ -59,10 +59,10 @@ def timed_parts() -> Iterator[dict[str, float]]:
 
 
 def _find(module: str, name: str) -> Callable[..., Any]:
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for part in name.split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+        target = getattr(target, part)
+    return target  # type: ignore[no-any-return]
 
 
 def _timed(function: Callable[..., Any], part: str, spent: dict[str, float]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """Rows with one sample each, padded to the longest, as trainers for instructions make and run them.
 
-The model projects every place of a row, padding and prompt included, and its own loss leaves out what is not
+The model projects every position of a row, padding and prompt included, and its own loss leaves out what is not
 supervised; they divide it by the supervised tokens of the batch. Pairs go through all layers and every hidden state is
 kept, since a stock model has no other way to give the states of a layer. Weights stay tied.
 """

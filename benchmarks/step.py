@@ -96,8 +96,8 @@ def _work(is_ours: bool, shape: dict[str, int], length: int) -> memory.Work:
     model = workload.build_model(shape)
     backward = _ours(model) if is_ours else _theirs(authors.untie(model))
     batch = workload.build_batch(shape, num_pairs=4, num_blocks=4, length=length)
-    found: list[tuple[Tensor | None, Tensor | None]] = []
-    return memory.Work(lambda: found.append(backward(batch)), lambda: equality.marks(model, found[-1]))
+    losses: list[tuple[Tensor | None, Tensor | None]] = []
+    return memory.Work(lambda: losses.append(backward(batch)), lambda: equality.marks(model, losses[-1]))
 
 
 def _ours(model: CausalModel, *, is_bf16: bool = False) -> Backward:
@@ -151,8 +151,8 @@ def _are_equal(ours: tuple[CausalModel, Backward], theirs: tuple[CausalModel, Ba
 
 
 def _are_near(in_bf16: Backward, in_float32: Backward, batch: TrainBatch) -> bool:
-    found, expected = in_bf16(batch), in_float32(batch)
-    return equality.loss_error(found, [loss for loss in expected if loss is not None]) <= BF16_LIMIT
+    losses, expected = in_bf16(batch), in_float32(batch)
+    return equality.loss_error(losses, [loss for loss in expected if loss is not None]) <= BF16_LIMIT
 
 
 if __name__ == "__main__":

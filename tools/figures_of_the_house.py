@@ -220,7 +220,7 @@ def figures() -> dict[str, Any]:
             importers[other] += 1
     every = [(path, function) for path in product() for function in functions(tree_of(path))]
     private = private_names()
-    found = circles(graph)
+    circular = circles(graph)
     return {
         "files, afp_ray": len(sources("afp_ray")),
         "lines, afp_ray": num_lines(sources("afp_ray")),
@@ -230,8 +230,8 @@ def figures() -> dict[str, Any]:
         "lines, tests": num_lines(sources("tests")),
         "floors of rooms": num_floors(graph),
         "late imports": num_late_imports(),
-        "circles of files": len(found),
-        "files in a circle": sum(map(len, found)),
+        "circles of files": len(circular),
+        "files in a circle": sum(map(len, circular)),
         "private names of other libraries": sum(map(len, private.values())),
         "files with private names": len(private),
         "modules with a single importer": sum(importers[name] == 1 for name in graph),

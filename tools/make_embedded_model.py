@@ -115,8 +115,8 @@ def tokenise(tokenizer: PreTrainedTokenizerFast) -> dict[str, Corpus]:
     for language in LANGUAGES:
         texts = [document.text for document in documents(language)]
         rows = [[*row, tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]]
-        kept = round(len(rows) * (1 - HELD_OUT))
-        corpora[language] = Corpus(rows[:kept], rows[kept:])
+        num_training = round(len(rows) * (1 - HELD_OUT))
+        corpora[language] = Corpus(rows[:num_training], rows[num_training:])
     return corpora
 
 
