@@ -21,7 +21,6 @@ from afp_ray.models.load import load_model
 from afp_ray.models.manifest import MANIFEST
 from afp_ray.models.weight_files import SINGLE
 from afp_ray.store import StudyPaths
-from afp_ray.tracking import background
 from services import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +46,7 @@ Usage = namedtuple("Usage", "total used free")
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AFP_STORAGE", str(tmp_path / "runs"))
     monkeypatch.setenv("AFP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(background, "BackgroundProjector", NoProjection)
+    monkeypatch.setattr("afp_ray.study.BackgroundProjector", NoProjection)
     return tmp_path / "runs"
 
 
@@ -108,7 +107,7 @@ def test_a_disk_that_the_whole_study_fills_is_warned_of(
     assert not list(storage.glob("**/training_calls.jsonl")), "nothing was trained"
     monkeypatch.undo()
     monkeypatch.setenv("AFP_STORAGE", str(storage))
-    monkeypatch.setattr(background, "BackgroundProjector", NoProjection)
+    monkeypatch.setattr("afp_ray.study.BackgroundProjector", NoProjection)
     assert cli.main(["resume", "room"]) == 0
     leave(monkeypatch, 0)
     assert cli.main(["run", study]) == 0, "what is complete writes no checkpoint"

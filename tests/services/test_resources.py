@@ -9,7 +9,6 @@ from staged import NoProjection
 from afp_ray.config import RuntimeConfig
 from afp_ray.execution import cluster
 from afp_ray.planning import resources
-from afp_ray.tracking import background
 from services import cli
 
 STUDY = """name: greedy
@@ -30,7 +29,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(resources, "num_cpus", lambda: 2)
     monkeypatch.setattr(resources, "num_gpus", lambda: 0)
-    monkeypatch.setattr(background, "BackgroundProjector", NoProjection)
+    monkeypatch.setattr("afp_ray.study.BackgroundProjector", NoProjection)
 
     def started(*_: object, **__: object) -> None:
         raise AssertionError("Ray was started")

@@ -8,7 +8,6 @@ import pytest
 from staged import NoProjection
 
 from afp_ray.models.describe import EMBEDDED_FOLDER
-from afp_ray.tracking import background
 from services import cli
 
 STUDY = """
@@ -31,7 +30,7 @@ runtime: {{executor: local, checkpoint_every_s: null}}
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The embedded model under another name."""
     monkeypatch.setenv("AFP_STORAGE", str(tmp_path / "runs"))
-    monkeypatch.setattr(background, "BackgroundProjector", NoProjection)
+    monkeypatch.setattr("afp_ray.study.BackgroundProjector", NoProjection)
     return Path(shutil.copytree(EMBEDDED_FOLDER, tmp_path / "copy"))
 
 

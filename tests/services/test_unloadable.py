@@ -14,7 +14,6 @@ from afp_ray.models.describe import EMBEDDED_FOLDER
 from afp_ray.models.manifest import MANIFEST
 from afp_ray.records import TrialStatus
 from afp_ray.store import StudyPaths
-from afp_ray.tracking import background
 from services import cli
 
 STUDY = """
@@ -39,7 +38,7 @@ runtime: {{executor: local, checkpoint_every_s: null}}
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AFP_STORAGE", str(tmp_path / "runs"))
-    monkeypatch.setattr(background, "BackgroundProjector", NoProjection)
+    monkeypatch.setattr("afp_ray.study.BackgroundProjector", NoProjection)
     return tmp_path / "runs"
 
 
