@@ -15,6 +15,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from afp_ray.execution.base import RUN_TRIAL
 from afp_ray.execution.cluster import WORKER_ENVIRONMENT, set_environment
 from afp_ray.execution.outcome import Outcome, WorkerFailedError, failure_of, worst
 from afp_ray.execution.preemption import is_announced
@@ -32,8 +33,8 @@ class StarvedError(Exception):
 
 
 def prepare(work: Work) -> None:
-    """Import what the job will need in this process: all of a trial, or nothing more where others train."""
-    if work.num_workers == 1:
+    """Import what the job will need in this process: all of a real trial, or nothing more where others train."""
+    if work.num_workers == 1 and work.run_trial == RUN_TRIAL:
         from afp_ray.trial.run import import_libraries
 
         import_libraries()
