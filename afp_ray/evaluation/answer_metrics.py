@@ -77,6 +77,16 @@ def _digit(character: str) -> str:
 
 @cache
 def _number(is_comma: bool) -> re.Pattern[str]:
+    """Matches a number as one writes it.
+
+        -1,234,567.89     sign, grouped (1 to 3 digits, then groups behind the same mark), decimals
+        12,34,567         groups of two, as in India; the last has three
+        1 234 567         groups behind a plain space, of three digits each
+        1234567.89        plain, decimals
+
+    Args:
+        is_comma: decimals follow a comma, and points part thousands.
+    """
     parts = f",'{_SPACES}" + ("." if is_comma else "")
     decimals = f"[.,{_POINT}]" if is_comma else f"[.{_POINT}]"
     by_mark = rf"(?P<part>[{parts}])(?:\d{{2,3}}(?P=part))*\d{{3}}"

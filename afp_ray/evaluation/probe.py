@@ -51,6 +51,7 @@ class LanguageProbe:
         Returns: by language; their mean is the balanced accuracy, which is `chance` where nothing can be told.
         """
         centred = states.astype(np.float64) - states.mean(axis=0, dtype=np.float64)
+        # The dual form of ridge regression: a system of S unknowns for each fold, however wide the states are.
         kernel = centred @ centred.T  # (S, S)
         scale = float(np.trace(kernel)) / min(states.shape) or 1.0  # states that are all equal tell nothing
         kernel += scale  # a constant feature: the probe needs no line through the origin

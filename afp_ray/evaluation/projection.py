@@ -68,6 +68,8 @@ def fit_axes(states: Floats) -> Axes:
     centred = wide - mean
     total = float(np.square(centred).sum())
     directions = np.zeros((2, wide.shape[1]))
+    # X'X (D, D) and XX' (N, N) share their eigenvalues, and the vectors of one give those of the other. The smaller is
+    # taken: N is some hundreds, D may be thousands.
     is_tall = wide.shape[0] >= wide.shape[1]
     values, vectors = np.linalg.eigh(centred.T @ centred if is_tall else centred @ centred.T)
     shares = [0.0, 0.0]

@@ -162,7 +162,7 @@ def _embed(
     lengths = lengths_of(model)
     try:
         begin = 0
-        while begin < len(order):
+        while begin < len(order):  # longest first: what takes most memory fails at once, and little is padded
             width = max(1, len(ids[order[begin]]))
             batch = order[begin : begin + max(1, max_batch_tokens // width)]
             batch = [index for index in batch if lengths.kind(len(ids[index])) == lengths.kind(len(ids[batch[0]]))]

@@ -201,6 +201,8 @@ class ContinuationScorer:
         terms: list[int] = []
         owners: list[int] = []
         offset = 0
+        # Requests of a tree share states, and often the token that a state predicts: "A" and "A, B" both take p(A).
+        # Each pair is computed once; `terms` has the pairs of one request after another, `owners` whose they are.
         for branches in pack:
             for request, rows in zip(branches.requests, branches.rows, strict=True):
                 for row, target in zip(rows, request.ids[request.start :], strict=True):

@@ -147,6 +147,7 @@ def bleu_of_totals(totals: Floats) -> Floats:
     matches, counts = totals[:, 2 : 2 + ORDER], totals[:, 2 + ORDER :]
     is_present = np.cumprod(counts > 0, axis=1).astype(bool)  # orders up to the longest n-gram of the texts
     missed = is_present & (matches <= 0)
+    # The first order without a match counts as half of one, the second as a quarter, and so on (exponential smoothing).
     smoothed: Floats = np.power(0.5, np.cumsum(missed, axis=1), dtype=np.float64)
     precision = np.where(missed, smoothed, matches) / np.where(counts > 0, counts, 1)
     logs = np.where(is_present, np.log(np.where(is_present, precision, 1)), 0).sum(axis=1)
@@ -193,7 +194,7 @@ def chrf_of_totals(totals: Floats) -> Floats:
     precision, recall = (
         np.where(is_present, matches / np.where(side > 0, side, 1), 0).sum(axis=1) / order for side in (own, wanted)
     )
-    both = 4 * precision + recall
+    both = 4 * precision + recall  # F with beta = 2: (1 + 4) P R / (4 P + R)
     return np.asarray(np.where(both > 0, 5 * precision * recall / np.where(both > 0, both, 1), 0.0), dtype=np.float64)
 
 

@@ -168,6 +168,7 @@ class _Loop:
                 trace.before(self.step)
                 is_due = every_s is not None and time.monotonic() - saved_at >= every_s
                 is_asked_to_stop = self.host.stop is not None and self.host.stop()
+                # A wish of one worker holds for all: they save and stop at one step, or would wait for each other.
                 metrics, (saves, stops) = self._take_step(batches, wishes=(is_due, is_asked_to_stop))
                 curve.add(self.step, metrics)
                 trace.after(self.step)

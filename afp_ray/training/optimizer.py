@@ -202,6 +202,7 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 def _groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices, then vectors; `draws` numbers the parameters, for the seeds of stochastic rounding."""
+    # Weights of norms and biases are not decayed: nothing speaks for a scale or a shift of zero.
     trained = [(index, value) for index, value in enumerate(model.parameters()) if value.requires_grad]
     matrices = [(index, value) for index, value in trained if value.ndim > 1]
     vectors = [(index, value) for index, value in trained if value.ndim <= 1]
