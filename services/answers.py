@@ -14,7 +14,7 @@ from afp_ray.records import Best, Comparison, Requirement
 from afp_ray.search import StudySearch, make_arms, prior_studies
 from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import find_run
-from services.kept import kept
+from services.answer_cache import kept
 from services.status import fronts_answer
 from services.studies import paths_of
 

@@ -25,8 +25,8 @@ from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.redaction import redact_json, redacted
 from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
+from services.answer_cache import kept, mark_of
 from services.computations import DEADLINE_S, Computations
-from services.kept import kept, mark_of
 from services.reports import report_page
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
 from services.status import all_statuses, status_of, trial_answer, trial_page

@@ -14,7 +14,7 @@ from served import serving
 from afp_ray.errors import ConfigError, DataError, UnavailableError
 from afp_ray.ledger import replay
 from afp_ray.store import StudyPaths
-from services import answers, computations, kept
+from services import answer_cache, answers, computations
 from services.answers import best_answer, comparison_answer
 from services.api import LOOPBACK_NAMES, create_app
 from services.client import ApiError, Client
@@ -208,7 +208,7 @@ def test_forty_that_ask_at_once_are_answered_by_one_computation(
     assert {answer.status_code for answer in found} == {200}
     assert len({answer.content for answer in found}) == 1
     assert len(calls) == 1
-    assert len(kept._locks) == 0
+    assert len(answer_cache._locks) == 0
 
 
 def test_a_ledger_that_grows_meanwhile_is_another_question(
@@ -305,7 +305,7 @@ def test_kept_answers_stay_within_their_size(
     for number in range(12):
         assert client.get(f"/v1/studies/demo/best?under=gpu_hours={number + 1}").status_code == 200
         sizes.append(sum(file.stat().st_size for file in (tmp_path / "answers").iterdir()))
-        monkeypatch.setattr(kept, "MAX_BYTES", 4 * sizes[0])
+        monkeypatch.setattr(answer_cache, "MAX_BYTES", 4 * sizes[0])
     assert sizes[2] > 2.5 * sizes[0]
     assert max(sizes) <= 4 * sizes[0]
 
