@@ -2,6 +2,7 @@
 
 <storage>/                     default `runs/`
 mlflow.db, mlartifacts/    default tracking database of all studies
+remote.json                which URL the storage is at, where this folder stands for one
 <study>/
 study.json             the validated study, as it was first run
 ledger.jsonl           the one truth
@@ -45,7 +46,12 @@ from afp_ray.records import IncompleteScores, TrialResult
 
 DEFAULT_STORAGE = "runs"
 RESULT = "result.json"
-LEDGER_SNAPSHOT = "ledger.snapshot.json"
+LEDGER, LEDGER_SNAPSHOT = "ledger.jsonl", "ledger.snapshot.json"
+REMOTE = "remote.json"
+OF_ONE_MACHINE = frozenset(
+    {"driver.lease", "stop", "mlflow.json", "mlflow.lock", "progress.json", "attempt.json", LEDGER_SNAPSHOT}
+)
+"""Files that speak of this machine, or are made again from others: a copy of the study elsewhere is without them."""
 
 
 class TrialPaths:
@@ -127,7 +133,7 @@ class StudyPaths:
         self.name = name
         self.folder = self.storage / name
         self.study = self.folder / "study.json"
-        self.ledger = self.folder / "ledger.jsonl"
+        self.ledger = self.folder / LEDGER
         self.lease = self.folder / "driver.lease"
         self.log = self.folder / "driver.log"
         self.report = self.folder / "report.html"
@@ -168,7 +174,7 @@ def list_studies(storage: Path | str) -> list[StudyPaths]:
     root = Path(storage).expanduser().resolve()
     if not root.is_dir():
         return []
-    names = sorted(entry.name for entry in root.iterdir() if (entry / "ledger.jsonl").is_file())
+    names = sorted(entry.name for entry in root.iterdir() if (entry / LEDGER).is_file())
     return [StudyPaths(root, name) for name in names]
 
 
@@ -227,6 +233,21 @@ def replace_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def url_folder(url: str, cache: Path) -> Path:
+    """The folder in `cache` that stands for the storage at `url`; made when it is new."""
+    url = url.rstrip("/")
+    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
+    if not (folder / REMOTE).is_file():
+        write_json(folder / REMOTE, {"url": url}, mode=PRIVATE)  # a URL may hold a password
+    return folder
+
+
+def url_of(storage: Path) -> str | None:
+    """The URL that a storage folder stands for; None where the folder is the storage itself."""
+    marker = storage / REMOTE
+    return str(json.loads(marker.read_text("utf-8"))["url"]) if marker.is_file() else None
 
 
 def write_json(path: Path, value: Any, *, mode: int = SHARED) -> None:

@@ -1,12 +1,13 @@
 """The second arrow, `StudyConfig -> StudyState`: what must hold, what it would do, and the run itself."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import ModelError, StudyChangedError, StudyLockedError
+from afp_ray.errors import ModelError, StudyChangedError, StudyLockedError, UnavailableError
 from afp_ray.execution import Driver, Executor, LocalExecutor, StopRequest
 from afp_ray.execution.base import RUN_TRIAL
 from afp_ray.execution.stop import heed_stop_file
@@ -17,12 +18,15 @@ from afp_ray.planning.check import Checked, cached_fingerprints, check_study, re
 from afp_ray.planning.plan import plan_study
 from afp_ray.records import OnEvent, StudyState
 from afp_ray.records.plans import StudyPlan
-from afp_ray.remote import keeping
+from afp_ray.redaction import redact
+from afp_ray.remote import RemoteStudy
 from afp_ray.search import StudySearch, measure_of, prior_studies
-from afp_ray.store import StudyPaths
+from afp_ray.store import StudyPaths, url_of
 from afp_ray.tracking.background import BackgroundProjector
 from afp_ray.tracking.location import tracking_uri
 
+PUSH_EVERY_S = 20.0
+"""Seconds between two pushes of a study whose storage is a URL."""
 CLOSE_S = 20.0
 """Seconds that the last projection into MLflow may take; what it lacks then is shown by `afp sync`."""
 
@@ -80,7 +84,7 @@ def run(
     projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
     stop = StopRequest()
     try:
-        with _pushed(paths, stop), heed_stop_file(paths, stop):
+        with _pushed(paths, stop) as push, heed_stop_file(paths, stop):
             with Ledger.open(paths, study, allow_drift=allow_drift) as ledger:
                 state = Driver(
                     study,
@@ -88,7 +92,7 @@ def run(
                     search=search,
                     measure=measure_of(study),
                     run_trial=RUN_TRIAL,
-                    on_event=[*on_event, lambda *_: projector.submit()],
+                    on_event=[*on_event, lambda *_: projector.submit(), push],
                     stop=stop,
                 ).run(executor)
             on_end(state)
@@ -112,14 +116,33 @@ def _executor(study: StudyConfig, address: str | None) -> Executor:
     return RayExecutor(study.runtime, address=address)
 
 
-def _pushed(paths: StudyPaths, stop: StopRequest) -> AbstractContextManager[None]:
-    """Hold and push a study whose storage is a URL."""
+@contextmanager
+def _pushed(paths: StudyPaths, stop: StopRequest) -> Iterator[OnEvent]:
+    """Pull a study whose storage is a URL, push it after the events that are passed on, and as a whole at the end."""
+    url = url_of(paths.storage)
+    if url is None:
+        yield lambda *_: None
+        return
 
-    def lost(reason: str) -> None:
+    def end_at_once(reason: str) -> None:
         stop.request(reason)
         stop.request(reason)  # twice is at once: another machine runs these trials now
 
-    return keeping(paths, on_lost=lost, on_stop=lambda: stop.request("afp stop"))
+    remote = RemoteStudy(url, paths, on_conflict=end_at_once)
+    remote.pull(with_weights=True)
+    pusher = BackgroundProjector(
+        lambda: remote, study=paths.name, interval_s=PUSH_EVERY_S, shows_in=redact(url), later="afp resume"
+    )
+    try:
+        yield lambda *_: pusher.submit()
+    finally:
+        pusher.close(deadline_s=threading.TIMEOUT_MAX)  # a push is not begun while another is under way
+        if holder(paths) is None:  # else another driver of this machine has the study, and pushes it
+            try:
+                remote.project(is_last=True)
+            except UnavailableError as error:
+                hint = f"nothing is lost: {paths.folder} has it, and `afp resume {paths.name}` here pushes it"
+                raise UnavailableError(f"{error}; {hint}") from error
 
 
 def run_or_follow(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afp_ray.config import StudyConfig
 from afp_ray.errors import ConfigError, UserError
-from afp_ray.remote import Place, is_url, pull_for_reading, working_copy
+from afp_ray.remote import working_folder
 from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
 
 _SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.prefix) / "share/afp_ray/search_spaces")
@@ -23,7 +23,7 @@ def storage_folder(option: str | None) -> Path:
     A URL gives the folder of this machine that stands for it, brought up to date first.
 
     Raises: ConfigError for a URL that cannot be opened or a path with a control character, UnavailableError when what
-        is there cannot be read.
+        is there cannot be read, StudyChangedError for a study there that was driven on two machines.
     """
     chosen = option or os.environ.get("AFP_STORAGE")
     if chosen and any(ord(character) < 0x20 or character == "\x7f" for character in chosen):
@@ -32,10 +32,8 @@ def storage_folder(option: str | None) -> Path:
             where="--storage" if option else "AFP_STORAGE",
             fix="name a folder without it: every command that is shown fits in one line",
         )
-    if chosen and is_url(chosen):
-        folder = working_copy(chosen)
-        pull_for_reading(Place(chosen), folder)
-        return folder
+    if chosen and "://" in chosen:
+        return working_folder(chosen)
     if not chosen and _JOB_FOLDER in Path.cwd().parts:
         return Path.home() / "afp_ray" / DEFAULT_STORAGE
     return Path(chosen or DEFAULT_STORAGE).expanduser()

@@ -143,7 +143,7 @@ EDGES = Counter(
         "afp_ray/execution/tune_bridge.py": 1,
         "afp_ray/execution/worker.py": 1,
         "afp_ray/models/hub.py": 2,
-        "afp_ray/remote/place.py": 1,
+        "afp_ray/remote.py": 1,
         "afp_ray/tracking/background.py": 1,
         "services/edge.py": 1,
     }

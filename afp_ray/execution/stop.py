@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from afp_ray.errors import StorageError
-from afp_ray.ledger import holder
-from afp_ray.remote import ask_to_stop
-from afp_ray.store import StudyPaths, write_atomic
+from afp_ray.errors import StorageError, UserError
+from afp_ray.ledger import holder, replay
+from afp_ray.store import StudyPaths, url_of, write_atomic
 
 
 class StopNowError(BaseException):
@@ -113,11 +112,17 @@ def request_stop(paths: StudyPaths) -> dict[str, Any] | None:
     """Ask the driver of a study to end; it starts nothing new and lets running trials finish.
 
     Returns: who was asked; None when nobody drives the study.
-    Raises: UnavailableError when the request cannot be written.
+    Raises: UnavailableError when the request cannot be written; UserError where another machine may drive a study at
+        a URL.
     """
     driver = holder(paths)
     if driver is None:
-        return ask_to_stop(paths)
+        if url_of(paths.storage) is not None and replay(paths.ledger).ended is None:
+            raise UserError(
+                f"nobody on this machine drives {paths.name}, and a URL carries no request to another machine",
+                fix="run this command, or press Ctrl-C, on the machine that drives it",
+            )
+        return None
     write_atomic(paths.stop, json.dumps({"time": time.time()}) + "\n")
     if driver.get("host") == socket.gethostname() and isinstance(driver.get("pid"), int):
         try:

@@ -52,10 +52,14 @@ class BackgroundProjector:
         start_s: float = 0.0,
         interval_s: float = INTERVAL_S,
         on_failure: Callable[[str], None] = lambda _: None,
-        start: bool = True,
+        shows_in: str = "MLflow",
+        later: str = "afp sync",
     ) -> None:
-        """`make` runs in the thread, `start_s` seconds from now or at the close, whichever comes first."""
-        self.study = study
+        """`make` runs in the thread, `start_s` seconds from now or at the close, whichever comes first.
+
+        A warning names `shows_in`, and `later` as the command that shows the study there when this one cannot.
+        """
+        self._shows_in, self._later = shows_in, f"{later} {study}"
         self.failure: str | None = None
         """Why the last projection failed; None when it did not."""
         self._make, self._start_s, self._interval_s, self._on_failure = make, start_s, interval_s, on_failure
@@ -65,8 +69,7 @@ class BackgroundProjector:
         self._closing, self._given_up = False, False
         self._warned = False
         self._thread = threading.Thread(target=self._run, name="projector", daemon=True)
-        if start:
-            self._thread.start()
+        self._thread.start()
 
     @classmethod
     def to_mlflow(cls, study: StudyConfig, paths: StudyPaths, uri: str) -> "BackgroundProjector":
@@ -136,7 +139,7 @@ class BackgroundProjector:
             self._warn(reason)
             return False
         if self.failure is not None:
-            logger.info("MLflow is reached again")
+            logger.info("%s is reached again", self._shows_in)
         self.failure, self._warned = None, False
         return True
 
@@ -153,5 +156,5 @@ class BackgroundProjector:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "MLflow is behind: %s. Training goes on and nothing is lost; later: afp sync %s", reason, self.study
+                "%s is behind: %s. Training goes on and nothing is lost; later: %s", self._shows_in, reason, self._later
             )

@@ -20,8 +20,7 @@ from afp_ray.planning.disk import require_room
 from afp_ray.planning.plan import planned_trials
 from afp_ray.planning.resources import cluster_of, require_here
 from afp_ray.records import StudyState, TrialStatus
-from afp_ray.remote.place import place_of
-from afp_ray.store import StudyPaths, read_study
+from afp_ray.store import StudyPaths, read_study, url_of
 from afp_ray.tracking.location import open_command, tracking_uri
 from services.commands.options import (
     Address,
@@ -215,9 +214,8 @@ def run_and_show(
             on_end=lambda state: write_reports(paths, state),
         )
 
-    may_follow = (attach or is_ray_job()) and place_of(storage) is None  # else its ledger is seen now and then only
     with progress:
-        if may_follow:
+        if attach or is_ray_job():
             state = afp_ray.study.run_or_follow(study, paths, drive, on_event=[progress], say=note)
         else:
             state = drive()
@@ -292,11 +290,12 @@ def checked_address(study: StudyConfig, storage: Path, address: str | None, *, a
         )
     address = resolve(address)
     require_token(address, allow_open=allow_open)
-    if place_of(storage) is not None and num_nodes(address) != 1:
+    if url_of(storage) is not None and num_nodes(address) != 1:
         raise ConfigError(
             "a storage at a URL is worked on in a folder of one machine, and this cluster has others",
             where="--storage",
-            fix="give a folder that every node sees, or leave --address and RAY_ADDRESS out",
+            fix="give a folder that every node sees (NFS, Lustre, a mounted bucket), or leave out --address and "
+            "RAY_ADDRESS",
         )
     return address
 
