@@ -27,6 +27,10 @@ class Recorder:
         self.entered = threading.Event()
         self.num_inside, self.most_inside = 0, 0
 
+    @property
+    def num_left(self) -> int:
+        return len(self.ledger) - len(self.shown)
+
     def project(self, *, enough: Callable[[], bool]) -> int:
         self.num_inside += 1
         self.most_inside = max(self.most_inside, self.num_inside)
