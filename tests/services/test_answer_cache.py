@@ -80,7 +80,7 @@ def test_other_code_and_damaged_files_answer_anew(
     file.write_bytes(file.read_bytes()[:-20])
     assert best_answer(tmp_path, "demo") == first
     assert len(calls) == 2
-    monkeypatch.setattr(answer_cache, "_code", lambda: ["another version"])
+    monkeypatch.setattr(answer_cache, "_code", lambda: "another version")
     assert best_answer(tmp_path, "demo") == first
     assert len(calls) == 3
 

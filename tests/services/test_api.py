@@ -208,6 +208,7 @@ def test_forty_that_ask_at_once_are_answered_by_one_computation(
     assert {answer.status_code for answer in found} == {200}
     assert len({answer.content for answer in found}) == 1
     assert len(calls) == 1
+    assert len(answer_cache._locks) == 0
 
 
 def test_a_ledger_that_grows_meanwhile_is_another_question(
