@@ -36,7 +36,7 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which drains
-        self._work = Work.model_validate_json(config[WORK])
+        self._work = Work.from_json(config[WORK])
         # Before the trial counts as running: its time is watched from then on.
         from afp_ray.execution.train_job import prepare
 
@@ -45,7 +45,7 @@ class JobTrainable(Trainable):  # type: ignore[misc]  # Ray's class is untyped
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job."""
-        self._work = Work.model_validate_json(new_config[WORK])
+        self._work = Work.from_json(new_config[WORK])
         return True
 
     def step(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class JobBridge(Callback):  # type: ignore[misc]  # Ray's class is untyped
         work = self._queue.work(job).model_copy(update={"group": self._group})
         self._jobs[tune_id], self._folders[tune_id] = job, TrialPaths(work.folder)
         self._watch.handed_over(tune_id)
-        return {WORK: work.model_dump_json()}
+        return {WORK: work.to_json()}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """Leave Tune's loop when the study is stopped at once; look after what runs, once a second."""

@@ -1,5 +1,6 @@
 """What a trial is asked for, where it runs, and the form in which a driver sends both to the process of a worker."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,15 @@ class Work(StrictModel):
     """Models that the driver has looked up: name, revision, commit, folder."""
     group: WorkerGroup | None = None
     """Null for the driver's own process."""
+
+    def to_json(self) -> str:
+        """The JSON of it; a folder whose name is no UTF-8 is escaped, which pydantic's own JSON refuses."""
+        return json.dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Work":
+        """What `to_json` gave."""
+        return cls.model_validate(json.loads(text))
 
     @property
     def num_workers(self) -> int:
