@@ -1,6 +1,7 @@
 """The second arrow, `StudyConfig -> StudyState`: what must hold, what it would do, and the run itself."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,11 @@ from afp_ray.errors import ModelError, StudyChangedError, StudyLockedError, Unav
 from afp_ray.execution import Driver, Executor, LocalExecutor, StopRequest
 from afp_ray.execution.base import RUN_TRIAL
 from afp_ray.execution.stop import heed_stop_file
-from afp_ray.ledger import Ledger, holder
+from afp_ray.ledger import CLOSED, OPENED, Ledger, Replayer, follow, holder, replay
 from afp_ray.ledger.agreement import require_same
-from afp_ray.ledger.following import POLL_S, follow, size_of
 from afp_ray.planning.check import Checked, cached_fingerprints, check_study, refusals
 from afp_ray.planning.plan import plan_study
-from afp_ray.records import OnEvent, StudyState
+from afp_ray.records import LedgerEvent, OnEvent, StudyState
 from afp_ray.records.plans import StudyPlan
 from afp_ray.redaction import redact
 from afp_ray.remote import RemoteStudy
@@ -27,6 +27,8 @@ from afp_ray.tracking.location import tracking_uri
 
 PUSH_EVERY_S = 20.0
 """Seconds between two pushes of a study whose storage is a URL."""
+POLL_S = 0.5
+"""Seconds between two looks at the ledger of another driver."""
 CLOSE_S = 20.0
 """Seconds that the last projection into MLflow may take; what it lacks then is shown by `afp sync`."""
 
@@ -167,7 +169,7 @@ def run_or_follow(
     Raises: StudyChangedError when the other driver runs another study of that name; what `run_it` raises.
     """
     while True:
-        start = size_of(paths.ledger)
+        start = _size(paths.ledger)
         try:
             return run_it()
         except StudyLockedError as error:
@@ -175,10 +177,56 @@ def run_or_follow(
                 say(f"the driver of {paths.name} goes on with its own budget; this one's counts if it takes over")
             say(f"{error}; following it")
         try:
-            state = follow(paths, start=start, on_event=on_event, poll_s=poll_s)
+            state = follow_driver(paths, start=start, on_event=on_event, poll_s=poll_s)
         except KeyboardInterrupt:
             say(f"no longer following {paths.name}, which goes on; to stop it: afp stop {paths.name}")
             raise
         if state is not None:
             return state
         say(f"the driver of {paths.name} ended without a word; taking the study over")
+
+
+def follow_driver(
+    paths: StudyPaths, *, start: int = 0, on_event: Sequence[OnEvent] = (), poll_s: float = POLL_S
+) -> StudyState | None:
+    """Read a ledger along with its driver until the driver is gone.
+
+    Args:
+        paths: the study.
+        start: byte of the ledger from which events are told.
+        on_event: called for every event from there on.
+        poll_s: seconds between two looks.
+    Returns: the state, once the study is closed; None when its driver ended without closing it.
+    Raises: DataError for a line that is damaged.
+    """
+    replayer = Replayer(paths.name)
+    is_closed = False
+    while True:
+        is_held = holder(paths) is not None  # asked first, so that the last words of a driver are read
+        if _size(paths.ledger) < replayer.offset:  # a torn tail was cut
+            replayer, start = Replayer(paths.name), max(start, replayer.offset)
+        try:
+            for content, line in follow(paths.ledger, replayer.offset):
+                offset, num_stale = replayer.offset, replayer.num_stale
+                replayer.apply(content)
+                replayer.count(line)
+                if offset < start or replayer.num_stale > num_stale:
+                    continue
+                event = LedgerEvent.model_validate(content)
+                is_closed = event.state == CLOSED or (is_closed and event.state != OPENED)
+                for callback in on_event:
+                    callback(event, replayer.state())
+        except ValueError:
+            replay(paths.ledger)  # names the damaged line, and how to set it aside
+            raise
+        if not is_held:
+            return replayer.state() if is_closed else None
+        time.sleep(poll_s)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

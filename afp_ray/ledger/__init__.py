@@ -7,15 +7,15 @@ opened for writing, and passed over when it is read, so reading needs no lock an
 from afp_ray.ledger.agreement import study_hash
 from afp_ray.ledger.lease import holder
 from afp_ray.ledger.log import Ledger, mend
-from afp_ray.ledger.state import CLOSED, OPENED, Replayer, lines_after, replay
+from afp_ray.ledger.state import CLOSED, OPENED, Replayer, follow, replay
 
 __all__ = [
     "CLOSED",
     "OPENED",
     "Ledger",
     "Replayer",
+    "follow",
     "holder",
-    "lines_after",
     "mend",
     "replay",
     "study_hash",

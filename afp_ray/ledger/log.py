@@ -16,8 +16,7 @@ from afp_ray.ledger.state import (
     OPENED,
     Replayer,
     cut_torn_tail,
-    lines_after,
-    parse_line,
+    follow,
     read,
     repair,
     sealed,
@@ -154,13 +153,12 @@ class Ledger:
             raise OSError("it was removed")
         if found.st_size == self._replayer.offset:
             return
-        lines = list(lines_after(self.paths.ledger, self._replayer.offset))
-        is_whole = self._replayer.offset + sum(map(len, lines)) >= found.st_size
         try:
-            events = [parse_line(line.rstrip(b"\n")) for line in lines]
-            if not lines or not is_whole or any(event["state"] == OPENED for event in events):
+            appended = list(follow(self.paths.ledger, self._replayer.offset))
+            is_whole = self._replayer.offset + sum(len(line) for _, line in appended) >= found.st_size
+            if not appended or not is_whole or any(event["state"] == OPENED for event, _ in appended):
                 raise self._lease.lost()
-            for event, line in zip(events, lines, strict=True):
+            for event, line in appended:
                 self._replayer.apply(event)
                 self._replayer.count(line)
         except (ValueError, KeyError, TypeError) as error:

@@ -53,17 +53,21 @@ def replay(path: Path) -> StudyState:
     return _settled(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
 
-def lines_after(path: Path, offset: int) -> Iterator[bytes]:
-    """Whole lines of a ledger from a byte on, as they stand there now; for whoever follows its driver.
+def follow(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Events of a ledger from a byte on, as they stand there now; the one reader for whoever follows a driver.
 
-    What comes after the last newline is still being written, and belongs to the next look. A missing file has no lines.
+    What comes after the last newline is still being written, and belongs to the next look. A missing file has no
+    events.
+
+    Yields: each event as the JSON of a `LedgerEvent`, and its line with the newline.
+    Raises: ValueError for a line that is no JSON, or another than was written; `replay` names its number.
     """
     try:
         with path.open("rb") as file:
             file.seek(offset)
             for line in file:
                 if line.endswith(b"\n"):
-                    yield line
+                    yield parse_line(line[:-1]), line
     except FileNotFoundError:
         return
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from afp_ray.errors import UnavailableError
-from afp_ray.ledger import Replayer, lines_after
+from afp_ray.ledger import Replayer, follow
 from afp_ray.ledger.snapshot import Sections
 from afp_ray.ledger.state import read
 from afp_ray.records import StudyState, TrialRecord, TrialStatus
@@ -138,8 +138,7 @@ class Outbox:
     def _follow(self, replayer: Replayer) -> bool:
         """Fold what was appended; False when what is there does not follow, as after a driver took back a line."""
         try:
-            for line in lines_after(self.paths.ledger, replayer.offset):
-                event = from_json(line, cache_strings="keys")
+            for event, line in follow(self.paths.ledger, replayer.offset):
                 if isinstance(event.get("config"), dict):
                     event["config"] = self._sections.share(event["config"])
                 replayer.apply(event)

@@ -16,14 +16,13 @@ from executor_suite import make_study, num_trainings, run
 from fabricate import fabricate
 
 from afp_ray.config import StudyConfig
-from afp_ray.errors import StudyChangedError, StudyLockedError
+from afp_ray.errors import DataError, StudyChangedError, StudyLockedError
 from afp_ray.execution import LocalExecutor
 from afp_ray.ledger import replay
-from afp_ray.ledger.following import follow
 from afp_ray.planning.check import Checked
 from afp_ray.records import LedgerEvent, StudyState
 from afp_ray.store import StudyPaths
-from afp_ray.study import run_or_follow
+from afp_ray.study import follow_driver, run_or_follow
 from services import cli
 from services.output import note
 from services.schemas import RESULT_MARK, JobResult
@@ -133,8 +132,8 @@ def test_a_close_of_before_is_no_end(tmp_path: Path) -> None:
     study = make_study(**{**FIELDS, "compare": {"training.learning_rate": RATES[:1]}})
     run(study, tmp_path, LocalExecutor())
     paths = StudyPaths(tmp_path, "fake")
-    assert follow(paths, start=paths.ledger.stat().st_size, poll_s=0.01) is None
-    ended = follow(paths, poll_s=0.01)
+    assert follow_driver(paths, start=paths.ledger.stat().st_size, poll_s=0.01) is None
+    ended = follow_driver(paths, poll_s=0.01)
     assert ended is not None
     assert ended.closed == "complete"
 
@@ -186,3 +185,13 @@ def test_a_ray_job_follows_and_ends_with_a_line_for_programs(
     assert len(tries) == 2
     assert result.best is not None
     assert result.best.study == result.status.name == "made"
+
+
+def test_a_follower_names_a_line_that_was_altered(tmp_path: Path) -> None:
+    run(make_study(**FIELDS), tmp_path, LocalExecutor())
+    paths = StudyPaths(tmp_path, "fake")
+    lines = paths.ledger.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace('"attempt":1', '"attempt":7')
+    paths.ledger.write_text("".join(lines))
+    with pytest.raises(DataError, match=r"ledger\.jsonl:3.*its checksum is another one"):
+        follow_driver(paths)
