@@ -302,12 +302,12 @@ def find_damage(trial: TrialPaths, digests: Mapping[str, str]) -> str:
     for name, digest in digests.items():
         file = trial.folder / name
         try:
-            found = file_digest(name, file.read_bytes())
+            held = file_digest(name, file.read_bytes())
         except OSError as error:
             return f"{file} cannot be read: {error.strerror}"
         except ValueError:
             return f"{file} is damaged"
-        if digest and found != digest:
+        if digest and held != digest:
             return f"{file} is not what the trial wrote: its SHA-256 differs from the ledger's"
     return ""
 

@@ -26,59 +26,59 @@ def _content(config: StudyConfig) -> dict[str, Any]:
 
 
 def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> str:
-    """Keep `study` as study.json, or compare it with what is kept; returns a note on a drift that was allowed.
+    """Keep `study` as study.json, or compare it with what is stored; returns a note on a drift that was allowed.
 
     A study that goes on with more hours keeps its new budget, so that the next driver has it too.
     """
     if not paths.study.exists():
         write_json(paths.study, study.model_dump(mode="json"), mode=PRIVATE)
         return ""
-    kept = read_study(paths)
-    changes = _changes(kept, study)
+    stored = read_study(paths)
+    changes = _changes(stored, study)
     if not changes:
-        if kept.budget != study.budget:
-            continued = kept.model_copy(update={"budget": study.budget})
+        if stored.budget != study.budget:
+            continued = stored.model_copy(update={"budget": study.budget})
             write_json(paths.study, continued.model_dump(mode="json"), mode=PRIVATE)
         return ""
     if not allow_drift:
-        raise _changed(paths, kept, changes)
+        raise _changed(paths, stored, changes)
     write_json(paths.study, study.model_dump(mode="json"), mode=PRIVATE)
     return "drift: " + "; ".join(changes)
 
 
 def require_same(paths: StudyPaths, study: StudyConfig) -> StudyConfig:
-    """The kept study of that name, which asks what `study` asks; writes nothing, since another may hold it.
+    """The stored study of that name, which asks what `study` asks; writes nothing, since another may hold it.
 
     Raises: StudyChangedError when it asks something else.
     """
-    kept = read_study(paths)
-    if changes := _changes(kept, study):
-        raise _changed(paths, kept, changes)
-    return kept
+    stored = read_study(paths)
+    if changes := _changes(stored, study):
+        raise _changed(paths, stored, changes)
+    return stored
 
 
-def _changes(kept: StudyConfig, study: StudyConfig) -> list[str]:
+def _changes(stored: StudyConfig, study: StudyConfig) -> list[str]:
     """What differs, a line each; none when both ask the same."""
-    if study_hash(kept) == study_hash(study):
+    if study_hash(stored) == study_hash(study):
         return []
-    return list(_differences(kept, study)) or ["something that is not shown"]
+    return list(_differences(stored, study)) or ["something that is not shown"]
 
 
-def _changed(paths: StudyPaths, kept: StudyConfig, changes: list[str]) -> StudyChangedError:
+def _changed(paths: StudyPaths, stored: StudyConfig, changes: list[str]) -> StudyChangedError:
     return StudyChangedError(
         "the study differs from the one that was run:\n  " + "\n  ".join(changes),
         where=str(paths.study),
-        fix=f"rename the new study, undo the change, or take it with --allow-drift (was {study_hash(kept)})",
+        fix=f"rename the new study, undo the change, or take it with --allow-drift (was {study_hash(stored)})",
     )
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that scores depend on; what a build adds to its own (`+cpu`) is left out."""
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name).partition("+")[0]
-    return found
+            versions[name] = importlib.metadata.version(name).partition("+")[0]
+    return versions
 
 
 def require_versions(paths: StudyPaths, before: Mapping[str, str], now: Mapping[str, str], *, allow_drift: bool) -> str:
@@ -100,11 +100,11 @@ def require_versions(paths: StudyPaths, before: Mapping[str, str], now: Mapping[
     return "drift: " + "; ".join(lines)
 
 
-def _differences(kept: StudyConfig, study: StudyConfig) -> Iterator[str]:
+def _differences(stored: StudyConfig, study: StudyConfig) -> Iterator[str]:
     """Lines like `tune.loss.layer.high: 6 -> 8`, one per field that differs."""
     old, new = (
         {field: json.dumps(value, ensure_ascii=False) for field, value in flatten(_content(config)).items()}
-        for config in (kept, study)
+        for config in (stored, study)
     )
     for field in sorted(old.keys() | new.keys()):
         before, after = old.get(field, "(not there)"), new.get(field, "(not there)")

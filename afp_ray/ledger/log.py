@@ -148,14 +148,14 @@ class Ledger:
 
         Raises: StudyLockedError when another driver has opened the study; OSError when the file is gone.
         """
-        found = os.fstat(self._file)
-        if found.st_nlink == 0:
+        status = os.fstat(self._file)
+        if status.st_nlink == 0:
             raise OSError("it was removed")
-        if found.st_size == self._replayer.offset:
+        if status.st_size == self._replayer.offset:
             return
         try:
             appended = list(follow(self.paths.ledger, self._replayer.offset))
-            is_whole = self._replayer.offset + sum(len(line) for _, line in appended) >= found.st_size
+            is_whole = self._replayer.offset + sum(len(line) for _, line in appended) >= status.st_size
             if not appended or not is_whole or any(event["state"] == OPENED for event, _ in appended):
                 raise self._lease.lost()
             for event, line in appended:

@@ -55,15 +55,15 @@ class Sections:
 
     def number(self, part: Any) -> int:
         """Which section this is; a new one gets the next number."""
-        known = self._by_identity.get(id(part))
-        if known is not None:
-            return known
+        index = self._by_identity.get(id(part))
+        if index is not None:
+            return index
         text = json.dumps(part, ensure_ascii=False, separators=(",", ":"))
-        found = self.texts.setdefault(text, len(self._parts))
-        if found == len(self._parts):
+        index = self.texts.setdefault(text, len(self._parts))
+        if index == len(self._parts):
             self._parts.append(part)  # kept alive, so that its identity stays its own
-            self._by_identity[id(part)] = found
-        return found
+            self._by_identity[id(part)] = index
+        return index
 
 
 def save(replayer: "Replayer", path: Path, sections: Sections) -> None:

@@ -45,12 +45,12 @@ def replay(path: Path) -> StudyState:
     Raises: DataError when a line before the last cannot be read.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return read(path).state()
-    if abs(time.time() - found.st_mtime) < SETTLED_S:
+    if abs(time.time() - status.st_mtime) < SETTLED_S:
         return read(path).state()
-    return _settled(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    return _settled(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 def follow(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -98,7 +98,7 @@ class Replayer:
         self.driver: str | None = None
         self.offset, self.num_events, self.num_stale = 0, 0, 0
         self.digest = hashlib.sha256()
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
         self._records: list[TrialRecord] = []
         self._changed: dict[str, None] = {}  # in the order of planning, where new
 
@@ -112,18 +112,18 @@ class Replayer:
         if trial_id not in self.trials:
             return None
         self._refresh()
-        return self._records[self._places[trial_id]]
+        return self._records[self._indices[trial_id]]
 
     def _refresh(self) -> None:
         """Make the records of trials that have changed; a driver that asks after every event makes one each time."""
         if not self._records:
-            self._places = {trial_id: place for place, trial_id in enumerate(self.trials)}
+            self._indices = {trial_id: index for index, trial_id in enumerate(self.trials)}
             self._records = [_record(trial) for trial in self.trials.values()]
             self._changed.clear()
         for trial_id in self._changed:
             record = _record(self.trials[trial_id])
-            place = self._places.setdefault(trial_id, len(self._records))
-            self._records[place : place + 1] = [record]
+            index = self._indices.setdefault(trial_id, len(self._records))
+            self._records[index : index + 1] = [record]
         self._changed.clear()
 
     def count(self, line: bytes) -> None:

@@ -51,13 +51,13 @@ class Outbox:
         Raises: DataError when a line of the ledger cannot be read.
         """
         try:
-            found = os.stat(self.paths.ledger)
+            status = os.stat(self.paths.ledger)
         except FileNotFoundError:
             return StudyState(name=self.paths.name)
         replayer = self._replayer
-        is_same = replayer is not None and (found.st_ino, True) == (self._inode, found.st_size >= replayer.offset)
+        is_same = replayer is not None and (status.st_ino, True) == (self._inode, status.st_size >= replayer.offset)
         if replayer is None or not is_same or not self._follow(replayer):
-            replayer = self._begin(found.st_ino)
+            replayer = self._begin(status.st_ino)
         return replayer.state()
 
     def trial(self, trial_id: str) -> TrialRecord | None:
@@ -96,8 +96,8 @@ class Outbox:
         stored = _load(self.paths.outbox)
         self._failing_since = self._failing_since or stored.get("failing_since") or time.time()
         names = ("offset", "events", "sha256", "is_driven", "left")
-        kept: dict[str, Any] = {name: stored[name] for name in names if name in stored}
-        self._write({**kept, "failing_since": self._failing_since, "failure": redact(reason)})
+        last: dict[str, Any] = {name: stored[name] for name in names if name in stored}
+        self._write({**last, "failing_since": self._failing_since, "failure": redact(reason)})
 
     def _write(self, content: dict[str, Any]) -> None:
         if content == self._written:
@@ -202,10 +202,10 @@ def _trials_in(lines: bytes) -> Iterator[str]:
     """Ids of the trials that lines of a ledger are of, without reading the lines: there may be tens of thousands."""
     start, mark = 0, b'"trial_id":"'
     while (end := lines.find(b"\n", start)) >= 0:
-        place = lines.find(mark, start, min(end, start + 120))
-        if place >= 0:
-            place += len(mark)
-            yield lines[place : lines.index(b'"', place)].decode()
+        position = lines.find(mark, start, min(end, start + 120))
+        if position >= 0:
+            position += len(mark)
+            yield lines[position : lines.index(b'"', position)].decode()
         start = end + 1
 
 

@@ -177,16 +177,16 @@ class MlflowProjector:
         )
 
     def _trial_content(self, trial: TrialRecord, parent: str, *, is_driven: bool) -> RunContent:
-        place = self.paths.trial(trial.trial_id)
-        result = find_result(place.result) if trial.status is TrialStatus.DONE else None
-        files = [place.failure(attempt) for attempt in range(1, trial.attempt + 1)]
+        paths = self.paths.trial(trial.trial_id)
+        result = find_result(paths.result) if trial.status is TrialStatus.DONE else None
+        files = [paths.failure(attempt) for attempt in range(1, trial.attempt + 1)]
         content = run_content(
             self.study.name,
             trial,
             result,
             is_driven=is_driven,
             rungs=self._rungs(trial),
-            incomplete=read_incomplete(place) if trial.status is TrialStatus.FAILED else None,
+            incomplete=read_incomplete(paths) if trial.status is TrialStatus.FAILED else None,
             failures={file.name: file.read_text("utf-8", errors="replace") for file in files if file.is_file()},
         )
         content.tags[CHILD_OF] = parent
@@ -194,14 +194,14 @@ class MlflowProjector:
 
     def _rungs(self, trial: TrialRecord) -> list[Until]:
         """Where a trial was measured on the way, as its results of then say."""
-        found: list[Until] = []
+        rungs: list[Until] = []
         for number in range(len(trial.rungs)):
             result = find_result(self.paths.trial(trial.trial_id).rung(number))
             until = result.until if result else None
             if until is None and trial.until is not None and trial.until.rung == number:
                 until = trial.until
-            found.append(until or Until(rung=number, unit="steps", amount=number))
-        return found
+            rungs.append(until or Until(rung=number, unit="steps", amount=number))
+        return rungs
 
     def _write(
         self,
@@ -276,7 +276,7 @@ def _log_numbers(client: MlflowClient, run: Written, content: RunContent, *, sta
     series has a time that its step decides, so that the same point twice is one point.
     """
     params = [Param(name, text) for name, text in content.params.items() if name not in run.params]
-    points = [Metric(name, value, start + place, step) for place, (name, step, value) in enumerate(content.series)]
+    points = [Metric(name, value, start + index, step) for index, (name, step, value) in enumerate(content.series)]
     finals = [
         Metric(name, value, stamp, content.step)
         for name, value in content.metrics.items()

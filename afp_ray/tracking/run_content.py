@@ -116,7 +116,7 @@ def run_content(
         pivot = trial.config.get("data", {}).get("pivot", "en")
         metrics |= _score_metrics(incomplete.scores, pivot, incomplete.missing)
         files["incomplete.json"] = _json(incomplete.model_dump(mode="json"))
-        tags["afp.missing"] = ", ".join(f"{one.task}/{one.language}/{one.split}" for one in incomplete.missing)
+        tags["afp.missing"] = ", ".join(f"{score.task}/{score.language}/{score.split}" for score in incomplete.missing)
     if (scored := result or incomplete) is not None:
         files["scores.json"] = score_table(scored.scores)
         tags["mlflow.loggedArtifacts"] = json.dumps([{"path": "scores.json", "type": "table"}])
@@ -200,10 +200,10 @@ def _score_metrics(scores: Iterable[Score], pivot: str, missing: Sequence[Missin
         groups[f"language/{score.language}/{score.split}"].append(score.value)
         groups[f"task/{score.task}/{score.split}"].append(score.value)
     order = ("mean", "pivot_mean", "retrieval_at_1", "alignment", "uniformity", "task", "language")
-    for one in missing:
-        mean = "pivot_mean" if one.language == pivot else "mean"
-        without = {f"{mean}/{one.split}", f"language/{one.language}/{one.split}"}
-        without |= {name for name in groups if name.startswith(f"task/{one.task}/") and name.endswith(one.split)}
+    for absent in missing:
+        mean = "pivot_mean" if absent.language == pivot else "mean"
+        without = {f"{mean}/{absent.split}", f"language/{absent.language}/{absent.split}"}
+        without |= {name for name in groups if name.startswith(f"task/{absent.task}/") and name.endswith(absent.split)}
         groups = {name: values for name, values in groups.items() if name not in without}
     names = sorted(groups, key=lambda name: (order.index(name.split("/")[0]), name))
     return {safe_name(name): math.fsum(groups[name]) / len(groups[name]) for name in names}

@@ -110,9 +110,9 @@ class RunBook:
         run = self._get(key)
         if run is None:
             which = f"tags.`afp.trial_id` = '{key}'" if key else f"tags.`afp.kind` = '{KIND}'"
-            found = list(self._search(f" and {which}"))
-            run = found[0] if found else None
-            for spare in found[1:]:
+            runs = list(self._search(f" and {which}"))
+            run = runs[0] if runs else None
+            for spare in runs[1:]:
                 self._client.delete_run(spare.info.run_id)
         if run is None:
             self._forget(key)
@@ -184,13 +184,13 @@ class RunBook:
 
     def _file_stamp(self) -> tuple[int, int] | None:
         try:
-            found = self._paths.mlflow.stat()
+            status = self._paths.mlflow.stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
 
 
 def renamed(written: Written, name: str | None) -> str | None:
     """The name that somebody gave a run by hand; None where it has the one that it was made with."""
-    found = written.tags.get(RUN_NAME)
-    return found if found and name and found != name else None
+    shown = written.tags.get(RUN_NAME)
+    return shown if shown and name and shown != name else None

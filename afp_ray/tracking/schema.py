@@ -72,13 +72,13 @@ def schema_verdict(uri: str, *, wait_s: float = 1.0) -> SchemaVerdict:
 
 
 def _compare(revision: str, uri: str, file: Path) -> SchemaVerdict:
-    known, heads = mlflow_revisions()
-    if not known:
+    revisions, heads = mlflow_revisions()
+    if not revisions:
         return SchemaVerdict("unchecked", f"revision {revision}; mlflow is not installed")
     if revision in heads:
         return SchemaVerdict("current", f"revision {revision}")
     version = importlib.metadata.version("mlflow")
-    if revision in known:
+    if revision in revisions:
         found = f"revision {revision} is older than that of mlflow {version} ({', '.join(sorted(heads))})"
         return SchemaVerdict("older", found, _upgrade_command(file, uri))
     found = f"revision {revision} is not known to mlflow {version}: a newer mlflow made it"
@@ -106,12 +106,12 @@ def _stamps(file: Path, wait_s: float) -> tuple[list[str], list[str]]:
 def mlflow_revisions() -> tuple[frozenset[str], frozenset[str]]:
     """Schema revisions that the installed MLflow knows, and those among them that nothing follows."""
     spec = importlib.util.find_spec("mlflow")
-    known: set[str] = set()
+    revisions: set[str] = set()
     followed: set[str] = set()
     for root in (spec.submodule_search_locations or ()) if spec else ():
         for file in (Path(root) / "store" / "db_migrations" / "versions").glob("*.py"):
             text = file.read_text("utf-8")
-            known |= set(_OWN.findall(text))
+            revisions |= set(_OWN.findall(text))
             for before in _BEFORE.findall(text):
                 followed |= set(re.findall(r"[\"'](\w+)[\"']", before))
-    return frozenset(known), frozenset(known - followed)
+    return frozenset(revisions), frozenset(revisions - followed)
