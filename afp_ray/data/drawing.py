@@ -54,7 +54,7 @@ def draw_pairs(
     drawn: list[TranslationPair] = []
     for language, count in counts.items():
         rows = by_language[language]
-        drawn += [rows[place] for place in shuffled_places(len(rows), seed, "pairs", language)[:count]]
+        drawn += [rows[index] for index in shuffled_places(len(rows), seed, "pairs", language)[:count]]
     return shuffled(drawn, seed, "order of pairs")
 
 
@@ -68,8 +68,8 @@ def remove_heldout(
     sentences = {side for pair in heldout for side in sides(pair)}
     if isinstance(pairs, PairTable):
         return pairs.without_sentences(sentences)
-    kept = array("q", (place for place, pair in enumerate(pairs) if sentences.isdisjoint(sides(pair))))
-    return Selection(pairs, kept), len(pairs) - len(kept)
+    left = array("q", (index for index, pair in enumerate(pairs) if sentences.isdisjoint(sides(pair))))
+    return Selection(pairs, left), len(pairs) - len(left)
 
 
 def sides(pair: TranslationPair) -> tuple[tuple[str, str], tuple[str, str]]:

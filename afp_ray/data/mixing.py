@@ -176,7 +176,7 @@ def _translation_tasks(
     chosen = shuffled([form for form, count in forms.items() for _ in range(count)], seed, "forms")
     order: list[TranslationPair] = []
     while len(order) + len(pairs) <= num_tasks:
-        order += [pairs[place] for place in shuffled_places(len(pairs), seed, "translation tasks", len(order))]
+        order += [pairs[index] for index in shuffled_places(len(pairs), seed, "translation tasks", len(order))]
     # The pairs came by the languages' temperature; following their amounts applies it once, not twice.
     temperature = None if config.language_temperature is None else 1.0
     order += draw_pairs(pairs, num_pairs=num_tasks - len(order), seed=seed, temperature=temperature)

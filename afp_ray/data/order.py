@@ -45,8 +45,8 @@ class BatchOrder:
         """Indices of the rows in the batch of `step` (0-based), `batch_size` of them."""
         num_rows = len(self._keys)
         first = step * self._batch_size
-        places = range(first, first + self._batch_size)
-        return [self._epoch(place // num_rows)[place % num_rows] for place in places]
+        indices = range(first, first + self._batch_size)
+        return [self._epoch(index // num_rows)[index % num_rows] for index in indices]
 
     def _arrange(self, epoch: int) -> list[int]:
         """The order of one epoch: its first batch completes the tail of the epoch before, its own tail comes last.
@@ -88,16 +88,16 @@ class BatchOrder:
         used = {key for row in started for key in self._keys[row]}
         chosen: list[int] = []
         passed: list[int] = []
-        place = 0
-        while place < len(queue) and len(chosen) < count and len(passed) < MAX_TRIES:
-            row = queue[place]
+        index = 0
+        while index < len(queue) and len(chosen) < count and len(passed) < MAX_TRIES:
+            row = queue[index]
             if used.isdisjoint(self._keys[row]):
                 chosen.append(row)
                 used |= self._keys[row]
             else:
                 passed.append(row)
-            place += 1
-        queue[:place] = passed  # first in line for the next batch; the list behind moves up, once a batch
+            index += 1
+        queue[:index] = passed  # first in line for the next batch; the list behind moves up, once a batch
         lacking = count - len(chosen)
         chosen += queue[:lacking]
         del queue[:lacking]
@@ -111,10 +111,10 @@ class BatchOrder:
             fixed: number of rows at the start of the first batch that must stay.
         """
         counts = [Counter(key for row in batch for key in self._keys[row]) for batch in batches]
-        spots = [(number, place) for number, batch in enumerate(batches) for place in range(len(batch))][fixed:]
+        spots = [(number, column) for number, batch in enumerate(batches) for column in range(len(batch))][fixed:]
         tries_left = MAX_TRIES_PER_EPOCH
-        for number, place in spots:  # the tail is not among them: the next epoch counts on it
-            row = batches[number][place]
+        for number, column in spots:  # the tail is not among them: the next epoch counts on it
+            row = batches[number][column]
             if all(counts[number][key] == 1 for key in self._keys[row]):
                 continue
             # From a spot of its own: if all rows tried the same `MAX_TRIES` spots, those would soon be used up.
@@ -124,7 +124,7 @@ class BatchOrder:
                 other, there = spots[(start + shift) % len(spots)]
                 swap = batches[other][there]
                 if other != number and self._fits(counts[other], row, swap) and self._fits(counts[number], swap, row):
-                    batches[number][place], batches[other][there] = swap, row
+                    batches[number][column], batches[other][there] = swap, row
                     for count, enters, leaves in ((counts[number], swap, row), (counts[other], row, swap)):
                         count.subtract(self._keys[leaves])
                         count.update(self._keys[enters])

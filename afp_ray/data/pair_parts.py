@@ -72,15 +72,15 @@ def without_repeated_pairs(parts: Sequence[PairPart], keep: bool) -> Iterator[Pa
         for part in parts:
             yield PairPart([pair for pair in part if _is_new(pair, seen)], part.source_language, part.target_language)
         return
-    places: dict[str, list[int]] = {}
-    for place, part in enumerate(parts):
-        places.setdefault(part.target_language, []).append(place)
-    kept = {
-        place: part
-        for held in places.values()
-        for place, part in zip(held, without_repeats([parts[place] for place in held]), strict=True)
+    parts_of: dict[str, list[int]] = {}
+    for index, part in enumerate(parts):
+        parts_of.setdefault(part.target_language, []).append(index)
+    distinct = {
+        index: part
+        for held in parts_of.values()
+        for index, part in zip(held, without_repeats([parts[index] for index in held]), strict=True)
     }
-    yield from (kept[place] for place in range(len(parts)))
+    yield from (distinct[index] for index in range(len(parts)))
 
 
 def _is_new(pair: TranslationPair, seen: set[tuple[str, str, str]]) -> bool:

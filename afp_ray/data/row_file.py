@@ -122,8 +122,8 @@ class RowFile:
         """The texts of all rows, a block of them read at a time."""
         for first in range(0, self._num_rows, BLOCK_ROWS):
             count = min(BLOCK_ROWS, self._num_rows - first)
-            places = self._read((count + 1) * _NUMBER.size, self._size + first * _NUMBER.size)
-            starts = struct.unpack(f"<{count + 1}Q", places)
+            offsets = self._read((count + 1) * _NUMBER.size, self._size + first * _NUMBER.size)
+            starts = struct.unpack(f"<{count + 1}Q", offsets)
             block = self._read(starts[-1] - starts[0], starts[0])
             yield from (self._unpack(block, start - starts[0]) for start in starts[:-1])
 
@@ -132,15 +132,15 @@ class RowFile:
         import numpy as np
 
         stop = self._num_rows if stop is None else min(stop, self._num_rows)
-        place = self._size + (self._num_rows + 1 + number * self._num_rows + start) * _NUMBER.size
-        return np.frombuffer(self._read(max(0, stop - start) * _NUMBER.size, place), dtype="<u8")
+        offset = self._size + (self._num_rows + 1 + number * self._num_rows + start) * _NUMBER.size
+        return np.frombuffer(self._read(max(0, stop - start) * _NUMBER.size, offset), dtype="<u8")
 
     def _unpack(self, block: bytes, start: int) -> tuple[str, ...]:
-        place = start + self._lengths.size
+        offset = start + self._lengths.size
         texts = []
         for length in self._lengths.unpack_from(block, start):
-            texts.append(block[place : place + length].decode())
-            place += length
+            texts.append(block[offset : offset + length].decode())
+            offset += length
         return tuple(texts)
 
     def _read(self, size: int, place: int) -> bytes:
@@ -165,22 +165,22 @@ def first_rows(columns: Sequence[Sequence["NumberColumn"]]) -> "list[NDArray[np.
 
     sizes = [len(held[0]) for held in columns]
     starts = np.cumsum([0, *sizes])
-    kept = np.ones(int(starts[-1]), dtype=bool)
+    is_first = np.ones(int(starts[-1]), dtype=bool)
     parts = np.uint64(max(1, int(starts[-1]) // CHUNK_NUMBERS))
     for part in range(int(parts)):
         keys, rows = [], []
         for first, held, size in zip(starts, columns, sizes, strict=False):
             for start in range(0, size, CHUNK_NUMBERS):
                 numbers = _combined([column(start, start + CHUNK_NUMBERS) for column in held])
-                places = np.flatnonzero(numbers % parts == part)
-                keys.append(numbers[places])
-                rows.append(places + (start + int(first)))
-        found = np.concatenate(keys) if keys else np.empty(0, dtype=np.uint64)
-        order = np.argsort(found, kind="stable")
-        repeats = order[1:][found[order[1:]] == found[order[:-1]]]
+                offsets = np.flatnonzero(numbers % parts == part)
+                keys.append(numbers[offsets])
+                rows.append(offsets + (start + int(first)))
+        numbers_of_part = np.concatenate(keys) if keys else np.empty(0, dtype=np.uint64)
+        order = np.argsort(numbers_of_part, kind="stable")
+        repeats = order[1:][numbers_of_part[order[1:]] == numbers_of_part[order[:-1]]]
         if len(repeats):
-            kept[np.concatenate(rows)[repeats]] = False
-    masks = [kept[start:end] for start, end in pairwise(starts)]
+            is_first[np.concatenate(rows)[repeats]] = False
+    masks = [is_first[start:end] for start, end in pairwise(starts)]
     return [None if mask.all() else np.flatnonzero(mask).astype(np.uint32) for mask in masks]
 
 

@@ -37,18 +37,18 @@ class PairPart:
         return len(self.rows) if self.kept is None else len(self.kept)
 
     def __getitem__(self, index: int) -> TranslationPair:
-        place = index if self.kept is None else int(self.kept[index])
-        return self._pair(self.rows.fields(place)) if isinstance(self.rows, RowFile) else self.rows[place]
+        row = index if self.kept is None else int(self.kept[index])
+        return self._pair(self.rows.fields(row)) if isinstance(self.rows, RowFile) else self.rows[row]
 
     def __iter__(self) -> Iterator[TranslationPair]:
         pairs = (self._pair(row) for row in self.rows) if isinstance(self.rows, RowFile) else iter(self.rows)
         if self.kept is None:
             yield from pairs
             return
-        place = 0
+        next_row = 0
         for number, pair in enumerate(pairs):
-            if place < len(self.kept) and self.kept[place] == number:
-                place += 1
+            if next_row < len(self.kept) and self.kept[next_row] == number:
+                next_row += 1
                 yield pair
 
     def columns(self) -> list[NumberColumn]:
@@ -135,10 +135,10 @@ class PairRows(_Parts[TranslationPair]):
         for part in self._pairs:
             hits = _hits(part, numbers)
             # Numbers may be alike by chance; the texts decide.
-            found = [place for place in hits if not wanted.isdisjoint(_sides(PairPart.__getitem__(part, place)))]
+            matches = [row for row in hits if not wanted.isdisjoint(_sides(PairPart.__getitem__(part, row)))]
             rows = np.arange(len(part), dtype=np.uint32) if part.kept is None else part.kept
-            kept = part.kept if not found else np.delete(rows, found)
-            parts.append(PairPart(part.rows, part.source_language, part.target_language, kept))
+            rows_left = part.kept if not matches else np.delete(rows, matches)
+            parts.append(PairPart(part.rows, part.source_language, part.target_language, rows_left))
         table = PairRows(parts)
         return table, len(self) - len(table)
 
@@ -152,10 +152,10 @@ def _hits(part: PairPart, numbers: "Mapping[str, NDArray[np.uint64]]") -> list[i
     for code, column in zip((part.source_language, part.target_language), part.columns(), strict=True):
         if code in numbers:
             for start in range(0, size, CHUNK_NUMBERS):
-                found = np.isin(column(start, start + CHUNK_NUMBERS), numbers[code])
-                mask[start : start + CHUNK_NUMBERS] |= found
+                is_match = np.isin(column(start, start + CHUNK_NUMBERS), numbers[code])
+                mask[start : start + CHUNK_NUMBERS] |= is_match
     held = mask if part.kept is None else mask[part.kept]
-    return [int(place) for place in np.flatnonzero(held)]
+    return [int(row) for row in np.flatnonzero(held)]
 
 
 def _sides(pair: TranslationPair) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -164,10 +164,10 @@ def _sides(pair: TranslationPair) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def without_repeats(parts: Sequence[PairPart]) -> list[PairPart]:
     """`parts` of one target language without the pairs that came before."""
-    kept = first_rows([part.columns() for part in parts])
+    first = first_rows([part.columns() for part in parts])
     return [
         PairPart(part.rows, part.source_language, part.target_language, rows)
-        for part, rows in zip(parts, kept, strict=True)
+        for part, rows in zip(parts, first, strict=True)
     ]
 
 

@@ -35,7 +35,7 @@ class Selection(Sequence[_Row]):
         return self._rows[self.places[place]]
 
     def __iter__(self) -> Iterator[_Row]:
-        return (self._rows[place] for place in self.places)
+        return (self._rows[index] for index in self.places)
 
 
 def pairs_by_language(pairs: Sequence[TranslationPair]) -> Mapping[str, Sequence[TranslationPair]]:
@@ -46,7 +46,7 @@ def pairs_by_language(pairs: Sequence[TranslationPair]) -> Mapping[str, Sequence
     """
     if isinstance(pairs, PairTable):
         return pairs.by_language()
-    places: dict[str, array[int]] = {}
+    indices: dict[str, array[int]] = {}
     for place, pair in enumerate(pairs):
-        places.setdefault(pair.target_language, array("q")).append(place)
-    return {language: Selection(pairs, own) for language, own in places.items()}
+        indices.setdefault(pair.target_language, array("q")).append(place)
+    return {language: Selection(pairs, own) for language, own in indices.items()}

@@ -75,13 +75,13 @@ def read_pairs(config: DataConfig) -> tuple[Sequence[TranslationPair], list[Read
             part, report = read_language(source, pivot=config.pivot, language=language, keep=keep)
             parts.append(part)
             reports.append(report)
-    kept = list(without_repeated_pairs(parts, keep))
-    for part, report in zip(kept, reports, strict=True):
+    distinct = list(without_repeated_pairs(parts, keep))
+    for part, report in zip(distinct, reports, strict=True):
         repeated = report.num_kept - len(part)
         report.num_kept = len(part)
         report.refused += Counter(repeated=repeated)
-    require_each_language(config, count_by_language(kept))
-    return PairRows(kept) if keep else [pair for part in kept for pair in part], reports
+    require_each_language(config, count_by_language(distinct))
+    return PairRows(distinct) if keep else [pair for part in distinct for pair in part], reports
 
 
 def load_instructions(config: DataConfig) -> Sequence[ParallelInstruction]:
@@ -104,14 +104,14 @@ def read_instructions(config: DataConfig) -> tuple[Sequence[ParallelInstruction]
     parts: list[Sequence[ParallelInstruction] | InstructionPart] = []
     reports: list[ReadReport] = []
     for source in instruction_sources(config.sources):
-        found: Sequence[ParallelInstruction] | InstructionPart
+        rows: Sequence[ParallelInstruction] | InstructionPart
         if source.kind == "embedded":
             require_embedded(languages)
-            found = [_only(row, languages) for row in embedded.parallel_instructions("train")]
-            report = ReadReport("embedded", "", len(found), len(found))
+            rows = [_only(row, languages) for row in embedded.parallel_instructions("train")]
+            report = ReadReport("embedded", "", len(rows), len(rows))
         else:
-            found, report = instructions.read_instructions(source, instructions.locate(source, languages), keep=keep)
-        parts.append(found)
+            rows, report = instructions.read_instructions(source, instructions.locate(source, languages), keep=keep)
+        parts.append(rows)
         reports.append(report)
     return InstructionRows(parts) if keep else [row for part in parts for row in part], reports
 

@@ -86,9 +86,9 @@ class TokenRows:
     def __getitem__(self, index: int) -> TokenArray:
         """(T,) ids of row `index`; not to be written to."""
         row = index if self._chosen is None else int(self._chosen[index])
-        place = int(np.searchsorted(self._firsts, row, side="right")) - 1
-        ids, offsets = self._chunks[place]
-        start = int(offsets[row - self._firsts[place]])
+        chunk = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        ids, offsets = self._chunks[chunk]
+        start = int(offsets[row - self._firsts[chunk]])
         return ids[start : start + int(self.lengths[index])]
 
     def take(self, chosen: npt.NDArray[np.int64], *, max_length: int) -> "TokenRows":

@@ -72,20 +72,20 @@ def num_trainable(model: nn.Module) -> int:
 def _targets(model: CausalModel, targets: str) -> tuple[list[str], bool]:
     """Whole names of the layers that get adapters, and whether their weights are (in, out), as in GPT-2."""
     blocks = decoder_blocks(model)
-    place = next(name for name, module in model.named_modules() if module is blocks)
-    found = {
-        f"{place}.{name}": module
+    prefix = next(name for name, module in model.named_modules() if module is blocks)
+    modules = {
+        f"{prefix}.{name}": module
         for name, module in blocks.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and (targets == "linear" or _ATTENTION.search(name))
     }
-    if not found:
+    if not modules:
         raise ModelError(
             f"the blocks of {type(model).__name__} have no linear layer for targets {targets!r}",
             where="training.lora.targets",
             allowed="linear, attention",
             fix="set training.lora.targets: linear, or training.lora: null",
         )
-    return list(found), isinstance(next(iter(found.values())), Conv1D)
+    return list(modules), isinstance(next(iter(modules.values())), Conv1D)
 
 
 def _peft() -> Any:

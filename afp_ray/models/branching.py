@@ -194,12 +194,12 @@ class _Row:
         if slopes is not None:
             # ALiBi adds slope * (k - q) = slope * (k - P) - slope * (q - P). The second part is the same for all keys
             # of a query: it moves the denominator alone, below, and the bias is one row of P instead of N.
-            places = torch.arange(self._start, device=self.device) - self._start
-            bias = (slopes.float()[:, None] * places)[None, :, None]  # (1, H, 1, P)
+            key_index = torch.arange(self._start, device=self.device) - self._start
+            bias = (slopes.float()[:, None] * key_index)[None, :, None]  # (1, H, 1, P)
         if window is not None:
             if window not in self._hidden:
-                places = torch.arange(self._start, device=self.device)
-                hidden = places <= self.positions[:, None] - window  # (N, P)
+                key_index = torch.arange(self._start, device=self.device)
+                hidden = key_index <= self.positions[:, None] - window  # (N, P)
                 zeros = torch.zeros(1, 1, *hidden.shape, device=self.device)
                 self._hidden[window] = zeros.masked_fill(hidden, float("-inf")), hidden.all(dim=1)
             unseen, nothing = self._hidden[window]
@@ -216,11 +216,13 @@ class _Row:
         biases = self._own_biases(form.window, form.slopes)
         if query.device.type in _ONE_BY_ONE or len(self.trees) == 1:
             parts = zip(*(torch.split(tensor, self.sizes, dim=2) for tensor in (query, key, value)), strict=True)
-            found = [
+            attended = [
                 _attended(*part, form=form, bias=bias, is_causal=bias is None)
                 for part, bias in zip(parts, biases, strict=True)
             ]
-            return torch.cat([own.transpose(1, 2) for own, _ in found], 1), torch.cat([total for _, total in found], 2)
+            return torch.cat([own.transpose(1, 2) for own, _ in attended], 1), torch.cat(
+                [total for _, total in attended], 2
+            )
         # One call for all trees costs as much as if each were the largest; callers put trees of like size in a row.
         shape = (len(self.trees), max(self.sizes))
         places = self._padded_places(shape[1])
@@ -238,8 +240,8 @@ class _Row:
     def _padded_places(self, longest: int) -> Tensor:
         """(N,) index of each token once every tree is padded to `longest` tokens."""
         if self._places is None:
-            places = [torch.arange(size) + index * longest for index, size in enumerate(self.sizes)]
-            self._places = torch.cat(places).to(self.device)
+            columns = [torch.arange(size) + index * longest for index, size in enumerate(self.sizes)]
+            self._places = torch.cat(columns).to(self.device)
         return self._places
 
     def _own_biases(self, window: int | None, slopes: Tensor | None) -> list[Tensor | None]:

@@ -15,8 +15,8 @@ _NOTHING: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0
 
 def logit_changes(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that change logits, with their values; empty for most models."""
-    found = {name: stated.get(name) for name in _CHANGE_LOGITS}
-    return {name: value for name, value in found.items() if value is not None and value != _NOTHING.get(name)}
+    stated_fields = {name: stated.get(name) for name in _CHANGE_LOGITS}
+    return {name: value for name, value in stated_fields.items() if value is not None and value != _NOTHING.get(name)}
 
 
 def ends_of(stated: Mapping[str, Any]) -> list[int]:

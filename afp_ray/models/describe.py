@@ -225,15 +225,15 @@ def _description(
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    if not found:
+    present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    if not present:
         raise ModelError(
             "the model folder has no tokenizer",
             where=str(folder),
             allowed=f"one of {', '.join(_TOKENIZER_FILES)}",
             fix="save it beside the weights: tokenizer.save_pretrained(folder)",
         )
-    files = found + [folder / name for name in _TOKENIZER_EXTRAS if (folder / name).is_file()]
+    files = present + [folder / name for name in _TOKENIZER_EXTRAS if (folder / name).is_file()]
     for file in files:
         refuse_pointer(file)
     return files

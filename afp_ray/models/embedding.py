@@ -63,8 +63,8 @@ def embed_texts(
     finally:
         model.train(was_training)
     assert states is not None
-    places = {text: place for place, text in enumerate(unique)}
-    return states[[places[text] for text in texts]]
+    rows_of = {text: place for place, text in enumerate(unique)}
+    return states[[rows_of[text] for text in texts]]
 
 
 @torch.inference_mode()

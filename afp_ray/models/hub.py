@@ -96,9 +96,9 @@ def fetch(config: ModelConfig) -> Path:
     Raises: ModelError when they are neither cached nor to be had.
     """
     commit = hub_file(config, "config.json").parent.name
-    known = _found[config.name, config.revision]
-    if known.folder is not None:
-        return Path(known.folder)
+    pinned = _found[config.name, config.revision]
+    if pinned.folder is not None:
+        return Path(pinned.folder)
     folder = _download(config, commit, _WANTED)
     if not any(folder.glob("*.safetensors")):
         folder = _download(config, commit, (*_WANTED, *_PICKLED))
@@ -132,9 +132,9 @@ def fetch_small(config: ModelConfig) -> Path:
     Raises: ModelError when they are neither cached nor to be had.
     """
     commit = hub_file(config, "config.json").parent.name
-    known = _found[config.name, config.revision]
-    if known.folder is not None:
-        return Path(known.folder)
+    pinned = _found[config.name, config.revision]
+    if pinned.folder is not None:
+        return Path(pinned.folder)
     return _download(config, commit, [pattern for pattern in _WANTED if pattern != "*.safetensors"])
 
 
@@ -155,8 +155,8 @@ def _download(config: ModelConfig, commit: str, patterns: Sequence[str]) -> Path
         )
     except Exception as error:  # the client lets through what its transport raises, which is no OSError
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            place = error.filename or constants.HF_HUB_CACHE
-            raise StorageError(f"cannot write the files of model {config.name!r} to {place}: {error}") from error
+            path = error.filename or constants.HF_HUB_CACHE
+            raise StorageError(f"cannot write the files of model {config.name!r} to {path}: {error}") from error
         raise not_to_be_had(config, "the checkpoint", error) from error
     return Path(folder)
 
@@ -183,10 +183,10 @@ def _is_reachable() -> bool:
 
     if urllib.request.getproxies():
         return True  # a proxy stands between; only a real request can tell
-    place = urllib.parse.urlsplit(constants.ENDPOINT)
+    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
     try:
-        port = place.port or (80 if place.scheme == "http" else 443)
-        socket.create_connection((place.hostname or "", port), timeout=_TIMEOUT_S).close()
+        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+        socket.create_connection((endpoint.hostname or "", port), timeout=_TIMEOUT_S).close()
     except OSError:
         return False
     return True

@@ -106,17 +106,17 @@ def _read_tokenizer(config: ModelConfig, description: ModelDescription) -> PreTr
         refuse_code_of_elsewhere(code_names(tokenizer_config(folder)), str(folder))
     with quiet_transformers(), _as_model_error(config, "the tokenizer", fix=_tokenizer_fix(folder)):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_arguments(config))
-    place = description.folder or config.name
+    source = description.folder or config.name
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(
                 "the tokenizer has neither a padding nor an end-of-text token",
-                where=place,
+                where=source,
                 fix="set pad_token in tokenizer_config.json",
             )
         tokenizer.pad_token = tokenizer.eos_token
     outside = outside_embedding(tokenizer, description)
-    return cast(PreTrainedTokenizerBase, _refusing(tokenizer, outside, place) if outside else tokenizer)
+    return cast(PreTrainedTokenizerBase, _refusing(tokenizer, outside, source) if outside else tokenizer)
 
 
 def outside_embedding(tokenizer: Any, description: ModelDescription) -> dict[str, int]:

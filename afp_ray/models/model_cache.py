@@ -89,13 +89,13 @@ def max_kept_bytes() -> int:
 @cache
 def _memory() -> int:
     """Bytes of memory of the machine, or of the container where that is less."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in _CGROUP_LIMITS:
         try:
-            found.append(int(Path(name).read_text()))
+            limits.append(int(Path(name).read_text()))
         except (OSError, ValueError):
             continue  # no such file, or no limit ("max")
-    return min(found)
+    return min(limits)
 
 
 def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -73,8 +73,8 @@ class Samples:
         return self._biases[key]
 
     def _make_bias(self, window: int | None, slopes: Tensor | None) -> Tensor:
-        place = torch.arange(self.longest, device=self.device)
-        distance = place[None, :] - place[:, None]  # (T, T) of a key from its query, 0 or less where it is seen
+        index = torch.arange(self.longest, device=self.device)
+        distance = index[None, :] - index[:, None]  # (T, T) of a key from its query, 0 or less where it is seen
         hidden = distance > 0
         if window is not None:
             hidden = hidden | (distance <= -window)

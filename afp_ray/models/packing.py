@@ -162,11 +162,11 @@ def packed_states_of_every_layer(
 
 def _kinds(model: CausalModel, lengths: Tensor) -> list[list[int]]:
     """Indices of the samples, in groups that may share a forward."""
-    known = lengths_of(model)
-    found: dict[tuple[int, int], list[int]] = {}
-    for place, length in enumerate(lengths.tolist()):
-        found.setdefault(known.kind(length), []).append(place)
-    return list(found.values())
+    lengths_alike = lengths_of(model)
+    by_kind: dict[tuple[int, int], list[int]] = {}
+    for index, length in enumerate(lengths.tolist()):
+        by_kind.setdefault(lengths_alike.kind(length), []).append(index)
+    return list(by_kind.values())
 
 
 def _by_kind(
@@ -194,9 +194,9 @@ def _by_kind(
     for samples in kinds:
         chosen = torch.zeros(len(sizes), dtype=torch.bool)
         chosen[samples] = True
-        places = chosen.repeat_interleave(sizes).nonzero()[:, 0].to(input_ids.device)
-        parts.append(run(*_forward(model, input_ids[:, places], positions[:, places], lengths[samples])))
-        order.append(places)
+        columns = chosen.repeat_interleave(sizes).nonzero()[:, 0].to(input_ids.device)
+        parts.append(run(*_forward(model, input_ids[:, columns], positions[:, columns], lengths[samples])))
+        order.append(columns)
     back = torch.cat(order).argsort()
     return [torch.cat(states, dim=1).index_select(1, back) for states in zip(*parts, strict=True)]
 
@@ -209,8 +209,8 @@ def _forward(
     A model that cannot pack runs on padded rows instead, n times the tokens of the longest sample.
     """
     if supports_packing(model) is not None:
-        places = torch.arange(int(lengths.max())) < lengths[:, None].cpu()  # (n, T)
-        mask = places.long().to(input_ids.device)
+        is_token = torch.arange(int(lengths.max())) < lengths[:, None].cpu()  # (n, T)
+        mask = is_token.long().to(input_ids.device)
         ids = torch.zeros_like(mask).masked_scatter(mask.bool(), input_ids)
         return lambda: last_hidden_state(model, ids, mask), lambda state: state[mask.bool()][None]
 

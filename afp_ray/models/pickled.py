@@ -177,13 +177,17 @@ def _distinct(tensors: Tensors, *, ties: bool) -> Tensors:
     """Tensors that share no memory: a tied head is left out where the model ties it again, anything else is copied."""
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in tensors.items():
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-        first = seen.get(place)
+        storage = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        first = seen.get(storage)
         # The embedding stays and the head goes, whichever comes first.
         if first is None or first.startswith(_HEADS):
-            seen[place] = name
-    kept = set(seen.values())
-    return {name: tensor for name, tensor in tensors.items() if name in kept or not (ties and name.startswith(_HEADS))}
+            seen[storage] = name
+    first_names = set(seen.values())
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in first_names or not (ties and name.startswith(_HEADS))
+    }
 
 
 def _pieces(tensors: Tensors) -> Iterator[Tensors]:

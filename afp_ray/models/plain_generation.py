@@ -111,15 +111,15 @@ def most_rows(model: Any) -> int:
     """
     size = int(model.get_input_embeddings().weight.shape[0])
     rows = [[1 + place % (size - 1) for place in range(first, first + 5)] for first in (4, 0)]
-    found: list[Tensor] = []
+    scores_of_each: list[Tensor] = []
 
     def step(scores: Tensor) -> tuple[Tensor, Sequence[bool]]:
-        found.append(scores[-1])
+        scores_of_each.append(scores[-1])
         return torch.ones(len(scores), dtype=torch.long, device=scores.device), [False] * len(scores)
 
     for prompts in (rows, rows[-1:]):
         write_by_library(model, prompts, step=step, ends=(), max_new_tokens=3)
-    together, alone = (torch.stack(part).nan_to_num() for part in (found[:3], found[3:]))
+    together, alone = (torch.stack(part).nan_to_num() for part in (scores_of_each[:3], scores_of_each[3:]))
     exact = next(model.parameters()).dtype == torch.float32
     limit = (1e-3 if exact else 0.1) * max(1.0, float(alone.abs().max()))
     return UNENDING if float((together - alone).abs().max()) <= limit else 1

@@ -89,16 +89,16 @@ def named_weights(
     if kind in (SINGLE, PICKLED):
         return (kind,)
     shards = read_index(kind).get("weight_map")
-    place = f"{where}/{kind}"
+    index_file = f"{where}/{kind}"
     if not isinstance(shards, Mapping) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise ModelError("the index names no shard", where=place, fix="copy the whole folder again")
+        raise ModelError("the index names no shard", where=index_file, fix="copy the whole folder again")
     names = sorted(set(shards.values()))
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
             raise ModelError(
                 f"the index names {name!r}, which lies outside the model's folder",
-                where=place,
+                where=index_file,
                 allowed="names of files beside the index",
                 fix="do not use this checkpoint before you know who wrote its index",
             )

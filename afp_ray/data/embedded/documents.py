@@ -61,13 +61,13 @@ class Teller:
 def diary(teller: Teller) -> Text:
     """Three things that happened, to people who have nothing to do with each other."""
     kinds = teller.random.choices(("events", "frames", "fillers", "tails"), (6, 2, 1, 1), k=3)
-    told = []
+    facts_told = []
     for kind in kinds:
         pool = facts(kind, "train") if kind in ("events", "frames") else common_facts(kind)
-        told.append(teller.random.choice(pool))
-    times = ["" if fact.kind == "tails" else teller.time() for fact in told]
-    sentences = [teller.lexicon.sentence(fact, time=time) for fact, time in zip(told, times, strict=True)]
-    return teller.lexicon.join(sentences), f"diary:{told[0]}"
+        facts_told.append(teller.random.choice(pool))
+    times = ["" if fact.kind == "tails" else teller.time() for fact in facts_told]
+    sentences = [teller.lexicon.sentence(fact, time=time) for fact, time in zip(facts_told, times, strict=True)]
+    return teller.lexicon.join(sentences), f"diary:{facts_told[0]}"
 
 
 def profile(teller: Teller) -> Text:

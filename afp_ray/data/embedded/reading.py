@@ -31,13 +31,13 @@ class Paragraph(NamedTuple):
 def paragraphs(split: Part) -> tuple[Paragraph, ...]:
     """Distinct paragraphs of a split, in random order; what they tell is in no other split."""
     random = generator("reading", split)
-    found: dict[Paragraph, None] = {}
-    while len(found) < NUM_PARAGRAPHS:
+    distinct: dict[Paragraph, None] = {}
+    while len(distinct) < NUM_PARAGRAPHS:
         first, second = two_events(random, split)
         person = random.choice([key for key in people() if key not in (first.a, second.a)])
         value = random.choice(values_of(person, split))
-        found[Paragraph(random.choice(keys("times")), first, second, Fact("values", value, 0, person))] = None
-    return tuple(found)
+        distinct[Paragraph(random.choice(keys("times")), first, second, Fact("values", value, 0, person))] = None
+    return tuple(distinct)
 
 
 def tell(lexicon: Lexicon, paragraph: Paragraph) -> str:

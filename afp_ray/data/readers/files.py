@@ -217,8 +217,8 @@ def find(root: str, names: Sequence[str]) -> SourceFile | None:
                 continue
             return plain_file(path)
     archives = sorted(entry for entry in folder.iterdir() if is_archive(entry.name) and not is_spare(entry.name))
-    found = _find_member(archives, names)
-    return plain_file(folders[0]) if found is None and folders else found
+    member = _find_member(archives, names)
+    return plain_file(folders[0]) if member is None and folders else member
 
 
 def _spellings(path: Path) -> Iterator[Path]:

@@ -17,14 +17,14 @@ def walk(folder: Path) -> list[Path]:
 
     Raises: DataError when a folder cannot be read, or there are more than `MAX_FILES` files.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for file in walk_lazily(folder):
-        found.append(file)
-        if len(found) > MAX_FILES:
+        files.append(file)
+        if len(files) > MAX_FILES:
             raise DataError(
                 f"the folder has more than {MAX_FILES} files", where=str(folder), fix="give the folder of the corpus"
             )
-    return sorted(found)
+    return sorted(files)
 
 
 def walk_lazily(folder: Path, depth: int | None = None) -> Iterator[Path]:

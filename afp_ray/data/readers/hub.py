@@ -57,9 +57,9 @@ def locate(source: SourceConfig, *, pivot: str, language: str, side: str = "") -
             subset = named(source.subset, **fill) if source.subset else None
             if is_spelled and source.subset and is_named_by(source.subset):
                 subset = _subset_of(path, source.subset, fill) or subset
-            found = _local(path, subset, source.split) if is_local(path) else _on_hub(path, subset, source.split)
-            if found:
-                return found
+            files = _local(path, subset, source.split) if is_local(path) else _on_hub(path, subset, source.split)
+            if files:
+                return files
     return None
 
 
@@ -68,8 +68,8 @@ def _path_of(template: str, fill: Mapping[str, str], *, is_spelled: bool) -> str
     path = named(template, **fill)
     if not is_named_by(template) or not is_local(path) or is_there(expand_path(path)):
         return path
-    found = spelled(template, **fill) if is_spelled else None
-    return str(found) if found else None
+    spelled_path = spelled(template, **fill) if is_spelled else None
+    return str(spelled_path) if spelled_path else None
 
 
 def _subset_of(path: str, template: str, fill: Mapping[str, str]) -> str | None:

@@ -35,8 +35,8 @@ def locate_split(source: SourceConfig, split: Split, *, pivot: str, language: st
     find_split = _SPLITS.get(source.kind)
     if find_split is None:
         return None
-    found = {name: find_split(source.path or "", pivot, language, name) for name in splits}
-    return found[split] if all(found.values()) else None
+    by_split = {name: find_split(source.path or "", pivot, language, name) for name in splits}
+    return by_split[split] if all(by_split.values()) else None
 
 
 def _locate_tsv(path: str, pivot: str, language: str) -> Files | None:
@@ -87,12 +87,12 @@ def _locate_aligned(path: str, pivot: str, language: str) -> Files | None:
 
 def _inside(path: str, first: str, second: str) -> Path | None:
     """The archive at `path`, or the folder at a path without languages."""
-    place = expand_path(named(path, pivot=first, language=second))
-    if is_named_by(path) and not place.exists() and is_archive(path):
-        place = spelled(path, pivot=first, language=second) or place
-    if place.is_dir():
-        return None if is_named_by(path) else place
-    return place if is_archive(place.name) and place.is_file() else None
+    root = expand_path(named(path, pivot=first, language=second))
+    if is_named_by(path) and not root.exists() and is_archive(path):
+        root = spelled(path, pivot=first, language=second) or root
+    if root.is_dir():
+        return None if is_named_by(path) else root
+    return root if is_archive(root.name) and root.is_file() else None
 
 
 def _both(root: str, pivot_names: Sequence[str], language_names: Sequence[str]) -> Files | None:

@@ -28,15 +28,17 @@ def pair_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
 
     Raises: DataError when none does.
     """
-    found = [source for source in sources if source.kind in PAIR_KINDS and (source.holds_pairs or not source.columns)]
-    if not found:
+    of_pairs = [
+        source for source in sources if source.kind in PAIR_KINDS and (source.holds_pairs or not source.columns)
+    ]
+    if not of_pairs:
         raise DataError(
             f"no source holds translation pairs, only {', '.join(source.kind for source in sources)}",
             where="data.sources",
             allowed=", ".join(PAIR_KINDS),
             fix="add one of these, or set data.num_pairs: 0 and data.translation_share: 0",
         )
-    return found
+    return of_pairs
 
 
 def instruction_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
@@ -44,8 +46,8 @@ def instruction_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
 
     Raises: DataError when none does.
     """
-    found = [source for source in sources if source.kind in INSTRUCTION_KINDS and not source.holds_pairs]
-    if not found:
+    of_instructions = [source for source in sources if source.kind in INSTRUCTION_KINDS and not source.holds_pairs]
+    if not of_instructions:
         raise DataError(
             f"no source holds instructions, only {', '.join(source.kind for source in sources)}",
             where="data.sources",
@@ -53,7 +55,7 @@ def instruction_sources(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
             fix="add one of these, set data.num_instructions: 0, or make all of them translation tasks with "
             "data.translation_share: 1",
         )
-    return found
+    return of_instructions
 
 
 def pair_origin(source: SourceConfig, *, pivot: str, language: str) -> Origin | None:
@@ -88,8 +90,8 @@ def require_some(source: SourceConfig, *, pivot: str, languages: Sequence[str]) 
 
     Raises: DataError that lists what the source has; or when one two-column file would have to hold several languages.
     """
-    found = [code for code in languages if pair_origin(source, pivot=pivot, language=code) is not None]
-    if not found:
+    readable = [code for code in languages if pair_origin(source, pivot=pivot, language=code) is not None]
+    if not readable:
         has = ", ".join(languages_of(source, pivot))
         there = lying_at(source.path or "") if source.kind != "datasets" else ""
         raise DataError(
@@ -110,7 +112,7 @@ def require_some(source: SourceConfig, *, pivot: str, languages: Sequence[str]) 
             allowed="one file a language",
             fix="put {target} where the language stands in the name, for instance pairs.en-{target}.tsv",
         )
-    return found
+    return readable
 
 
 def require_each_language(config: DataConfig, counts: Mapping[str, int]) -> None:

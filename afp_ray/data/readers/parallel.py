@@ -153,7 +153,7 @@ class _Rows:
         """
         self.report.require_rows(_FORMS.get(self.source.kind, "give two files whose lines translate each other"))
         step = max(1, len(sample) // NUM_SAMPLED)
-        if columns_are_swapped([sample[place] for place in range(0, len(sample), step)]):
+        if columns_are_swapped([sample[index] for index in range(0, len(sample), step)]):
             raise DataError(
                 f"the first column is written in {LANGUAGES[self.language].name} script and the second is not",
                 where=self.files[0].label,

@@ -72,20 +72,22 @@ def join_records(files: Mapping[str, RowFile], report: ReadReport, *, name: str)
     refused = Counter(first.notes["refused"])
     report.num_read = len(first) + refused.total()
     has_all = np.ones(len(rows), dtype=bool)
-    found = [rows]
+    rows_of_each = [rows]
     for _, file in others:
-        places, is_there = _places(file, keys)
-        found.append(places)
+        records, is_there = _places(file, keys)
+        rows_of_each.append(records)
         has_all &= is_there
-    flaws = np.max([file.column(FLAW)[np.where(has_all, places, 0)] if len(file) else np.zeros(len(rows), np.uint64)
-                    for file, places in zip(files.values(), found, strict=True)], axis=0)  # fmt: skip
+    flaws = np.max([file.column(FLAW)[np.where(has_all, records, 0)] if len(file) else np.zeros(len(rows), np.uint64)
+                    for file, records in zip(files.values(), rows_of_each, strict=True)], axis=0)  # fmt: skip
     usable = has_all & (flaws == 0)
     refused += Counter(repeated=len(first) - len(rows), unmatched=int((~has_all).sum()))
     refused += Counter({flaw: int((has_all & (flaws == number)).sum()) for number, flaw in enumerate(FLAWS) if number})
     report.refused = refused
     report.num_kept = int(usable.sum())
-    kept = {code: places[usable].astype(np.uint32) for code, places in zip(files, found, strict=True)}
-    return InstructionPart(files, kept, name)
+    rows_by_language = {
+        code: records[usable].astype(np.uint32) for code, records in zip(files, rows_of_each, strict=True)
+    }
+    return InstructionPart(files, rows_by_language, name)
 
 
 def instruction_pairs(pivot: RowFile, other: RowFile) -> Iterator[RawRow]:

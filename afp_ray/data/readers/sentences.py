@@ -61,7 +61,7 @@ def _sentences(file: SourceFile, code: str) -> Iterator[tuple[str, str, bool]]:
     if not has_objects(file):
         yield from (("", line or "", line is None) for line in stream_lines(file))
         return
-    known: str | None = None
+    last_tag: str | None = None
     for number, row in enumerate(hub.read_rows((file,)), start=1):
         if row == "too_long":
             yield "", "", True
@@ -75,9 +75,9 @@ def _sentences(file: SourceFile, code: str) -> Iterator[tuple[str, str, bool]]:
                 fix="give the file as FLORES+ has it, text with a sentence a line, or a jsonl source with columns",
             )
         tag = _tag(row)
-        if tag and tag != known:
+        if tag and tag != last_tag:
             _require_language(tag, code, where=f"{file.label}: record {number}")
-            known = tag
+            last_tag = tag
         identifier = row.get("id")
         yield "" if identifier is None else str(identifier), row[field], False
 

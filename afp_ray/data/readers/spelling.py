@@ -26,12 +26,16 @@ def fitting(names: Iterable[str], template: str, *, pivot: str, language: str, s
     """Those of `names` that are `template` with its placeholders filled by any spelling of the languages."""
     codes = {"source": pivot, "target": language, "language": side or language}
     pattern, end, seen = "", 0, set[str]()
-    for found in _PLACEHOLDER.finditer(template):
-        pattern += re.escape(template[end : found.start()])
+    for placeholder in _PLACEHOLDER.finditer(template):
+        pattern += re.escape(template[end : placeholder.start()])
         # A placeholder that stands twice is written alike both times.
-        pattern += f"(?P={found[1]})" if found[1] in seen else f"(?P<{found[1]}>{name_pattern(codes[found[1]])})"
-        seen.add(found[1])
-        end = found.end()
+        pattern += (
+            f"(?P={placeholder[1]})"
+            if placeholder[1] in seen
+            else f"(?P<{placeholder[1]}>{name_pattern(codes[placeholder[1]])})"
+        )
+        seen.add(placeholder[1])
+        end = placeholder.end()
     whole = re.compile(pattern + re.escape(template[end:]))
     return [name for name in names if whole.fullmatch(name)]
 
@@ -46,24 +50,24 @@ def spelled(template: str, *, pivot: str, language: str, side: str = "") -> Path
     """
     path = expand_path(template)
     parts = path.parts if path.is_absolute() else (".", *path.parts)  # the first part may be the one that is spelled
-    found = [Path(parts[0])]
+    paths = [Path(parts[0])]
     for number, part in enumerate(parts[1:], start=1):
-        if not is_named_by(part) and not any(map(_is_archive, found)):
-            found = [path / part for path in found]
+        if not is_named_by(part) and not any(map(_is_archive, paths)):
+            paths = [path / part for path in paths]
             continue
-        if any(map(_is_archive, found)):
+        if any(map(_is_archive, paths)):
             rest = "/".join(parts[number:])
-            members = ((path, [file.member for file in members_of(path)]) for path in found if _is_archive(path))
+            members = ((path, [file.member for file in members_of(path)]) for path in paths if _is_archive(path))
             fits = ((path, fitting(names, rest, pivot=pivot, language=language, side=side)) for path, names in members)
-            found = [path / name for path, names in fits for name in names]
+            paths = [path / name for path, names in fits for name in names]
             break
-        entries = ((path, sorted(entry.name for entry in path.iterdir())) for path in found if path.is_dir())
+        entries = ((path, sorted(entry.name for entry in path.iterdir())) for path in paths if path.is_dir())
         fits = ((path, fitting(names, part, pivot=pivot, language=language, side=side)) for path, names in entries)
-        found = [path / name for path, names in fits for name in names]
-    found = [path for path in found if is_there(path)]
-    if len(found) > 1:
-        raise two_files_fit([str(path) for path in found], f"{Path(template).name} of {side or language}")
-    return found[0] if found else None
+        paths = [path / name for path, names in fits for name in names]
+    paths = [path for path in paths if is_there(path)]
+    if len(paths) > 1:
+        raise two_files_fit([str(path) for path in paths], f"{Path(template).name} of {side or language}")
+    return paths[0] if paths else None
 
 
 def named_file(
@@ -99,10 +103,10 @@ def sides_in(place: Path, *, pivot: str, language: str) -> tuple[SourceFile, Sou
     Raises: DataError when several pairs are, or one side has several spellings.
     """
     files = list(_files_in(place))
-    found = [_by_template(files, code) for code in (pivot, language)]
-    both = [template for template in found[0] if template in found[1]]
+    of_each_side = [_by_template(files, code) for code in (pivot, language)]
+    both = [template for template in of_each_side[0] if template in of_each_side[1]]
     # `en/news.en` is both `*/news.en` and `*/news.*`: the same files are one pair, whichever of them is seen.
-    pairs = {tuple(_chosen(side[template], template) for side in found): template for template in both}
+    pairs = {tuple(_chosen(side[template], template) for side in of_each_side): template for template in both}
     if len(pairs) > 1:
         names = sorted(template.replace("*", "{language}") for template in pairs.values())
         raise DataError(
@@ -117,15 +121,15 @@ def sides_in(place: Path, *, pivot: str, language: str) -> tuple[SourceFile, Sou
 def _by_template(files: Iterable[tuple[str, SourceFile]], code: str) -> dict[str, list[tuple[bool, SourceFile]]]:
     """Files by their name with `*` for the language, and whether it is written by its code."""
     tag = re.compile(rf"(?<![A-Za-z0-9])({name_pattern(code)})(?![A-Za-z0-9])")
-    found: dict[str, list[tuple[bool, SourceFile]]] = {}
+    by_template: dict[str, list[tuple[bool, SourceFile]]] = {}
     for name, file in files:
         spots = list(tag.finditer(name))
         templates = {f"{name[: spot.start()]}*{name[spot.end() :]}": spot[1] == code for spot in spots}
         if spots:
             templates[tag.sub("*", name)] = all(spot[1] == code for spot in spots)
         for template, is_code in templates.items():
-            found.setdefault(template, []).append((is_code, file))
-    return found
+            by_template.setdefault(template, []).append((is_code, file))
+    return by_template
 
 
 def _chosen(files: list[tuple[bool, SourceFile]], template: str) -> SourceFile:

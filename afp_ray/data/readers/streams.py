@@ -100,9 +100,9 @@ def _packing(file: SourceFile, stream: io.BufferedReader) -> str:
 
 def _by_bytes(stream: io.BufferedReader) -> str:
     head = stream.peek(10)[:10]
-    found = next((form for mark, form in _MARKS.items() if head.startswith(mark)), "")
+    ending = next((form for mark, form in _MARKS.items() if head.startswith(mark)), "")
     # Three letters may begin a text as well; a packed block begins with the digits of pi.
-    return "" if found == ".bz2" and head[4:] not in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90") else found
+    return "" if ending == ".bz2" and head[4:] not in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90") else ending
 
 
 def _unpacking(form: str, packed: io.BufferedReader) -> IO[bytes]:

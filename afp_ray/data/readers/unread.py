@@ -62,8 +62,8 @@ def unread(read: Iterable[tuple[str, Iterable[SourceFile]]], codes: Sequence[str
     by_path: dict[str, set[SourceFile]] = {}
     for path, files in read:
         by_path.setdefault(path, set()).update(files)
-    found = (unread_at(path, files, codes=codes) for path, files in by_path.items())
-    return [one for one in found if one is not None]
+    by_folder = (unread_at(path, files, codes=codes) for path, files in by_path.items())
+    return [one for one in by_folder if one is not None]
 
 
 def unread_at(path: str, read: Iterable[SourceFile], *, codes: Sequence[str]) -> UnreadFiles | None:
@@ -107,16 +107,16 @@ def unread_at(path: str, read: Iterable[SourceFile], *, codes: Sequence[str]) ->
 
 def lying_at(path: str) -> str:
     """The first files at the path of a source, for a message; "" where there are none."""
-    found = unread_at(path, (), codes=())
-    return listed([*found.names, *([""] * (found.num_files - len(found.names)))], NUM_NAMED) if found else ""
+    files = unread_at(path, (), codes=())
+    return listed([*files.names, *([""] * (files.num_files - len(files.names)))], NUM_NAMED) if files else ""
 
 
 def _root_of(path: Path) -> tuple[Path, int | None]:
     """The folder or archive of a source, and how deep its files lie; None for any depth."""
     parts = path.parts
-    number = next((place for place, part in enumerate(parts) if is_named_by(part)), len(parts))
-    for place in range(1, number + 1):
-        root = Path(*parts[:place])
+    number = next((number_of_parts for number_of_parts, part in enumerate(parts) if is_named_by(part)), len(parts))
+    for number_of_parts in range(1, number + 1):
+        root = Path(*parts[:number_of_parts])
         if is_archive(root.name) and root.is_file():
             return root, None
     return Path(*parts[:number]), len(parts) - number or None
@@ -130,12 +130,12 @@ def _files_at(root: Path, depth: int | None, opened: set[str]) -> Iterator[tuple
     elif root.is_dir():
         files = walk_lazily(root, depth=depth)
     for file in files:
-        place = os.path.realpath(file)
-        if file == root or (place in opened and is_archive(file.name)):
+        real_path = os.path.realpath(file)
+        if file == root or (real_path in opened and is_archive(file.name)):
             prefix = "" if file == root else f"{file.relative_to(root).as_posix()}/"
-            yield from ((prefix + member.member, place, member.member) for member in members_of(file))
+            yield from ((prefix + member.member, real_path, member.member) for member in members_of(file))
         else:
-            yield file.relative_to(root).as_posix(), place, ""
+            yield file.relative_to(root).as_posix(), real_path, ""
 
 
 def _name(file: SourceFile, root: Path) -> str:

@@ -59,9 +59,9 @@ def read_instructions(files: Mapping[str, SourceFile]) -> tuple[list[ParallelIns
         if any(identifier not in of_language for of_language in questions.values()):
             report.refuse("unmatched")
             continue
-        found = {language: of_language[identifier] for language, of_language in questions.items()}
-        prompts = {language: one.prompt for language, one in found.items()}
-        responses = {language: one.answer for language, one in found.items()}
+        question_in = {language: of_language[identifier] for language, of_language in questions.items()}
+        prompts = {language: one.prompt for language, one in question_in.items()}
+        responses = {language: one.answer for language, one in question_in.items()}
         if not all(prompts.values()) or not all(responses.values()):
             report.refuse("empty")
             continue
