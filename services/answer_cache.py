@@ -45,7 +45,9 @@ def _lock_of(file: Path) -> threading.Lock:
         return _locks.setdefault(file, threading.Lock())
 
 
-def kept(paths: StudyPaths, question: Mapping[str, Any], compute: Callable[[], Answer], model: type[Answer]) -> Answer:
+def cached_answer(
+    paths: StudyPaths, question: Mapping[str, Any], compute: Callable[[], Answer], model: type[Answer]
+) -> Answer:
     """The answer to a question about one study: the kept one, or else `compute()`, which is then kept.
 
     Args:
@@ -62,7 +64,7 @@ def kept(paths: StudyPaths, question: Mapping[str, Any], compute: Callable[[], A
 
 
 def _answer(paths: StudyPaths, file: Path, compute: Callable[[], Answer], model: type[Answer]) -> Answer:
-    found = _kept(file, model)
+    found = _read(file, model)
     if found is not None:
         return found
     started = time.time()
@@ -80,7 +82,7 @@ def _answer(paths: StudyPaths, file: Path, compute: Callable[[], Answer], model:
     return answer
 
 
-def _kept(file: Path, model: type[Answer]) -> Answer | None:
+def _read(file: Path, model: type[Answer]) -> Answer | None:
     try:
         content = from_json(file.read_bytes())
         if content["code"] != _code() or content["files"] != _marks(map(Path, content["files"])):

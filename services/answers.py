@@ -14,7 +14,7 @@ from afp_ray.records import Best, Comparison, Requirement
 from afp_ray.search import StudySearch, make_arms, prior_studies
 from afp_ray.store import StudyPaths, read_study
 from afp_ray.tracking.location import find_run
-from services.answer_cache import kept
+from services.answer_cache import cached_answer
 from services.status import fronts_answer
 from services.studies import paths_of
 
@@ -41,7 +41,7 @@ def best_answer(
         return best(paths, metric=metric, language=language, under=under, max_forgetting=max_forgetting)
 
     try:
-        answer = kept(paths, {"best": limits}, compute, Best)
+        answer = cached_answer(paths, {"best": limits}, compute, Best)
     except DataError as error:
         verdicts = [front.verdict for front in fronts_answer(paths) if not front.points and front.num_scored]
         if not verdicts:

@@ -25,7 +25,7 @@ from afp_ray.records import Best, Comparison, TrialStatus
 from afp_ray.redaction import redact_json, redacted
 from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
-from services.answer_cache import kept, mark_of
+from services.answer_cache import cached_answer, mark_of
 from services.computations import DEADLINE_S, Computations
 from services.reports import report_page
 from services.schemas import Health, Problem, StudyDetail, StudyStatus, TrialDetail, TrialPage
@@ -250,7 +250,9 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
 
         def compute() -> Comparison:
             paths = _known(storage, name)
-            return kept(paths, {"kind": "comparison"}, lambda: answers.comparison_answer(storage, [name]), Comparison)
+            return cached_answer(
+                paths, {"kind": "comparison"}, lambda: answers.comparison_answer(storage, [name]), Comparison
+            )
 
         return await desk.long(request, compute, name=name)
 
@@ -260,7 +262,7 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
 
         def compute() -> Page:
             paths = _known(storage, name)
-            return kept(paths, {"kind": "report"}, lambda: Page(html=report_page(paths)), Page)
+            return cached_answer(paths, {"kind": "report"}, lambda: Page(html=report_page(paths)), Page)
 
         return await desk.page(request, compute, name=name)
 

@@ -54,7 +54,7 @@ def draw_pairs(
     drawn: list[TranslationPair] = []
     for language, count in counts.items():
         rows = by_language[language]
-        drawn += [rows[index] for index in shuffled_places(len(rows), seed, "pairs", language)[:count]]
+        drawn += [rows[index] for index in shuffled_indices(len(rows), seed, "pairs", language)[:count]]
     return shuffled(drawn, seed, "order of pairs")
 
 
@@ -126,7 +126,7 @@ def shuffled(items: Iterable[_Item], seed: int, *names: object) -> list[_Item]:
     return order
 
 
-def shuffled_places(count: int, seed: int, *names: object) -> "array[int]":
+def shuffled_indices(count: int, seed: int, *names: object) -> "array[int]":
     """The places 0 to `count` - 1 in the order in which `shuffled` would put `count` items."""
     order = array("q", range(count))
     _generator(seed, *names).shuffle(order)

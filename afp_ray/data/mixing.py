@@ -13,7 +13,7 @@ from itertools import permutations
 from typing import TypeVar
 
 from afp_ray.config import DataConfig
-from afp_ray.data.drawing import draw_pairs, remove_heldout, rounded, shuffled, shuffled_places, sides
+from afp_ray.data.drawing import draw_pairs, remove_heldout, rounded, shuffled, shuffled_indices, sides
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
@@ -106,7 +106,7 @@ def _folded(num_rows: int, counts: Mapping[_Cell, int], num_folds: int, seed: in
     """
     total = sum(counts.values())
     num_chosen = min(num_rows, -(-total // num_folds))
-    chosen = shuffled_places(num_rows, seed, "instructions", 0)[:num_chosen]
+    chosen = shuffled_indices(num_rows, seed, "instructions", 0)[:num_chosen]
     cells = [cell for cell in shuffled(counts, seed, "cells") for _ in range(counts[cell])]
     return [(chosen[place % num_chosen], cell) for place, cell in enumerate(cells)]
 
@@ -176,7 +176,7 @@ def _translation_tasks(
     chosen = shuffled([form for form, count in forms.items() for _ in range(count)], seed, "forms")
     order: list[TranslationPair] = []
     while len(order) + len(pairs) <= num_tasks:
-        order += [pairs[index] for index in shuffled_places(len(pairs), seed, "translation tasks", len(order))]
+        order += [pairs[index] for index in shuffled_indices(len(pairs), seed, "translation tasks", len(order))]
     # The pairs came by the languages' temperature; following their amounts applies it once, not twice.
     temperature = None if config.language_temperature is None else 1.0
     order += draw_pairs(pairs, num_pairs=num_tasks - len(order), seed=seed, temperature=temperature)
@@ -193,7 +193,7 @@ def _used_evenly(num_items: int, count: int, seed: int, name: str) -> list[int]:
     """`count` places of `num_items`, shuffled round after round, so that none is used twice more than another."""
     order: list[int] = []
     while len(order) < count:
-        order += shuffled_places(num_items, seed, name, len(order))[: count - len(order)]
+        order += shuffled_indices(num_items, seed, name, len(order))[: count - len(order)]
     return order
 
 

@@ -43,7 +43,7 @@ class WarmModels:
 
         Raises: ConfigError for a bad `$AFP_KEEP_MODELS_GB`.
         """
-        return max_kept_bytes() if self._max_bytes is None else self._max_bytes
+        return max_model_bytes() if self._max_bytes is None else self._max_bytes
 
     def get(
         self, key: Hashable, read: Callable[[], tuple[CausalModel, PreTrainedTokenizerBase]]
@@ -77,7 +77,7 @@ WARM = WarmModels()
 """What this process keeps."""
 
 
-def max_kept_bytes() -> int:
+def max_model_bytes() -> int:
     """Bytes of weights that a process keeps: `$AFP_KEEP_MODELS_GB`, else a share of the memory there is.
 
     Raises: ConfigError when the variable is no number from 0 up.

@@ -13,7 +13,7 @@ from afp_ray.config.model import ModelConfig
 from afp_ray.errors import ConfigError
 from afp_ray.models import load, model_cache
 from afp_ray.models.load import load_model
-from afp_ray.models.model_cache import WarmModels, max_kept_bytes
+from afp_ray.models.model_cache import WarmModels, max_model_bytes
 
 
 @pytest.fixture
@@ -115,25 +115,25 @@ def test_a_share_of_the_containers_memory_is_kept_or_what_is_asked(
 ) -> None:
     monkeypatch.delenv("AFP_KEEP_MODELS_GB", raising=False)
     memory_limit.write_text("16777216\n")
-    assert max_kept_bytes() == 2**20
+    assert max_model_bytes() == 2**20
     monkeypatch.setenv("AFP_KEEP_MODELS_GB", "0")
-    assert max_kept_bytes() == 0
+    assert max_model_bytes() == 0
     monkeypatch.setenv("AFP_KEEP_MODELS_GB", "1.5")
-    assert max_kept_bytes() == 1_500_000_000
+    assert max_model_bytes() == 1_500_000_000
 
 
 def test_memory_without_a_limit_is_that_of_the_machine(memory_limit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFP_KEEP_MODELS_GB", raising=False)
     memory_limit.write_text("max\n")
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert max_kept_bytes() == int(whole * model_cache.MEMORY_SHARE)
+    assert max_model_bytes() == int(whole * model_cache.MEMORY_SHARE)
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "inf", "nan"])
 def test_a_limit_that_is_no_amount_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFP_KEEP_MODELS_GB", value)
     with pytest.raises(ConfigError, match="AFP_KEEP_MODELS_GB") as caught:
-        max_kept_bytes()
+        max_model_bytes()
     assert value in caught.value.problem
 
 
