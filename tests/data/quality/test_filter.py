@@ -55,12 +55,12 @@ def test_swapped_and_cut_off_targets_are_learned_from_the_rows_alone() -> None:
         noisy[index] = with_target(pairs[index], cut(pairs[index].target, 0.4))
     kept, report = filter_pairs(noisy, ONLY_LEARNED)
     assert report.pairs["sw"].is_judged
-    assert sum(index < 80 for index in kept.places) <= 4
-    assert sum(index >= 80 for index in kept.places) >= 0.98 * 720
-    assert [pair.content_id for pair in kept] == [f"made:{index}" for index in kept.places]
+    assert sum(index < 80 for index in kept.indices) <= 4
+    assert sum(index >= 80 for index in kept.indices) >= 0.98 * 720
+    assert [pair.content_id for pair in kept] == [f"made:{index}" for index in kept.indices]
     assert report.pairs["sw"].num_kept == len(kept) == 800 - sum(report.pairs["sw"].dropped.values())
     again, _ = filter_pairs(noisy, ONLY_LEARNED)
-    assert again.places.tolist() == kept.places.tolist()
+    assert again.indices.tolist() == kept.indices.tolist()
 
 
 def test_few_rows_are_not_judged_and_the_report_says_so() -> None:
@@ -122,9 +122,9 @@ def test_similarity_is_evidence_of_its_own() -> None:
     noisy = [with_target(pair, pairs[(n + 1) % 20].target) if n < 20 else pair for n, pair in enumerate(pairs)]
     kept, _ = filter_pairs(noisy, ONLY_LEARNED, embed=letters)  # type: ignore[arg-type]
     blind, _ = filter_pairs(noisy, ONLY_LEARNED)
-    assert sum(index < 20 for index in kept.places) <= 2
-    assert sum(index < 20 for index in blind.places) >= 15
-    assert sum(index >= 20 for index in kept.places) >= 0.95 * 280
+    assert sum(index < 20 for index in kept.indices) <= 2
+    assert sum(index < 20 for index in blind.indices) >= 15
+    assert sum(index >= 20 for index in kept.indices) >= 0.95 * 280
 
 
 ENGLISH = "Describe the river that flows through the old town and the people who live on its banks."

@@ -52,7 +52,7 @@ def test_planted_noise_goes_and_clean_rows_stay(rows: dict[str, dict[str, Transl
         sides[index] = [clean[index].source] * 2 if number % 2 else [clean[index].target] * 2
     noisy = [TranslationPair(*side, "en", language, pair.content_id) for side, pair in zip(sides, clean, strict=True)]
 
-    kept = set(filter_pairs(noisy, FilterLimits())[0].places.tolist())
+    kept = set(filter_pairs(noisy, FilterLimits())[0].indices.tolist())
 
     noise = {*swapped, *wrong, *cut_off, *copied}
     removed = 1 - len(kept & noise) / len(noise)
