@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.figures_of_the_house import circles, imports_of, name_of, product
+
 ROOT = Path(__file__).parent.parent
 
 # From right (knows nothing) to left (knows all); rooms of one level are strangers to each other.
@@ -104,6 +106,12 @@ def test_a_room_imports_only_rooms_to_its_right(path: Path) -> None:
         if other == room or (room, other) in NEIGHBOURS:
             continue
         assert LEVEL[other] < LEVEL[room], f"{room} imports {name}; allowed: rooms to its right"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {name_of(path): set(imports_of(path)) for path in product()}
+    assert len(graph) > 300
+    assert circles(graph) == []
 
 
 def test_the_page_draws_the_same_rooms_and_levels() -> None:
