@@ -5,15 +5,12 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from afp_ray.records import CloseReason, StudyState, TrialStatus
 from afp_ray.redaction import RedactedText, redact, redact_json
-
-if TYPE_CHECKING:
-    pass
 
 COMPLETE, BUG, USAGE, SOME_FAILED, NONE_SUCCEEDED, BUDGET, LOCKED, GATE = range(8)
 AWAY, SIGINT, SIGTERM = 75, 130, 143

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -16,9 +15,6 @@ from afp_ray.tracking.location import find_run
 from afp_ray.tracking.outbox import lag
 from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrackingLag, TrialDetail, TrialPage
 from services.studies import paths_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def fronts_answer(paths: StudyPaths, trials: tuple[TrialRecord, ...] | None = None) -> tuple[SearchFront, ...]:
