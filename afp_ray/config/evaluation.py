@@ -131,6 +131,10 @@ class EvaluationConfig(StrictModel):
     scoring: Literal["sum", "length", "bytes", "pmi"] = "sum"
     """What the chosen answer of a choice task has most of: log-likelihood, that per character or per UTF-8 byte, or
     log-likelihood less that after a neutral context (arXiv:2104.08315)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Weights and states while tasks are scored and texts written. `bf16` rounds a copy of the weights, takes half the
+    memory traffic and runs on the fast units of a GPU; log-probabilities stay float32, and so do training, the
+    checkpoint and the representation metrics."""
     limit: int | None = Field(default=None, ge=1)
     """Rows per task, language and split; null takes all."""
     representation: RepresentationConfig | None = RepresentationConfig()
@@ -147,13 +151,14 @@ class EvaluationConfig(StrictModel):
 
     @property
     def idle_fields(self) -> tuple[str, ...]:
-        """Fields of choice tasks that change no score here: the trial id leaves them out, as it does at their default.
+        """Fields that change no score here: the trial id leaves them out, as it does at their default.
 
-        Class balance needs demonstrations; template and scoring need a choice task.
+        Class balance needs demonstrations; template and scoring need a choice task, precision a task of any kind.
         """
         has_choices = any(name in CHOICE_TASKS for name in self.tasks)
         idle = () if has_choices and any(self.shots) else ("demo_balance",)
-        return idle if has_choices else (*idle, "template", "scoring")
+        idle = idle if has_choices else (*idle, "template", "scoring")
+        return idle if self.tasks else (*idle, "precision")
 
     @model_validator(mode="after")
     def _lists_are_sets(self) -> Self:

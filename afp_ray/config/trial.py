@@ -111,7 +111,7 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
     elif not {"mgsm", "xquad_qa"} & set(config.evaluation.tasks):  # ids of before these tasks stay
         for name in ("question_form", "math_steps"):
             content["evaluation"]["generation"].pop(name)
-    for name in ("demo_balance", "template", "scoring"):
+    for name in ("demo_balance", "template", "scoring", "precision"):
         is_default = content["evaluation"][name] == EvaluationConfig.model_fields[name].default
         if is_default or name in config.evaluation.idle_fields:
             content["evaluation"].pop(name)

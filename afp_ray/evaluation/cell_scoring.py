@@ -59,6 +59,7 @@ class CellScoring:
         cache, workers = self.host.cache, self.host.workers
         if cache is None:
             return make()
+        asked = {**asked, "precision": self.config.precision}
         answers = workers.of_first(lambda: cache.find(asked, prompts))
         if answers is None:
             answers = make()

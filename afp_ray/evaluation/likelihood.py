@@ -40,7 +40,7 @@ def log_likelihoods(head: VocabularyHead, states: Tensor, owners: Tensor, target
         block = max(least, held // len(part))
         total = None
         for begin in range(0, vocabulary, block):
-            logits = head.logits(part, begin, begin + block)  # (rows, block) float32
+            logits = head.logits(part, begin, begin + block, is_exact=True)  # (rows, block) float32
             found = mine & (targets >= begin) & (targets < begin + block)
             index = found.nonzero()[:, 0]
             chosen[index] = logits[owners[index] - first, targets[index] - begin]

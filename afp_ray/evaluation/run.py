@@ -66,9 +66,9 @@ def evaluate_tasks(
     """Score every task in every language on `split`; all workers call this alike, inside `together`.
 
     Args:
-        model: a causal LM; its mode and weights are left as they are.
+        model: a causal LM; its mode and weights are left as they are, and are rounded for `config.precision` alone.
         tokenizer: its tokenizer.
-        config: tasks, shots, demonstration seeds, prompt language, limit, decoding.
+        config: tasks, shots, demonstration seeds, prompt language, limit, precision, decoding.
         languages: languages to score; generation tasks go between the pivot and each other one.
         pivot: language of the prompts when `prompt_language` is `pivot`, and one side of the generation tasks.
         split: rows to score; demonstrations always come from validation.
@@ -91,7 +91,10 @@ def evaluate_tasks(
         else:
             directions = [name for name in DIRECTIONS[task] if name in config.directions]
             units += [_Unit(generations, name, language) for name in directions for language in spoken[name]]
-    missing, first = _score_units(units, result, host)
+    from afp_ray.models.precision import weights_in  # checks of an evaluation must not load torch
+
+    with weights_in(model, config.precision):
+        missing, first = _score_units(units, result, host)
     if first is not None:
         if not result.scores:
             raise first

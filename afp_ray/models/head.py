@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from afp_ray.errors import ModelError
 from afp_ray.models.hidden_states import CausalModel, last_hidden_state
 
+_LIMIT_OF_HALVES = 2e-2
+"""Difference from a model's own logits that rounding to bf16 or fp16 makes, several times over."""
+
 
 @dataclass(frozen=True, slots=True)
 class VocabularyHead:
@@ -34,12 +37,31 @@ class VocabularyHead:
         """(V,) or None."""
         return getattr(self.layer, "bias", None)
 
-    def logits(self, states: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Project `states` (..., D) to (..., V) in float32, or onto the tokens `first` to `last` - 1 alone."""
+    def logits(self, states: Tensor, first: int = 0, last: int | None = None, *, is_exact: bool = False) -> Tensor:
+        """Project `states` (..., D) to (..., V) in float32, or onto the tokens `first` to `last` - 1 alone.
+
+        Args:
+            states: (..., D); (N, D) where `is_exact`.
+            first, last: of the tokens; all of them by default.
+            is_exact: where states and weights are bf16, their products are summed to float32 and never rounded to bf16,
+                which has steps of 0.06 for logits of 8 to 16.
+        """
+        weight = self.weight[first:last]
         bias = None if self.bias is None else self.bias[first:last]
-        logits = torch.nn.functional.linear(states, self.weight[first:last], bias).float()
+        if not is_exact or states.dtype == torch.float32:
+            logits = torch.nn.functional.linear(states, weight, bias).float()
+        else:
+            logits = _exact_product(states, weight)
+            logits = logits if bias is None else logits + bias.float()
         logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def _exact_product(states: Tensor, weight: Tensor) -> Tensor:
+    """(N, V) float32 from states (N, D) and weights (V, D) of a shorter type."""
+    if states.device.type == "cuda":
+        return torch.mm(states, weight.T, out_dtype=torch.float32)
+    return states.float() @ weight.float().T
 
 
 def vocabulary_head(model: CausalModel) -> VocabularyHead:
@@ -66,13 +88,14 @@ def _compare(model: CausalModel, head: VocabularyHead) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+            given = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             actual = head.logits(last_hidden_state(model, ids, mask))
     finally:
         model.train(was_training)
+    expected, limit = given.float(), 1e-3 if given.dtype == torch.float32 else _LIMIT_OF_HALVES
     if not bool(expected.isfinite().all()):
         return  # nothing to compare with; the first step of training names the quantity that is no number
-    if not torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max().clamp(min=1.0))):
+    if not torch.allclose(actual, expected, rtol=limit, atol=limit * float(expected.abs().max().clamp(min=1.0))):
         raise ModelError(
             f"{type(model).__name__} changes its logits in a way that training does not know",
             allowed="a linear head with an optional bias, scale and soft cap",

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import ModelError
 from afp_ray.ledger import replay, study_hash
+from afp_ray.models.describe import describe
 from afp_ray.planning.check import Checked, cached_fingerprints, refusals
 from afp_ray.planning.costs import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
 from afp_ray.planning.disk import FIX as NO_ROOM
@@ -22,6 +23,9 @@ from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, StudyPlan
 from afp_ray.search import ArmPlan, StudySearch, prior_studies, resolve
 from afp_ray.search.arms import check_points
 from afp_ray.store import StudyPaths
+
+BF16_ADVISED = 10**9
+"""Weights of a model from which on scoring in bf16 is advised where there is a GPU."""
 
 
 def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bool = False) -> StudyPlan:
@@ -61,7 +65,7 @@ def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bo
         cost=cost,
         disk_bytes=kept_bytes(study),
         free_bytes=shutil.disk_usage(existing).free,
-        notes=(*plan.notes, *_cost_notes(study, arms, cost)),
+        notes=(*plan.notes, *_cost_notes(study, arms, cost), *_precision_notes(study, loadable)),
         checks=(*checked.lines, *_on_cluster(study)),
         warnings=(*_warnings(study), *_short_of_room(study, storage, unloadable)),
         unread=unread_files(study_configs(study)),
@@ -193,6 +197,21 @@ def _cost_notes(study: StudyConfig, arms: Mapping[str, ArmCost], cost: PlanCost 
         yield (
             f"{cost.stopped_by} ends the study after about {cost.stops_at:.0%} of what is left, with exit code 5; "
             f"`afp resume {study.name} --set {cost.stopped_by}=...` continues it"
+        )
+
+
+def _precision_notes(study: StudyConfig, arms: Sequence[ArmPlan]) -> Iterator[str]:
+    """Models that a GPU is to score in float32 although bf16 takes a fraction of the time."""
+    large: set[str] = set()
+    for config in (_first_point(study, arm) for arm in arms) if study.runtime.gpus_per_worker > 0 else ():
+        if config.evaluation.precision == "fp32" and config.evaluation.tasks:
+            shape = describe(config.model)
+            weights = 12 * shape.num_layers * shape.hidden_size**2 + (shape.vocab_size or 0) * shape.hidden_size
+            large |= {config.model.name} if weights >= BF16_ADVISED else set()
+    if large:
+        yield (
+            f"{', '.join(sorted(large))}: scored in float32; from a billion weights on, evaluation.precision: bf16 is "
+            "worth its rounding on a GPU. Set it for all arms that are compared"
         )
 
 

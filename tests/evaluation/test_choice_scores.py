@@ -166,6 +166,16 @@ def test_which_class_comes_once_more_depends_on_the_seed() -> None:
     )
 
 
+def test_precision_enters_the_trial_id_where_anything_is_scored() -> None:
+    def identity(**evaluation: Any) -> str:
+        return trial_id(TrialConfig.model_validate({"evaluation": evaluation}), {})
+
+    assert identity() == identity(precision="fp32") == "054a20635bbb4c75"
+    for task in ("xnli", "translation"):
+        assert identity(tasks=(task,)) != identity(tasks=(task,), precision="bf16")
+    assert identity(tasks=()) == identity(tasks=(), precision="bf16")
+
+
 @pytest.mark.parametrize("field, value", [("template", "harness"), ("scoring", "pmi"), ("demo_balance", "class")])
 def test_a_field_enters_the_trial_id_only_where_it_changes_a_score(field: str, value: str) -> None:
     def identity(tasks: tuple[str, ...], shots: int, **fields: str) -> str:

@@ -3,13 +3,16 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afp_ray.config import StudyConfig, TrialConfig, trial_id
+from afp_ray.config.model import ModelConfig
 from afp_ray.ledger import Ledger
+from afp_ray.models.describe import describe
 from afp_ray.planning.check import Checked
 from afp_ray.planning.costs import Costs, measured_trials
 from afp_ray.planning.probe import probe_trials
@@ -102,6 +105,17 @@ def test_without_trials_there_is_no_estimate_and_the_probe_is_named(tmp_path: Pa
     answer = plan_study(make_study(), tmp_path)
     assert (answer.cost, answer.hours, answer.based_on) == (None, None, 0)
     assert any("--probe" in line and "mcl, mit" in line for line in answer.notes)
+
+
+@pytest.mark.parametrize("gpus, precision, advised", [(1, "fp32", True), (1, "bf16", False), (0, "fp32", False)])
+def test_bf16_is_advised_for_large_models_that_a_gpu_scores(
+    gpus: int, precision: str, advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = replace(describe(ModelConfig()), num_layers=24, hidden_size=2048, vocab_size=50_000)  # 1.3 billion
+    monkeypatch.setattr("afp_ray.planning.plan.describe", lambda _: shape)
+    runtime = {"executor": "local", "gpus_per_worker": gpus}
+    study = make_study(runtime=runtime, fixed={"evaluation.precision": precision})
+    assert any("evaluation.precision: bf16" in line for line in plan_study(study, tmp_path).notes) is advised
 
 
 def test_two_trials_tell_what_the_rest_costs(tmp_path: Path) -> None:
