@@ -84,6 +84,8 @@ class TrainingSummary(StrictModel):
     """Mean norm of the instruction term's gradient over that of the contrastive term's, weights included; likewise."""
     trainable_parameters: int | None = None
     """Weights that were trained, tied ones counted once; null in results of before it was counted."""
+    computed_from: str | None = None
+    """The form in which weights entered the products, and why not another; null in results of before it was told."""
     micro_batch_size: int | None = None
     """Instructions of one forward pass of a worker at the end; null where nothing was trained."""
     pair_chunk_size: int | None = None

@@ -33,7 +33,7 @@ from afp_ray.training.optimizer import (
     set_learning_rate,
 )
 from afp_ray.training.schedule import learning_rate
-from afp_ray.training.setup import own_random_state, prepared, seed_step, train_mode
+from afp_ray.training.setup import copies_for, own_random_state, prepared, seed_step, train_mode
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.state import States, set_weights, trained_weights
 from afp_ray.training.step import StepLosses, TrainingStep, pack_instructions, pack_pairs
@@ -89,7 +89,13 @@ class TrainingRequest:
 
 
 def train(
-    model: CausalModel, batches: Batches, request: TrainingRequest, host: Host, *, paths: TrialPaths | None = None
+    model: CausalModel,
+    batches: Batches,
+    request: TrainingRequest,
+    host: Host,
+    *,
+    paths: TrialPaths | None = None,
+    uses_copies: bool | None = None,
 ) -> TrainingSummary:
     """Train `model` in place for `max_steps` steps; inside a process group every worker calls this alike.
 
@@ -104,6 +110,8 @@ def train(
         host: its reporter hears of every step: losses of its terms, learning rate, gradient norm, tokens per second,
             memory. Its `stop` is asked after every step; true on any worker saves the state and stops all of them.
         paths: where states, curve and trace go; None keeps none of them.
+        uses_copies: with `precision` bf16, whether matrices are cast once a step; None leaves it to the device. States
+            of either form are those of the other.
     Returns: losses are means over the steps of the last tenth that had the term; `gpu_hours` is that of earlier
         attempts, `dropped_tokens` is the caller's to fill.
     Raises: DivergedError with the step at which a loss or the gradient's norm is not finite; its states are removed.
@@ -119,7 +127,7 @@ def train(
         if paths is not None and (may_pause or runtime.checkpoint_every_s is not None):
             identity = request.identity(trained_weights(trained))
             states = States(paths.states, identity=identity, keep_last=runtime.keep_last, model=trained, device=device)
-        loop = _Loop(trained, request, host, device=device, states=states)
+        loop = _Loop(trained, request, host, device=device, states=states, uses_copies=uses_copies)
         return loop.run(batches, paths if rank() == 0 else None)
 
 
@@ -138,6 +146,7 @@ class _Loop:
         *,
         device: torch.device,
         states: States | None,
+        uses_copies: bool | None,
     ) -> None:
         training, loss = request.training, request.loss
         self.model, self.request, self.host, self.device, self.states = model, request, host, device, states
@@ -146,7 +155,8 @@ class _Loop:
         self.record = Record(training.max_steps, device, period=2 if _alternates(loss) else 1)
         self.sizes = _first_sizes(training, host.runtime)
         self.terms = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
-        self.optimizer = make_optimizer(model, training, device, seed=request.seed)
+        self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=uses_copies)
+        self.optimizer = make_optimizer(model, training, device, seed=request.seed, copies=self.copies)
         self._num_trainable = num_trainable(model)
         self._is_sharded = any(isinstance(value, DTensor) for value in model.parameters())
 
@@ -163,7 +173,8 @@ class _Loop:
             max_steps=max_steps,
             device=self.device,
         )
-        with contextlib.closing(trace), contextlib.closing(curve):
+        copies = contextlib.nullcontext() if self.copies is None else contextlib.closing(self.copies)
+        with contextlib.closing(trace), contextlib.closing(curve), copies:
             while self.step < max_steps and not self._is_at_rung():
                 trace.before(self.step)
                 is_due = every_s is not None and time.monotonic() - saved_at >= every_s
@@ -272,6 +283,8 @@ class _Loop:
         if state is None:
             return
         set_weights(self.model, state.parts["model"])
+        if self.copies is not None:
+            self.copies.renew()
         self.optimizer.load_state_dict(state.parts["optimizer"])
         self.terms.load_state_dict(state.parts["loss"])
         self.record.restore(state.step, state.record["sums"])
@@ -290,6 +303,7 @@ class _Loop:
             seconds,
             steps=self.step,
             trainable_parameters=self._num_trainable,
+            computed_from=self._computed_from,
             notes=tuple(notes),
             **dataclasses.asdict(self.sizes),
         )

@@ -5,8 +5,12 @@ Bytes for each trained parameter, gradient included:
 | precision | weight | gradient | first moment | second moment | lost bits | together |
 |---|---|---|---|---|---|---|
 | fp32, bf16 | 4 | 4 | 4 | 4 | - | 16 |
+| bf16, with copies of the matrices | 4 + 2 | 4 | 4 | 4 | - | 18 |
 | bf16_resident, stochastic | 2 | 2 | 2 | 2 | - | 8 |
 | bf16_resident, compensated | 2 | 2 | 2 | 2 | 2 | 10 |
+
+Autocast makes such copies in every forward and holds them until its backward pass is done, beside the 16; those that
+stay take their place.
 
 Inside the backward pass gradients stand one parameter at a time instead of all together, where a step is one pass; what
 accumulates over several passes stands until the last of them.
@@ -23,6 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
+from afp_ray.models.bf16_copies import Bf16Copies
 from afp_ray.training.bf16_adamw import ResidentAdamW
 from afp_ray.training.gather import sum_over_workers
 from afp_ray.training.packed_rows import pack_pairs
@@ -35,7 +40,14 @@ _EPSILON = 1e-8
 Optimizer: TypeAlias = "torch.optim.Optimizer | BackwardOptimizer"
 
 
-def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.device, *, seed: int = 0) -> Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    training: TrainingConfig,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    copies: Bf16Copies | None = None,
+) -> Optimizer:
     """AdamW for what a model trains; vectors (norms and biases) are not decayed.
 
     Args:
@@ -43,13 +55,18 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.dev
         training: peak learning rate, weight decay, precision, rounding, and whether updates run in the backward pass.
         device: fused kernels exist for the CPU and for CUDA.
         seed: of stochastic rounding; the step and the parameter enter beside it.
+        copies: of the model's matrices, which every step renews; not with updates in the backward pass.
     Returns: the optimizer, with `param_groups`, `zero_grad`, `step`, `state_dict` and `load_state_dict` whatever its
         kind.
     """
     free_gathered(model)
     groups = _groups(model, training)
     if not training.optimizer_in_backward:
-        return _make(groups, training, device, seed)
+        optimizer = _make(groups, training, device, seed)
+        if copies is not None:
+            optimizer.register_step_post_hook(lambda *ignored: copies.renew())
+        return optimizer
+    assert copies is None, "gradients of copies are not there before their whole block has been passed"
     alone = [
         {**group, "params": [parameter], "draws": [draw]}
         for group in groups

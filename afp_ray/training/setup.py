@@ -10,6 +10,7 @@ from torch import nn
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.models.adapters import add_adapters, merge_adapters
+from afp_ray.models.bf16_copies import Bf16Copies, refuses_copies
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.packing import lengths_of
 from afp_ray.models.recomputing import recomputed
@@ -44,6 +45,39 @@ def prepared(
         yield trained
     if training.lora is not None:
         merge_adapters(model)
+
+
+def copies_for(
+    model: CausalModel,
+    training: TrainingConfig,
+    runtime: TrainingRuntime,
+    device: torch.device,
+    *,
+    is_asked: bool | None = None,
+) -> tuple[Bf16Copies | None, str]:
+    """The bf16 copies from which products are computed, where they serve; and in words what they are computed from.
+
+    Args:
+        model: what is trained, once the training step and whatever it copies of the model are made.
+        training: precision, and whether weights are updated in the backward pass.
+        runtime: sharding.
+        device: on CUDA copies are the rule.
+        is_asked: whether to make them where they can be; None leaves it to the device.
+    Returns: None where autocast casts in every forward, or nothing is cast; the words say which, and why.
+    """
+    if training.precision != "bf16":
+        return None, "bf16 weights" if training.precision == "bf16_resident" else "float32 weights"
+    plain = "float32 weights, cast in every forward"
+    if not (device.type == "cuda" if is_asked is None else is_asked):
+        return None, plain
+    because = refuses_copies(model)
+    if training.optimizer_in_backward:
+        because = "weights are updated in the backward pass"
+    elif runtime.sharding == "full":
+        because = "weights are shared out among workers"
+    if because is not None:
+        return None, f"{plain}: {because}"
+    return Bf16Copies(model), "bf16 copies of float32 weights, cast once a step"
 
 
 @contextlib.contextmanager

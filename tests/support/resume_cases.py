@@ -58,6 +58,7 @@ class Run:
         stop: Callable[[], bool] | None = None,
         trial_id: str = "trial",
         on_step: Callable[[int], None] = lambda step: None,
+        uses_copies: bool | None = None,
         **fields: Any,
     ) -> TrainingSummary | None:
         """Train to the end, or until `stop_after` steps are done; None when it was stopped.
@@ -67,6 +68,7 @@ class Run:
             stop: instead, the function that is asked.
             trial_id: content address.
             on_step: called with the number of steps done.
+            uses_copies: as `train` has it.
             fields: what this call has different from the others: model, batches, fields of the request or of the host.
         """
         own = self
@@ -91,7 +93,7 @@ class Run:
         request = TrainingRequest(**{name: fields.pop(name, value) for name, value in asked_for.items()})
         host = Host(**{"reporter": Reports(), "runtime": self.runtime, "stop": stop or counted, **fields})
         try:
-            summary = train(model, batches, request, host, paths=self.paths)
+            summary = train(model, batches, request, host, paths=self.paths, uses_copies=uses_copies)
         except TrainingInterruptedError:
             return None
         self.weights = dict(model.state_dict())
