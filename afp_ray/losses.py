@@ -104,22 +104,43 @@ def instruction_loss(logits: Tensor, labels: Tensor, num_supervised: int) -> Ten
     return loss / num_supervised
 
 
-def supervised_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """Which states of a row predict which tokens.
+
+    Attributes:
+        positions: (S,) indices into the flattened (B*T) states.
+        tokens: (S,) that they predict.
+        weights: (S,) float32 factor of each one's loss, 0 for what fills up a bucket; None is 1 for all.
+    """
+
+    positions: Tensor
+    tokens: Tensor
+    weights: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Supervised":
+        """The same on another device, without waiting for the copies."""
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Supervised(
+            self.positions.to(device, non_blocking=True), self.tokens.to(device, non_blocking=True), weights
+        )
+
+
+def supervised_positions(labels: Tensor) -> Supervised:
     """Where a state predicts a supervised token, and which.
 
     Args:
         labels: (B, T) token ids, -100 where a token is not supervised.
-    Returns: (S,) indices into the flattened (B*T) states, and the (S,) tokens that they predict.
     """
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
     positions = (following != IGNORED).nonzero().squeeze(-1)
-    return positions, following[positions]
+    return Supervised(positions, following[positions])
 
 
 def next_token_sum(
     hidden: Tensor,
     head_weight: Tensor,
-    labels: Tensor,
+    supervised: Supervised,
     *,
     head_bias: Tensor | None = None,
     scale: float = 1.0,
@@ -128,56 +149,26 @@ def next_token_sum(
 ) -> Tensor:
     """Summed next-token cross-entropy that projects the supervised rows alone onto the vocabulary, a chunk at a time.
 
+    Never are all logits in memory. Gradients are made in the forward, chunk by chunk, so there is no second derivative.
+
     Args:
         hidden: (B, T, D) states after the final norm; position t predicts token t + 1.
         head_weight: (V, D) the projection.
-        labels: (B, T) token ids, -100 where a token is not supervised; may stay on the CPU.
+        supervised: what `supervised_positions` gives; may stay on the CPU.
         head_bias: (V,) or None.
         scale: multiplies the logits.
         softcap: logits become softcap * tanh(logits / softcap); None leaves them.
         chunk_elements: logits in memory at a time; None chooses by device.
-    Returns: () nats, summed over the supervised positions; 0 when there is none.
+    Returns: () nats, float32, summed over the supervised positions; 0 when there is none.
     """
-    positions, targets = supervised_positions(labels)
-    rows = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))  # (S, D)
-    return cross_entropy_sum(
-        rows,
-        head_weight,
-        targets.to(hidden.device, non_blocking=True),
-        head_bias=head_bias,
-        scale=scale,
-        softcap=softcap,
-        chunk_elements=chunk_elements,
-    )
-
-
-def cross_entropy_sum(
-    rows: Tensor,
-    head_weight: Tensor,
-    targets: Tensor,
-    *,
-    head_bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    chunk_elements: int | None = None,
-) -> Tensor:
-    """Summed cross-entropy of `rows @ head_weight.T` against `targets`, never holding all logits.
-
-    Gradients are made in the forward, chunk by chunk, so there is no second derivative.
-
-    Args:
-        rows: (S, D).
-        head_weight: (V, D).
-        targets: (S,) token ids.
-        head_bias, scale, softcap, chunk_elements: as in `next_token_sum`.
-    Returns: () nats, float32.
-    """
+    chosen = supervised.to(hidden.device)
+    rows = hidden.flatten(0, 1).index_select(0, chosen.positions)  # (S, D)
     if chunk_elements is None:
         chunk_elements = _CHUNK_ELEMENTS.get(rows.device.type, _DEFAULT_CHUNK_ELEMENTS)
         chunk_elements = max(chunk_elements, _LEAST_CHUNK_ROWS * len(head_weight))
     chunk_rows = max(1, chunk_elements // len(head_weight))
     loss: Tensor = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
-        rows, head_weight, head_bias, targets, _LogitForm(scale, softcap), chunk_rows
+        rows, head_weight, head_bias, chosen.tokens, chosen.weights, _LogitForm(scale, softcap), chunk_rows
     )
     return loss
 
@@ -199,6 +190,7 @@ class _CrossEntropySum(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
+        weights: Tensor | None,
         form: _LogitForm,
         chunk_rows: int,
     ) -> Tensor:
@@ -212,7 +204,9 @@ class _CrossEntropySum(torch.autograd.Function):
                 chunk = slice(start, start + chunk_rows)
                 logits = cast_rows[chunk] @ cast_weight.T  # (S', V)
                 losses, slope = _loss_and_slope(logits, bias, targets[chunk], form)
-                total += losses
+                if weights is not None:
+                    losses, slope = losses * weights[chunk], slope.mul_(weights[chunk, None])
+                total += losses.sum()
                 gradients.add(chunk, slope.to(dtype), cast_rows[chunk], cast_weight)
         ctx.gradients = gradients
         return total
@@ -222,7 +216,7 @@ class _CrossEntropySum(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         (upstream,) = grad_outputs
         made = [None if part is None else part.mul_(upstream) for part in gradients.parts]
-        return made[0], made[1], made[2], None, None, None
+        return made[0], made[1], made[2], None, None, None, None
 
 
 class _Gradients:
@@ -249,7 +243,7 @@ class _Gradients:
 
 
 def _loss_and_slope(logits: Tensor, bias: Tensor | None, targets: Tensor, form: _LogitForm) -> tuple[Tensor, Tensor]:
-    """Summed loss of a chunk, and its derivative by `logits` (S', V), which is overwritten where that saves memory."""
+    """(S',) losses of a chunk, and their derivative by `logits` (S', V), which may be overwritten."""
     final = logits.float()
     if bias is not None:
         final = final + bias.float()
@@ -261,7 +255,7 @@ def _loss_and_slope(logits: Tensor, bias: Tensor | None, targets: Tensor, form: 
         final = capped * form.softcap
     log_probabilities = torch.log_softmax(final, dim=-1)
     chosen = targets.unsqueeze(-1)
-    loss = -log_probabilities.gather(1, chosen).sum()
+    loss = -log_probabilities.gather(1, chosen).squeeze(1)
     slope = log_probabilities.exp_()
     slope.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=slope.dtype))
     if capped is not None:

@@ -26,7 +26,8 @@ from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import InstructionBatch, TrainBatch
 from afp_ray.training.loop import num_tokens
 from afp_ray.training.optimizer import Optimizer, clip_gradients, make_optimizer
-from afp_ray.training.step import TrainingStep, pack_instructions, pack_pairs
+from afp_ray.training.packed_rows import pack_instructions, pack_pairs
+from afp_ray.training.step import TrainingStep
 from benchmarks import authors, equality, workload
 from benchmarks.figures import Figure, show
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from afp_ray.losses import (
     Candidates,
+    Supervised,
     contrastive_loss,
-    cross_entropy_sum,
     instruction_loss,
     next_token_sum,
     supervised_positions,
@@ -144,18 +144,23 @@ def test_shapes_must_agree() -> None:
         contrastive_loss(random(3, 4), random(2, 4), 0.05)
 
 
+def each_row(*tokens: int) -> Supervised:
+    """Every state of a row predicts a token."""
+    return Supervised(torch.arange(len(tokens)), torch.tensor(tokens))
+
+
 LABELS = torch.tensor([[-100, -100, 5, 6, -100], [-100, 3, -100, -100, 1]])
 
 
 def test_supervised_positions_by_hand() -> None:
-    positions, targets = supervised_positions(LABELS)
-    assert positions.tolist() == [1, 2, 5, 8]
-    assert targets.tolist() == [5, 6, 3, 1]
+    supervised = supervised_positions(LABELS)
+    assert supervised.positions.tolist() == [1, 2, 5, 8]
+    assert supervised.tokens.tolist() == [5, 6, 3, 1]
 
 
 def test_uniform_logits_cost_log_of_the_vocabulary() -> None:
     assert instruction_loss(torch.zeros(2, 5, 9), LABELS, 4).item() == pytest.approx(math.log(9), rel=1e-6)
-    total = next_token_sum(random(2, 5, 3), torch.zeros(9, 3, dtype=torch.float64), LABELS)
+    total = next_token_sum(random(2, 5, 3), torch.zeros(9, 3, dtype=torch.float64), supervised_positions(LABELS))
     assert total.item() == pytest.approx(4 * math.log(9), rel=1e-6)
 
 
@@ -172,7 +177,7 @@ def test_next_token_sum_equals_the_loss_of_whole_logits(chunk_elements: int, opt
     total = next_token_sum(
         ours[0],
         ours[1],
-        LABELS,
+        supervised_positions(LABELS),
         head_bias=ours[2] if used == 3 else None,
         scale=scale,
         softcap=softcap,
@@ -190,7 +195,7 @@ def test_next_token_sum_equals_the_loss_of_whole_logits(chunk_elements: int, opt
 
 def test_no_supervised_position_costs_nothing() -> None:
     hidden, weight = random(1, 4, 3).requires_grad_(), random(9, 3).requires_grad_()
-    total = next_token_sum(hidden, weight, torch.full((1, 4), -100))
+    total = next_token_sum(hidden, weight, supervised_positions(torch.full((1, 4), -100)))
     total.backward()
     assert total.item() == 0
     assert hidden.grad is not None
@@ -201,15 +206,30 @@ def test_no_supervised_position_costs_nothing() -> None:
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     rows, weight = random(4, 3).requires_grad_(), random(9, 3)
-    cross_entropy_sum(rows, weight, torch.tensor([1, 2, 3, 4])).backward()
+    next_token_sum(rows[None], weight, each_row(1, 2, 3, 4)).backward()
     assert weight.grad is None
     assert rows.grad is not None
     assert rows.grad.any()
 
 
+def test_rows_of_weight_zero_are_not_there() -> None:
+    def parts(supervised: Supervised) -> list[torch.Tensor]:
+        hidden, weight = random(1, 6, 3).requires_grad_(), random(9, 3, seed=1).requires_grad_()
+        total = next_token_sum(hidden, weight, supervised, softcap=2.0, chunk_elements=18)
+        total.backward()
+        assert hidden.grad is not None
+        assert weight.grad is not None
+        return [total.detach(), hidden.grad, weight.grad]
+
+    few = parts(Supervised(torch.tensor([1, 4]), torch.tensor([5, 2])))
+    filled = Supervised(torch.tensor([1, 4, 0, 0]), torch.tensor([5, 2, 0, 0]), torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    for expected, value in zip(few, parts(filled), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_a_huge_logit_gives_no_nan() -> None:
     rows = torch.tensor([[1e4, 0.0]], requires_grad=True)
-    total = cross_entropy_sum(rows, torch.eye(2), torch.tensor([1]))
+    total = next_token_sum(rows[None], torch.eye(2), each_row(1))
     total.backward()
     assert total.item() == pytest.approx(1e4)
     assert rows.grad is not None
@@ -220,7 +240,7 @@ def test_softmax_stays_float32_under_autocast() -> None:
     rows, weight = random(64, 16).float(), random(512, 16, seed=1).float()
     targets = torch.arange(64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total = cross_entropy_sum(rows, weight, targets)
+        total = next_token_sum(rows[None], weight, each_row(*range(64)))
     half = (rows.bfloat16() @ weight.bfloat16().T).float()
     assert total.dtype == torch.float32
     assert total.item() == pytest.approx(F.cross_entropy(half, targets, reduction="sum").item(), rel=1e-6)
@@ -230,8 +250,8 @@ def test_a_packed_row_predicts_nothing_across_its_samples() -> None:
     hidden, weight = random(2, 4, 3), random(9, 3, seed=1)
     labels = torch.tensor([[-100, 2, 3, 4], [-100, -100, 7, -100]])
     lengths = (4, 3)  # the last place of the second row is padding
-    expected = next_token_sum(hidden, weight, labels)
+    expected = next_token_sum(hidden, weight, supervised_positions(labels))
     row = torch.cat([hidden[number, :length] for number, length in enumerate(lengths)])[None]
     packed = torch.cat([labels[number, :length] for number, length in enumerate(lengths)])[None]
-    assert next_token_sum(row, weight, packed).item() == pytest.approx(expected.item(), rel=1e-12)
-    assert supervised_positions(packed)[0].tolist() == [0, 1, 2, 5]
+    assert next_token_sum(row, weight, supervised_positions(packed)).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert supervised_positions(packed).positions.tolist() == [0, 1, 2, 5]

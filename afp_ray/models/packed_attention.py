@@ -4,21 +4,23 @@ Shapes: n samples of T_i tokens, N tokens of all, H heads, K heads of keys and v
 head.
 
 Nothing of size (N, N) is ever made. On a CPU each sample is a slice of the row and a call of its own, which needs no
-mask where attention is plainly causal. Elsewhere, where many small calls cost more than the work in them, the samples
-stand side by side, padded on the right for the length of the attention alone: a causal query never sees what stands
-behind it.
+mask where attention is plainly causal. On CUDA in 16 bits one call takes all samples, and reads on the device where
+they begin. Elsewhere, where many small calls cost more than the work in them, the samples stand side by side, padded on
+the right for the length of the attention alone: a causal query never sees what stands behind it.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nested import nested_tensor_from_jagged
+from torch.nn.attention.varlen import varlen_attn
 
 _ONE_BY_ONE = frozenset({"cpu"})
 """Devices on which a call a sample costs less than a padded one: by 1.2 to 1.7 times on a CPU, at every length."""
@@ -37,6 +39,7 @@ class Samples:
     device: torch.device
     _biases: dict[tuple[int, int | None, str], Tensor] = field(default_factory=dict)
     _groups: "_Groups | None" = None
+    _starts: Tensor | None = None
 
     @property
     def longest(self) -> int:
@@ -54,6 +57,14 @@ class Samples:
         if self._groups is None:
             self._groups = _group(self.lengths, self.device)
         return self._groups
+
+    @property
+    def starts(self) -> Tensor:
+        """(n + 1,) int32 first token of each sample, and N, on the device."""
+        if self._starts is None:
+            bounds = np.concatenate([[0], np.cumsum(self.lengths)])
+            self._starts = torch.from_numpy(bounds.astype(np.int32)).to(self.device, non_blocking=True)
+        return self._starts
 
     def bias(self, dtype: torch.dtype, *, window: int | None, slopes: Tensor | None) -> Tensor | None:
         """What is added to the scores of the longest sample; None where plain causality is all there is.
@@ -138,6 +149,27 @@ class ScoreForm:
     slopes: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SamplesInBucket:
+    """Samples whose bounds are read on the device, so that a forward captured once serves others of the same shape.
+
+    Attributes:
+        starts: (n + 1,) int32 first token of each sample, and N; none is empty.
+        longest: tokens that no sample exceeds.
+    """
+
+    starts: Tensor
+    longest: int
+
+    def on_host(self) -> Samples:
+        """The same samples with lengths that the host knows; waits for a device."""
+        return Samples(tuple(self.starts.diff().tolist()), self.starts.device)
+
+
+class NoVarlenError(Exception):
+    """No kernel reads the bounds of samples on the device for this form of attention; the text says why."""
+
+
 class OtherRow(Protocol):
     """A row whose tokens see one another in a way of its own, which its attention knows."""
 
@@ -149,11 +181,12 @@ class OtherRow(Protocol):
         """(1, N, H, D) from (1, H, N, D), without dropout; otherwise as the function of that name."""
 
 
-_current: ContextVar[Samples | OtherRow] = ContextVar("samples of the packed row")
+AnyRow: TypeAlias = Samples | SamplesInBucket | OtherRow
+_current: ContextVar[AnyRow] = ContextVar("samples of the packed row")
 
 
 @contextmanager
-def samples_in_row(samples: Samples | OtherRow) -> Iterator[None]:
+def samples_in_row(samples: AnyRow) -> Iterator[None]:
     """What attention modules take their row to consist of, until the end of the block."""
     token = _current.set(samples)
     try:
@@ -162,7 +195,7 @@ def samples_in_row(samples: Samples | OtherRow) -> Iterator[None]:
         _current.reset(token)
 
 
-def current_samples() -> Samples | OtherRow:
+def current_samples() -> AnyRow:
     """The samples of the row whose forward is under way.
 
     Raises: LookupError outside of `samples_in_row`.
@@ -184,8 +217,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, form: ScoreForm, *, dropou
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:  # to all heads, which every kernel takes, for H / K times the memory of keys and values
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    if not isinstance(samples, Samples):
+    if not isinstance(samples, Samples | SamplesInBucket):
         return samples.attend(query, key, value, form)
+    obstacle = varlen_obstacle(query, form, dropout)
+    if obstacle is None:
+        return _varlen(query, key, value, samples, form, dropout)
+    if isinstance(samples, SamplesInBucket):
+        if query.device.type != "cpu":
+            raise NoVarlenError(obstacle)
+        samples = samples.on_host()
     bias = samples.bias(query.dtype, window=form.window, slopes=form.slopes)
     options = _Options(bias, form.scale, dropout, form.softcap)
     if samples.is_even or query.device.type not in _ONE_BY_ONE:
@@ -195,6 +235,53 @@ def attend(query: Tensor, key: Tensor, value: Tensor, form: ScoreForm, *, dropou
     parts = [torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)]
     attended = [_attend(one, keys, values, options) for one, keys, values in zip(*parts, strict=True)]
     return torch.cat([one.transpose(1, 2) for one in attended], dim=1)
+
+
+def varlen_obstacle(query: Tensor, form: ScoreForm, dropout: float) -> str | None:
+    """Why a kernel that takes the bounds of samples cannot serve; None where it does.
+
+    Args:
+        query: (1, H, N, D).
+        form: how scores are made.
+        dropout: probability with which an attention weight is dropped.
+    """
+    if query.device.type != "cuda":
+        return "the device is not CUDA"
+    if query.dtype not in (torch.bfloat16, torch.float16):
+        return f"the kernel takes 16 bits, these are {str(query.dtype).removeprefix('torch.')}"
+    if form.softcap is not None:
+        return "scores are capped"
+    if form.slopes is not None:
+        return "scores fall with the distance (ALiBi)"
+    if dropout > 0 and form.window is not None:
+        return "attention has a window and dropout"
+    return None
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, samples: Samples | SamplesInBucket, form: ScoreForm, dropout: float
+) -> Tensor:
+    """(1, N, H, D) attention by one call for all samples, which reads their bounds on the device.
+
+    Of the two public functions one knows no dropout, the other no window.
+    """
+    queries, keys, values = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # (N, H, D)
+    starts, longest = samples.starts, samples.longest
+    if dropout == 0:
+        window = (-1 if form.window is None else form.window - 1, 0)
+        attended = varlen_attn(
+            queries, keys, values, starts, starts, longest, longest, scale=form.scale, window_size=window
+        )
+        return cast(Tensor, attended)[None]
+
+    def nested(rows: Tensor) -> Tensor:
+        # Both bounds are given, or the library would look for them on the device and wait.
+        return nested_tensor_from_jagged(rows, starts, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
+
+    attended = F.scaled_dot_product_attention(
+        nested(queries), nested(keys), nested(values), dropout_p=dropout, is_causal=True, scale=form.scale
+    )
+    return attended.transpose(1, 2).values()[None]
 
 
 @dataclass(frozen=True, slots=True)

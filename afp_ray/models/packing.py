@@ -33,7 +33,15 @@ from afp_ray.models.hidden_states import (
     state_of_layer,
 )
 from afp_ray.models.lengths import find_lengths, is_of_library
-from afp_ray.models.packed_attention import OtherRow, Samples, ScoreForm, attend, current_samples, samples_in_row
+from afp_ray.models.packed_attention import (
+    AnyRow,
+    Samples,
+    SamplesInBucket,
+    ScoreForm,
+    attend,
+    current_samples,
+    samples_in_row,
+)
 from afp_ray.models.stated_lengths import Lengths
 
 FAMILIES = frozenset(
@@ -105,13 +113,15 @@ def _recomputes_unpacked(module: nn.Module) -> bool:
     return getattr(module, "gradient_checkpointing", False) and "context_fn" not in getattr(again, "keywords", {})
 
 
-def packed_last_hidden_state(model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor) -> Tensor:
+def packed_last_hidden_state(
+    model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor | SamplesInBucket
+) -> Tensor:
     """States after the final norm, without the projection onto the vocabulary.
 
     Args:
         model: a causal LM; its train or eval mode is respected, gradients flow.
         input_ids, positions: (1, N) tokens, and the place of each in its sample.
-        lengths: (n,) tokens of each sample, in order.
+        lengths: (n,) tokens of each sample, in order; or the samples of a bucket, all of one kind (`lengths_of`).
     Returns: (1, N, D), for each sample equal to a forward over it alone.
     """
 
@@ -122,7 +132,7 @@ def packed_last_hidden_state(model: CausalModel, input_ids: Tensor, positions: T
 
 
 def packed_hidden_states_at(
-    model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor, *, layer: int
+    model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor | SamplesInBucket, *, layer: int
 ) -> Tensor:
     """States of one layer: embeddings and `layer` blocks run, nothing above.
 
@@ -140,7 +150,12 @@ def packed_hidden_states_at(
 
 
 def packed_states_of_every_layer(
-    model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor, *, reduce: Callable[[Tensor], T]
+    model: CausalModel,
+    input_ids: Tensor,
+    positions: Tensor,
+    lengths: Tensor | SamplesInBucket,
+    *,
+    reduce: Callable[[Tensor], T],
 ) -> list[T]:
     """What `reduce` makes of the states of every layer, in one forward; gradients flow.
 
@@ -160,8 +175,10 @@ def packed_states_of_every_layer(
     return [reduce(states) for states in _by_kind(model, row, every_layer)]
 
 
-def _kinds(model: CausalModel, lengths: Tensor) -> list[list[int]]:
-    """Indices of the samples, in groups that may share a forward."""
+def _kinds(model: CausalModel, lengths: Tensor | SamplesInBucket) -> list[list[int]]:
+    """Indices of the samples, in groups that may share a forward; a bucket is one group."""
+    if isinstance(lengths, SamplesInBucket):
+        return [[]]
     lengths_alike = lengths_of(model)
     by_kind: dict[tuple[int, int], list[int]] = {}
     for index, length in enumerate(lengths.tolist()):
@@ -171,7 +188,7 @@ def _kinds(model: CausalModel, lengths: Tensor) -> list[list[int]]:
 
 def _by_kind(
     model: CausalModel,
-    row: tuple[Tensor, Tensor, Tensor],
+    row: tuple[Tensor, Tensor, Tensor | SamplesInBucket],
     run: Callable[[Callable[[], Tensor], Callable[[Tensor], Tensor]], list[Tensor]],
 ) -> list[Tensor]:
     """(1, N, D) states that `run` gives of a packed row, in one forward for each group of samples that may share it.
@@ -186,7 +203,7 @@ def _by_kind(
     """
     input_ids, positions, lengths = row
     kinds = _kinds(model, lengths)
-    if len(kinds) == 1:
+    if len(kinds) == 1 or isinstance(lengths, SamplesInBucket):
         return run(*_forward(model, *row))
     sizes = lengths.cpu()
     order: list[Tensor] = []
@@ -202,27 +219,29 @@ def _by_kind(
 
 
 def _forward(
-    model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor
+    model: CausalModel, input_ids: Tensor, positions: Tensor, lengths: Tensor | SamplesInBucket
 ) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
     """The forward of a packed row, and a function that turns its states into (1, N, D).
 
     A model that cannot pack runs on padded rows instead, n times the tokens of the longest sample.
     """
-    if supports_packing(model) is not None:
+    if isinstance(lengths, Tensor) and supports_packing(model) is not None:
         is_token = torch.arange(int(lengths.max())) < lengths[:, None].cpu()  # (n, T)
         mask = is_token.long().to(input_ids.device)
         ids = torch.zeros_like(mask).masked_scatter(mask.bool(), input_ids)
         return lambda: last_hidden_state(model, ids, mask), lambda state: state[mask.bool()][None]
 
+    samples = Samples(tuple(lengths.tolist()), input_ids.device) if isinstance(lengths, Tensor) else lengths
+
     def forward() -> Tensor:
-        with packed_attention_of(model, Samples(tuple(lengths.tolist()), input_ids.device)):
+        with packed_attention_of(model, samples):
             return run_decoder(model, input_ids, positions=positions)
 
     return forward, lambda state: state
 
 
 @contextlib.contextmanager
-def packed_attention_of(model: CausalModel, samples: Samples | OtherRow) -> Iterator[None]:
+def packed_attention_of(model: CausalModel, samples: AnyRow) -> Iterator[None]:
     """Until the end of the block, tokens attend within their own sample, or as another kind of row says."""
     decoder: Any = decoder_of(model)
     implementation = decoder.config._attn_implementation

@@ -38,7 +38,8 @@ from afp_ray.models.pooling import pool_samples
 from afp_ray.training.gather import gather_rows, sum_over_workers, world_size
 from afp_ray.training.negatives import NegativeQueue, SlowCopy
 from afp_ray.training.oom_retry import agree
-from afp_ray.training.packed_rows import pack_pairs, pair_keys, split_pairs
+from afp_ray.training.packed_rows import pack_pairs, split_pairs
+from afp_ray.training.step_inputs import PairInputs, on_device, pair_inputs
 
 Sides: TypeAlias = tuple[Tensor, Tensor]
 """(b, D) sources and (b, D) targets of one layer."""
@@ -63,7 +64,7 @@ class ContrastiveTerm:
         if loss.contrastive_weight > 0 and loss.negatives == "queue":
             self._queue = NegativeQueue(loss.queue_size)
             self._slow = SlowCopy(model, layer=self._layer, momentum=loss.queue_momentum)
-        self._waiting: list[PackedBatch] = []  # this step's pairs: they enter the queue once the weights are updated
+        self._waiting: list[PairInputs] = []
 
     def backward(self, pairs: PairBatch | PackedBatch, *, chunk_size: int | None = None) -> Tensor:
         """Add the gradient of this worker's weighted share to `.grad`.
@@ -75,39 +76,45 @@ class ContrastiveTerm:
         Returns: () nats, this worker's share, unweighted, without gradient.
         """
         row = pack_pairs(pairs)
-        chunks = [row] if chunk_size is None or 2 * chunk_size >= len(row.lengths) else split_pairs(row, chunk_size)
+        is_whole = chunk_size is None or 2 * chunk_size >= len(row.lengths)
+        chunks = [pair_inputs(part) for part in ([row] if is_whole else split_pairs(row, chunk_size or 1))]
+        self.wait_for_update(chunks)
+        return self._backward_in_chunks(chunks) if len(chunks) > 1 else self.pass_backward(chunks[0])
+
+    def wait_for_update(self, chunks: list[PairInputs]) -> None:
+        """Remember the pairs of this step: they enter the queue, where there is one, once the weights are updated."""
         if self._queue is not None:
             self._waiting = chunks
-        if len(chunks) > 1:
-            return self._backward_in_chunks(chunks, pair_keys(row))
-        share = self._share(self.embed(row), pair_keys(row))
+
+    def pass_backward(self, pairs: PairInputs) -> Tensor:
+        """Likewise of pairs that are taken in one pass; a function of tensors alone where there is one worker."""
+        share = self.share(pairs)
         (self.loss.contrastive_weight * share).backward()  # type: ignore[no-untyped-call]
         return share.detach()
 
-    def share(self, pairs: PairBatch | PackedBatch) -> Tensor:
+    def share(self, pairs: PairInputs) -> Tensor:
         """Share of this worker in the mean contrastive loss over the B pairs of all workers, mean over the layers.
 
         Args:
             pairs: this worker's b pairs.
         Returns: () nats, unweighted, with gradient.
         """
-        row = pack_pairs(pairs)
-        return self._share(self.embed(row), pair_keys(row))
+        return self._share(self.embed(pairs), pairs.keys)
 
-    def embed(self, pairs: PairBatch | PackedBatch, *, model: CausalModel | None = None) -> list[Sides]:
+    def embed(self, pairs: PairInputs, *, model: CausalModel | None = None) -> list[Sides]:
         """Pooled states of both sides, from one forward that stops at the highest layer of the loss.
 
         Args:
-            pairs: this worker's b pairs; packed, the b sources come first.
+            pairs: this worker's b pairs.
             model: None takes the one that is trained.
         Returns: (b, D) sources and (b, D) targets for each layer of the loss, the lowest first.
         """
-        row = pack_pairs(pairs)
-        inputs = (model or self.model, self._here(row.input_ids), self._here(row.positions), row.lengths)
+        row, num_pairs = on_device(pairs.row, self.device), len(pairs.keys)
+        inputs = (model or self.model, row.input_ids, row.positions, row.lengths)
 
         def sides(states: Tensor) -> Sides:
-            source, target = pool_samples(states, row.lengths, self.loss.pooling).chunk(2)
-            return source, target
+            pooled = pool_samples(states, pairs.pooled, self.loss.pooling)
+            return pooled[:num_pairs], pooled[num_pairs : 2 * num_pairs]
 
         with self._autocast():
             if self.loss.layer == "all":
@@ -126,7 +133,7 @@ class ContrastiveTerm:
             return
         with torch.no_grad():
             states = _joined([self.embed(chunk, model=self._slow.model) for chunk in self._waiting])
-            keys = torch.cat([pair_keys(chunk) for chunk in self._waiting])
+            keys = torch.cat([chunk.keys for chunk in self._waiting])
             columns, keys, _ = self._of_all_workers(self._sides_of_candidates(states), self._here(keys))
             self._queue.push([F.normalize(column.float(), dim=-1) for column in columns], keys)
         self._waiting = []
@@ -144,7 +151,7 @@ class ContrastiveTerm:
             self._slow.load_state_dict(state["slow"])
             self._queue.load_state_dict(state["queue"], device=self.device)
 
-    def _backward_in_chunks(self, chunks: list[PackedBatch], keys: Tensor) -> Tensor:
+    def _backward_in_chunks(self, chunks: list[PairInputs]) -> Tensor:
         """The three steps of the drawing above; this worker's share, without gradient."""
         random_states, chunk_states = [], []
         with torch.no_grad():
@@ -154,7 +161,7 @@ class ContrastiveTerm:
         states = _joined(chunk_states)
         # Leaves of a graph of their own: the loss gives its gradient by them, and no model stands behind them.
         leaves = [side.requires_grad_() for sides in states for side in sides]
-        share = self._share(states, keys)
+        share = self._share(states, torch.cat([chunk.keys for chunk in chunks]))
         (self.loss.contrastive_weight * share).backward()  # type: ignore[no-untyped-call]
         start = 0
         for chunk, random_state in zip(chunks, random_states, strict=True):
@@ -170,15 +177,17 @@ class ContrastiveTerm:
     def _share(self, states: list[Sides], keys: Tensor) -> Tensor:
         keys = self._here(keys)
         num_own = len(keys)
+        count: int | Tensor = num_own
         if world_size() > 1:
             agree(self.device)
         if self.loss.negatives == "batch":
             # Candidates of this worker alone, yet still a share of the mean over the B pairs of all workers.
             columns, all_keys, first = self._sides_of_candidates(states), keys, 0
-            count = sum_over_workers(torch.tensor(num_own, device=self.device))
+            if world_size() > 1:
+                count = sum_over_workers(torch.tensor(num_own, device=self.device))
         else:
             columns, all_keys, first = self._of_all_workers(self._sides_of_candidates(states), keys)
-            count = torch.tensor(len(all_keys), device=self.device)
+            count = len(all_keys)
         if self._queue is not None and len(self._queue):  # behind the batch, so that the labels stay
             columns = [
                 torch.cat([column, rows.to(column)]) for column, rows in zip(columns, self._queue.rows, strict=True)

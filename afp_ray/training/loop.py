@@ -32,11 +32,12 @@ from afp_ray.training.optimizer import (
     make_optimizer,
     set_learning_rate,
 )
+from afp_ray.training.packed_rows import pack_instructions, pack_pairs
 from afp_ray.training.schedule import learning_rate
 from afp_ray.training.setup import copies_for, own_random_state, prepared, seed_step, train_mode
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.state import States, set_weights, trained_weights
-from afp_ray.training.step import StepLosses, TrainingStep, pack_instructions, pack_pairs
+from afp_ray.training.step import StepLosses, TrainingStep
 
 logger = logging.getLogger(__name__)
 

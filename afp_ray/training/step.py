@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from afp_ray.config.loss import LossConfig
-from afp_ray.data.batches import InstructionBatch, TrainBatch
-from afp_ray.data.packing import PackedBatch
+from afp_ray.data.batches import TrainBatch
 from afp_ray.losses import next_token_sum
 from afp_ray.models.head import VocabularyHead, vocabulary_head
 from afp_ray.models.hidden_states import CausalModel
@@ -28,10 +27,8 @@ from afp_ray.models.packing import packed_last_hidden_state, supports_packing
 from afp_ray.training.contrastive import ContrastiveTerm
 from afp_ray.training.gather import sum_gradients, sum_over_workers, world_size
 from afp_ray.training.oom_retry import agree
-from afp_ray.training.packed_rows import pack_instructions, pack_pairs
 from afp_ray.training.sharding import free_gathered
-
-__all__ = ["StepLosses", "TrainingStep", "pack_instructions", "pack_pairs"]
+from afp_ray.training.step_inputs import InstructionInputs, instruction_inputs_of, on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,39 +117,37 @@ class TrainingStep:
 
     def _instruction_backward(self, batch: TrainBatch) -> Tensor:
         value = torch.zeros((), device=self.device)
-        for rows in batch.instructions:
-            assert rows.labels is not None
-            if batch.num_supervised == 0 or not bool((rows.labels[:, 1:] >= 0).any()):
-                continue
-            share = self.instruction_share(rows, batch.num_supervised)
-            (self.loss.instruction_weight * share).backward()  # type: ignore[no-untyped-call]
-            value += share.detach()
+        for inputs in instruction_inputs_of(batch):
+            value += self.instruction_pass(inputs)
         return value
 
-    def instruction_share(self, rows: InstructionBatch | PackedBatch, num_supervised: int) -> Tensor:
-        """Summed cross-entropy of these rows over the supervised positions of the global batch.
+    def instruction_pass(self, inputs: InstructionInputs) -> Tensor:
+        """Add the gradients of one micro-batch; a function of tensors alone.
 
-        Args:
-            rows: one micro-batch.
-            num_supervised: positions of the global batch, > 0.
+        Returns: () nats, its share, unweighted, without gradient.
+        """
+        share = self.instruction_share(inputs)
+        (self.loss.instruction_weight * share).backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def instruction_share(self, inputs: InstructionInputs) -> Tensor:
+        """Summed cross-entropy of one micro-batch over the supervised positions of the global batch.
+
         Returns: () nats, unweighted, with gradient.
         """
         assert self.head is not None
-        row = pack_instructions(rows)
-        assert row.labels is not None
+        inputs = on_device(inputs, self.device)
+        row = inputs.row
         with self._autocast():
             total = next_token_sum(
-                packed_last_hidden_state(self.model, self._here(row.input_ids), self._here(row.positions), row.lengths),
+                packed_last_hidden_state(self.model, row.input_ids, row.positions, row.lengths),
                 self.head.weight,
-                row.labels,
+                inputs.supervised,
                 head_bias=self.head.bias,
                 scale=self.head.scale,
                 softcap=self.head.softcap,
             )
-        return total / num_supervised
-
-    def _here(self, rows: Tensor) -> Tensor:
-        return rows.to(self.device, non_blocking=True)
+        return total / inputs.num_supervised
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         if not self.is_bf16:

@@ -104,10 +104,10 @@ class LittleMemory(TrainingStep):
 
     place, rank = "nowhere", 0
 
-    def instruction_share(self, rows: Any, num_supervised: int) -> torch.Tensor:
-        if self.place == "instructions" and self.rank == 1 and len(rows.input_ids) > 1:
+    def instruction_share(self, inputs: Any) -> torch.Tensor:
+        if self.place == "instructions" and self.rank == 1 and len(inputs.row.lengths) > 1:
             raise RuntimeError(OUT)
-        return super().instruction_share(rows, num_supervised)
+        return super().instruction_share(inputs)
 
     def backward(self, batch: Any, **options: Any) -> Any:
         if self.place == "pairs" and self.rank == 1 and len(batch.instructions[0].input_ids) > 1:

@@ -14,7 +14,6 @@ from afp_ray.training.contrastive import ContrastiveTerm
 from afp_ray.training.gather import gather_rows, sum_gradients, sum_over_workers
 from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.oom_retry import Sizes, fit_sizes
-from afp_ray.training.packed_rows import pack_pairs
 from afp_ray.training.state_tree import flatten
 from afp_ray.training.step import TrainingStep
 
@@ -108,7 +107,7 @@ class LittleMemory(ContrastiveTerm):
     is_short = True
 
     def embed(self, pairs: Any, *, model: Any = None) -> Any:
-        if self.is_short and torch.is_grad_enabled() and len(pack_pairs(pairs).lengths) > 2:
+        if self.is_short and torch.is_grad_enabled() and len(pairs.keys) > 1:
             raise torch.OutOfMemoryError("out of memory")
         return super().embed(pairs, model=model)
 

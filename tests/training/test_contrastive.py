@@ -19,6 +19,7 @@ from afp_ray.models.recomputing import recomputed
 from afp_ray.training.contrastive import ContrastiveTerm
 from afp_ray.training.packed_rows import pack_pairs, pair_keys, split_pairs
 from afp_ray.training.step import TrainingStep
+from afp_ray.training.step_inputs import pair_inputs
 
 CPU = torch.device("cpu")
 
@@ -76,14 +77,14 @@ def test_keys_are_those_of_the_tokens_whatever_the_layout() -> None:
 def test_pairs_that_share_a_side_are_no_negatives_of_each_other(symmetric: bool) -> None:
     pairs = chosen(random_pairs(), [0, 1, 2, 0, 4], [0, 1, 2, 3, 1])  # 0 and 3 share the source, 1 and 4 the target
     term = term_of(build_model("llama"), symmetric=symmetric, temperature=0.2)
-    ((source, target),) = term.embed(pairs)
+    ((source, target),) = term.embed(pair_inputs(pairs))
     cosine = torch.nn.functional.normalize(source, dim=-1) @ torch.nn.functional.normalize(target, dim=-1).T / 0.2
     counted = torch.ones(5, 5)
     for row, other in ((0, 3), (1, 4)):
         counted[row, other] = counted[other, row] = 0
     forward, reverse = (-(part.diag() - (part.exp() * counted).sum(dim=1).log()).mean() for part in (cosine, cosine.T))
     expected = (forward + reverse) / 2 if symmetric else forward
-    assert term.share(pairs).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert term.share(pair_inputs(pairs)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_batch_of_one_pair_over_and_over_has_nothing_to_tell_apart() -> None:
@@ -134,7 +135,7 @@ def test_a_chunk_draws_the_same_dropout_in_both_passes() -> None:
     model, pairs = build_model("gpt2").train(), random_pairs()  # drops a tenth
     term = term_of(model, layer=2)
     torch.manual_seed(5)
-    parts = [term.embed(chunk)[0] for chunk in split_pairs(pack_pairs(pairs), 3)]
+    parts = [term.embed(pair_inputs(chunk))[0] for chunk in split_pairs(pack_pairs(pairs), 3)]
     sides = [torch.cat([part[side] for part in parts]) for side in (0, 1)]
     expected = contrastive_loss(sides[0], sides[1], 0.05)
     expected.backward()
@@ -210,8 +211,8 @@ def test_the_step_takes_pairs_in_chunks() -> None:
 
 def test_all_layers_are_the_mean_of_the_layers() -> None:
     model, pairs = build_model("llama"), random_pairs()
-    values = [term_of(model, layer=layer, symmetric=True).share(pairs).item() for layer in range(4)]
-    share = term_of(model, layer="all", symmetric=True).share(pairs).item()
+    values = [term_of(model, layer=layer, symmetric=True).share(pair_inputs(pairs)).item() for layer in range(4)]
+    share = term_of(model, layer="all", symmetric=True).share(pair_inputs(pairs)).item()
     assert share == pytest.approx(sum(values) / 4, rel=1e-5)
     assert len({round(value, 3) for value in values}) == 4
     assert math.isfinite(share)

@@ -22,6 +22,7 @@ from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.negatives import NegativeQueue, SlowCopy
 from afp_ray.training.state_tree import flatten, restore
 from afp_ray.training.step import TrainingStep
+from afp_ray.training.step_inputs import pair_inputs
 
 CPU = torch.device("cpu")
 
@@ -87,13 +88,13 @@ def test_the_loss_over_batch_and_queue_has_its_closed_form(symmetric: bool) -> N
     term.after_step()  # nothing was updated, so the slow copy is still the model
     cosines = []
     with torch.no_grad():
-        (old,), (new,) = term.embed(pairs_of(7), model=slow), term.embed(pairs_of(8))
+        (old,), (new,) = term.embed(pair_inputs(pairs_of(7)), model=slow), term.embed(pair_inputs(pairs_of(8)))
         for here, there in ((0, 1), (1, 0)):
             candidates = torch.cat([new[there], old[there]])
             cosines.append(F.normalize(new[here], dim=-1) @ F.normalize(candidates, dim=-1).T / 0.2)  # (4, 8)
     terms = [-(cosine.diag() - cosine.exp().sum(dim=1).log()).mean().item() for cosine in cosines]
     expected = sum(terms) / 2 if symmetric else terms[0]
-    assert term.share(pairs_of(8)).item() == pytest.approx(expected, rel=1e-5)
+    assert term.share(pair_inputs(pairs_of(8))).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_pair_that_comes_again_is_no_negative_of_itself() -> None:
@@ -101,12 +102,12 @@ def test_a_pair_that_comes_again_is_no_negative_of_itself() -> None:
     again, other = pairs_of(3, 1), pairs_of(4, 1)
     term.backward(again)
     term.after_step()
-    assert term.share(again).item() == 0
-    assert term.share(other).item() > 0.01
+    assert term.share(pair_inputs(again)).item() == 0
+    assert term.share(pair_inputs(other)).item() > 0.01
     same_source = PairBatch(again.source_ids, again.source_mask, other.target_ids, other.target_mask)
     same_target = PairBatch(other.source_ids, other.source_mask, again.target_ids, again.target_mask)
-    assert term.share(same_source).item() == 0
-    assert term.share(same_target).item() == 0
+    assert term.share(pair_inputs(same_source)).item() == 0
+    assert term.share(pair_inputs(same_target)).item() == 0
 
 
 def test_the_slow_copy_is_a_moving_average_of_the_lower_layers() -> None:
@@ -164,7 +165,9 @@ def test_the_slow_copy_has_no_dropout_and_leaves_random_numbers_alone() -> None:
     term.after_step()
     assert torch.equal(torch.rand(3), expected)
     assert model.training
-    ((_, target),) = ContrastiveTerm(build_model("gpt2"), LossConfig(layer=2), device=CPU).embed(pairs_of(0))
+    ((_, target),) = ContrastiveTerm(build_model("gpt2"), LossConfig(layer=2), device=CPU).embed(
+        pair_inputs(pairs_of(0))
+    )
     torch.testing.assert_close(term.state_dict()["queue"]["rings"][1], F.normalize(target.detach(), dim=-1))
 
 

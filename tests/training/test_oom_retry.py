@@ -1,7 +1,5 @@
 """A step that does not fit is tried again at half the size, and ends as if that size had been asked for."""
 
-from typing import Any
-
 import pytest
 import torch
 from tiny_models import build_model
@@ -12,6 +10,7 @@ from afp_ray.training.oom_retry import ElsewhereOutOfMemoryError, Sizes, fit_siz
 from afp_ray.training.optimizer import BackwardOptimizer, backward_with_updates, make_optimizer
 from afp_ray.training.setup import seed_step
 from afp_ray.training.step import TrainingStep
+from afp_ray.training.step_inputs import InstructionInputs
 
 CPU = torch.device("cpu")
 OUT = "[enforce fail at alloc_cpu.cpp:129] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -22,9 +21,10 @@ class LittleMemory(TrainingStep):
 
     room = 2
 
-    def instruction_share(self, rows: Any, num_supervised: int) -> torch.Tensor:
-        share = super().instruction_share(rows, num_supervised)
-        if len(rows.input_ids) > self.room:
+    def instruction_share(self, inputs: InstructionInputs) -> torch.Tensor:
+        share = super().instruction_share(inputs)
+        assert isinstance(inputs.row.lengths, torch.Tensor)
+        if len(inputs.row.lengths) > self.room:
             share.backward()  # type: ignore[no-untyped-call]
             raise RuntimeError(OUT)
         return share

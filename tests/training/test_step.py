@@ -14,7 +14,9 @@ from afp_ray.models import packing
 from afp_ray.models.hidden_states import position_ids
 from afp_ray.models.pooling import pool
 from afp_ray.training.loop import num_tokens
-from afp_ray.training.step import TrainingStep, pack_instructions, pack_pairs
+from afp_ray.training.packed_rows import pack_instructions, pack_pairs
+from afp_ray.training.step import TrainingStep
+from afp_ray.training.step_inputs import instruction_inputs_of, pair_inputs
 
 CPU = torch.device("cpu")
 
@@ -145,8 +147,8 @@ def test_the_gradient_by_finite_differences() -> None:
     def value() -> float:
         with torch.no_grad():
             assert batch.pairs is not None
-            shares = [step.instruction_share(rows, batch.num_supervised).item() for rows in batch.instructions]
-            return step.contrastive.share(batch.pairs).item() + 1.5 * sum(shares)
+            shares = [step.instruction_share(inputs).item() for inputs in instruction_inputs_of(batch)]
+            return step.contrastive.share(pair_inputs(batch.pairs)).item() + 1.5 * sum(shares)
 
     for name in (
         "model.embed_tokens.weight",
