@@ -34,12 +34,16 @@ class Measured:
         step_s: worker-seconds of an optimizer step; None where nothing was trained.
         rest_s: seconds beside the steps, over all scorings.
         num_scorings: splits and rungs that were scored.
+        peak_bytes: highest memory of tensors in the training; None where nobody measured it for this.
+        reserved_bytes: highest memory of a GPU that the process held; None likewise, and without a GPU.
     """
 
     config: TrialConfig
     step_s: float | None
     rest_s: float
     num_scorings: int
+    peak_bytes: int | None = None
+    reserved_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

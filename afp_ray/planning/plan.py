@@ -12,14 +12,25 @@ from afp_ray.errors import ModelError
 from afp_ray.ledger import replay, study_hash
 from afp_ray.models.describe import describe
 from afp_ray.planning.check import Checked, cached_fingerprints, refusals
-from afp_ray.planning.costs import NOTHING, ArmCost, Costs, Measured, arm_cost, measured_trials, spent_hours
+from afp_ray.planning.costs import (
+    NOTHING,
+    ArmCost,
+    Costs,
+    Measured,
+    arm_cost,
+    evaluation_key,
+    measured_trials,
+    spent_hours,
+    step_key,
+)
 from afp_ray.planning.disk import FIX as NO_ROOM
 from afp_ray.planning.disk import disk_needs, kept_bytes
+from afp_ray.planning.memory import planned_memory
 from afp_ray.planning.overlap import find_overlap
 from afp_ray.planning.probe import probe_trials
 from afp_ray.planning.recipe import read_unfiltered, study_configs, trained_recipes, training_texts, unread_files
-from afp_ray.planning.resources import FIX, cluster_of, lacking_here
-from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, StudyPlan
+from afp_ray.planning.resources import FIX, cluster_of, gpu_here, lacking_here
+from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
 from afp_ray.search import ArmPlan, StudySearch, prior_studies, resolve
 from afp_ray.search.arms import check_points
 from afp_ray.store import StudyPaths
@@ -70,7 +81,24 @@ def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bo
         warnings=(*_warnings(study), *_short_of_room(study, storage, unloadable)),
         unread=unread_files(study_configs(study)),
         overlap=tuple(overlap_reports(study)),
+        memory=tuple(_memory(study, loadable, measured)) if probe and study.runtime.gpus_per_worker > 0 else (),
     )
+
+
+def _memory(study: StudyConfig, arms: Sequence[ArmPlan], measured: Sequence[Measured]) -> Iterator[PlannedMemory]:
+    """What each kind of trial that was probed takes of the GPU here."""
+    card, card_bytes = gpu_here()
+    firsts = {arm.arm.name: _first_point(study, arm) for arm in arms}
+    for probed in measured:
+        is_trained = probed.config.training.max_steps > 0
+        alike = [
+            name
+            for name, config in firsts.items()
+            if (config.training.max_steps > 0) == is_trained
+            and evaluation_key(config) == evaluation_key(probed.config)
+            and (not is_trained or step_key(config) == step_key(probed.config))
+        ]
+        yield planned_memory(probed, study.runtime, arms=alike, card=card, card_bytes=card_bytes)
 
 
 def _on_cluster(study: StudyConfig) -> Iterator[str]:
@@ -102,7 +130,8 @@ def _measured(study: StudyConfig, arms: Sequence[ArmPlan], storage: Path, *, pro
     if not probe:
         return measured_trials(storage, on_gpu=on_gpu)
     num_threads = max(1, int(study.runtime.cpus_per_worker))
-    return probe_trials([_first_point(study, arm) for arm in arms], on_gpu=on_gpu, num_threads=num_threads)
+    firsts = [_first_point(study, arm) for arm in arms]
+    return probe_trials(firsts, on_gpu=on_gpu, num_threads=num_threads, runtime=study.runtime.of_training)
 
 
 def _first_point(study: StudyConfig, plan: ArmPlan) -> TrialConfig:

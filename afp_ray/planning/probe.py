@@ -3,14 +3,15 @@
 Nothing of a probe is kept but the tokens of its rows, which the first trial then finds ready.
 """
 
+import contextlib
 import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, TrialConfig, canonical_json
+from afp_ray.config import CHOICE_TASKS, DIRECTIONS, TrainingRuntime, TrialConfig, canonical_json
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.prompts import generation_languages, load_direction
 from afp_ray.evaluation.questions import load_rows
@@ -40,13 +41,16 @@ class Marks:
         return [after - before for before, after in itertools.pairwise(self.times.get(stage, []))]
 
 
-def probe_trials(configs: Sequence[TrialConfig], *, on_gpu: bool, num_threads: int) -> list[Measured]:
+def probe_trials(
+    configs: Sequence[TrialConfig], *, on_gpu: bool, num_threads: int, runtime: TrainingRuntime | None = None
+) -> list[Measured]:
     """Run the beginning of one trial of each kind in this process.
 
     Args:
         configs: trials of a study, one of each arm; those that cost alike are probed once.
         on_gpu: whether the study's trials take a GPU.
         num_threads: torch threads.
+        runtime: how the study's workers train; a probe is one worker, whose weights are whole.
     Raises: ConfigError when they take a GPU and there is none here; UserError for what a trial would fail with.
     """
     if on_gpu:
@@ -64,11 +68,11 @@ def probe_trials(configs: Sequence[TrialConfig], *, on_gpu: bool, num_threads: i
         is_scored = any(evaluation_key(other) == evaluation_key(config) for other in chosen.values())
         if step or not is_scored:
             chosen.setdefault(canonical_json([step, evaluation_key(config)]), config)
-    return [_probe(config, num_threads=num_threads) for config in chosen.values()]
+    asked = (runtime or TrainingRuntime()).model_copy(update={"sharding": "none", "profile_steps": 0})
+    return [_probe(config, num_threads=num_threads, runtime=asked, on_gpu=on_gpu) for config in chosen.values()]
 
 
-def _probe(config: TrialConfig, *, num_threads: int) -> Measured:
-
+def _probe(config: TrialConfig, *, num_threads: int, runtime: TrainingRuntime, on_gpu: bool) -> Measured:
     training, evaluation = config.training, config.evaluation
     limit = min(NUM_EXAMPLES, evaluation.limit or NUM_EXAMPLES)
     small = config.model_copy(
@@ -82,8 +86,9 @@ def _probe(config: TrialConfig, *, num_threads: int) -> Measured:
         started = time.perf_counter()
         request = TrialRequest(config=small, trial_id="probe", splits=("validation",))
         # An answer that is found in the cache instead of computed would cost nothing.
-        host = Host(reporter=marks, num_threads=num_threads, caches_scores=False)
-        result = run_trial(request, Path(folder), host)
+        host = Host(reporter=marks, num_threads=num_threads, caches_scores=False, runtime=runtime)
+        with _device_memory(on_gpu) as reserved:
+            result = run_trial(request, Path(folder), host)
         seconds = time.perf_counter() - started
     assert result is not None, "a process alone gives the result itself"
     steps = marks.spans("train")
@@ -95,7 +100,24 @@ def _probe(config: TrialConfig, *, num_threads: int) -> Measured:
         step_s=statistics.mean(steps) if steps else None,
         rest_s=max(0.0, seconds - result.training.seconds - sum(cells)) + grown,
         num_scorings=1,
+        peak_bytes=result.training.peak_memory_bytes or None,
+        reserved_bytes=reserved[0] if reserved else None,
     )
+
+
+@contextlib.contextmanager
+def _device_memory(on_gpu: bool) -> Iterator[list[int]]:
+    """The most that the allocator of this process held of the card, known after the block; empty without a GPU."""
+    reserved: list[int] = []
+    if not on_gpu:
+        yield reserved
+        return
+    import torch
+
+    torch.cuda.empty_cache()  # what an earlier probe left would count as this one's
+    torch.cuda.reset_peak_memory_stats()
+    yield reserved
+    reserved.append(torch.cuda.max_memory_reserved())
 
 
 def _growth(config: TrialConfig, limit: int) -> list[float]:

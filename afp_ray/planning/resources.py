@@ -56,3 +56,11 @@ def num_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def gpu_here() -> tuple[str, int]:
+    """Name and bytes of the GPU that this process computes on."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return str(properties.name), int(properties.total_memory)

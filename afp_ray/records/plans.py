@@ -113,6 +113,31 @@ class PlanCost(StrictModel):
     """That budget, as the study file names it."""
 
 
+class PlannedMemory(StrictModel):
+    """What a trial of some arms takes of a GPU: measured by a probe, and computed for the longest rows there can be."""
+
+    arms: tuple[str, ...]
+    card: str
+    """Name of the GPU that the probe ran on."""
+    card_bytes: int
+    measured_bytes: int | None
+    """Highest memory of tensors in the steps of the probe; null where nothing is trained."""
+    reserved_bytes: int
+    """Highest memory that the probe held of the card, training and scoring together."""
+    computed_bytes: int | None
+    """Of a step whose texts all have `training.max_length` tokens, in passes as the study asks for; null likewise."""
+    micro_batch_size: int | None
+    """Instructions of the largest pass that fits the card then; null without that term, or where nothing fits."""
+    pair_chunk_size: int | None
+    """Likewise pairs."""
+    fits: bool
+    """Whether the passes that the study asks for fit."""
+    trials_per_card: int
+    """Trials that the card holds at a time by what the probe held; whether that is faster was not measured."""
+    step_s: float | None
+    """Seconds of a step of one trial that has the card for itself; null where nothing is trained."""
+
+
 class StudyPlan(StrictModel):
     """What a study would do; nothing of it was started."""
 
@@ -140,3 +165,5 @@ class StudyPlan(StrictModel):
     """What lies in the folders of the sources and is not read."""
     overlap: tuple[OverlapReport, ...] = ()
     """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""
+    memory: tuple[PlannedMemory, ...] = ()
+    """Of each kind of trial that was probed on a GPU."""

@@ -75,7 +75,7 @@ def plan(
         bool, typer.Option("--strict", help="End with 7 when training has whole evaluation rows, or long runs of them.")
     ] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Estimate the cost from a few steps that are run here now.")
+        bool, typer.Option("--probe", help="Estimate cost and GPU memory from a few steps run here now.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -1,9 +1,10 @@
 """Prints plans and statuses as text."""
 
+import math
 import time
 from pathlib import Path
 
-from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, StudyPlan
+from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
 from services.output import say
 from services.schemas import StudyStatus
 
@@ -24,6 +25,8 @@ def show_plan(answer: StudyPlan, file: str) -> None:
     say(f"  trials {answer.trials} at most   finished {answer.finished}   to run {max(0, left)}")
     if answer.cost is not None:
         _show_cost(answer.cost)
+    for memory in answer.memory:
+        _show_memory(memory)
     disk = f"checkpoints {_size(answer.disk_bytes)}, " if answer.disk_bytes is not None else ""
     say(f"  disk   {disk}free {_size(answer.free_bytes)}")
     for check in answer.checks:
@@ -58,6 +61,29 @@ def _show_cost(cost: PlanCost) -> None:
     say(f"         {cost.device_hours:.3g} device-hours{spent}{at_once}")
     if cost.stopped_by and cost.stops_at is not None:
         say(f"  CUT    {cost.stopped_by} ends it after about {cost.stops_at:.0%} of that")
+
+
+def _show_memory(memory: PlannedMemory) -> None:
+    """Peak of the batch, what fits, and how many trials the card holds."""
+    room = f"a card of {_size(memory.card_bytes)} ({memory.card})"
+    say(f"  memory {', '.join(memory.arms)}: {_size(memory.reserved_bytes)} held by one trial of the probe, of {room}")
+    if memory.computed_bytes is not None:
+        least = f"{_size(memory.measured_bytes)} measured, " if memory.measured_bytes is not None else ""
+        word = "fits" if memory.fits else "DOES NOT FIT"
+        say(
+            f"         a step: {least}{_size(memory.computed_bytes)} if every text has training.max_length; that {word}"
+        )
+        largest = {
+            "micro_batch_size": memory.micro_batch_size,
+            "pair_chunk_size": memory.pair_chunk_size,
+        }
+        told = [f"runtime.{name} {size}" for name, size in largest.items() if size is not None]
+        say(f"         largest passes that fit then: {', '.join(told) or 'none, not even of one row'}")
+    if memory.trials_per_card > 1:
+        share = math.floor(100 / memory.trials_per_card) / 100
+        alone = f"a step of one trial alone takes {_hours(memory.step_s / 3600)}; " if memory.step_s else ""
+        say(f"         {memory.trials_per_card} trials fit a card at a time (runtime.gpus_per_worker: {share:g});")
+        say(f"         {alone}whether several are faster together was not measured")
 
 
 def _hours(hours: float) -> str:
