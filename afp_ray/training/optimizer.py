@@ -47,6 +47,7 @@ def make_optimizer(
     *,
     seed: int = 0,
     copies: Bf16Copies | None = None,
+    is_capturable: bool = False,
 ) -> Optimizer:
     """AdamW for what a model trains; vectors (norms and biases) are not decayed.
 
@@ -56,13 +57,16 @@ def make_optimizer(
         device: fused kernels exist for the CPU and for CUDA.
         seed: of stochastic rounding; the step and the parameter enter beside it.
         copies: of the model's matrices, which every step renews; not with updates in the backward pass.
+        is_capturable: hold the learning rate on the device, so that a captured step reads it there at each replay; only
+            where `refuses_capture` has nothing against it. States are those of an optimizer without it.
     Returns: the optimizer, with `param_groups`, `zero_grad`, `step`, `state_dict` and `load_state_dict` whatever its
         kind.
     """
+    assert not (is_capturable and refuses_capture(training)), refuses_capture(training)
     free_gathered(model)
     groups = _groups(model, training)
     if not training.optimizer_in_backward:
-        optimizer = _make(groups, training, device, seed)
+        optimizer = (_make_capturable if is_capturable else _make)(groups, training, device, seed)
         if copies is not None:
             optimizer.register_step_post_hook(lambda *ignored: copies.renew())
         return optimizer
@@ -75,8 +79,22 @@ def make_optimizer(
     return BackwardOptimizer([(group["params"][0], _make([group], training, device, seed)) for group in alone])
 
 
+def refuses_capture(training: TrainingConfig) -> str | None:
+    """Why the update of these trainings cannot be part of a captured step; None where it can.
+
+    Args:
+        training: forward and backward of the second kind may be captured all the same.
+    Returns: a reason in words.
+    """
+    if training.optimizer_in_backward:
+        return "weights are updated in the backward pass"
+    if training.precision == "bf16_resident":
+        return "the host seeds the rounding of bf16 weights in every step"
+    return None
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale all gradients down to a global norm, also where they are bf16 or shards of workers.
+    """Scale all gradients down to a global norm, also where they are bf16 or shards of workers; waits for no device.
 
     Args:
         parameters: those without a gradient are passed over.
@@ -212,9 +230,12 @@ def _is_one_pass(step_of: TrainingStep, batch: TrainBatch) -> bool:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Let the next step of every parameter take this rate."""
+    """Let the next step of every parameter take this rate; one that is held on a device is filled in where it is."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -236,8 +257,34 @@ def _make(
     options: dict[str, Any] = {"lr": training.learning_rate, "betas": _BETAS, "eps": _EPSILON}
     if training.precision == "bf16_resident":
         return ResidentAdamW(groups, **options, rounding=training.rounding, seed=seed)
-    plain = [{name: value for name, value in group.items() if name != "draws"} for group in groups]
-    return torch.optim.AdamW(plain, **options, fused=device.type in ("cpu", "cuda"))
+    return torch.optim.AdamW(_without_draws(groups), **options, fused=device.type in ("cpu", "cuda"))
+
+
+def _make_capturable(
+    groups: list[dict[str, Any]], training: TrainingConfig, device: torch.device, seed: int
+) -> torch.optim.Optimizer:
+    """Fused AdamW whose rate, one tensor for all groups, stays at its address; its states say nothing of that."""
+    rate = torch.tensor(training.learning_rate, dtype=torch.float32, device=device)
+    optimizer = torch.optim.AdamW(
+        _without_draws(groups), lr=rate, betas=_BETAS, eps=_EPSILON, fused=True, capturable=True
+    )
+
+    def as_plain(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:
+            group |= {"lr": float(group["lr"]), "capturable": False}
+
+    def as_own(loaded: torch.optim.Optimizer) -> None:
+        for group in loaded.param_groups:
+            rate.fill_(group["lr"])
+            group |= {"lr": rate, "capturable": True}
+
+    optimizer.register_state_dict_post_hook(as_plain)
+    optimizer.register_load_state_dict_post_hook(as_own)
+    return optimizer
+
+
+def _without_draws(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in group.items() if name != "draws"} for group in groups]
 
 
 def _square_norm(gradient: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ import pytest
 import torch
 from tiny_models import build_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import RandomBatches, make_training
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
+from afp_ray.models.bf16_copies import Bf16Copies
 from afp_ray.training.bf16_adamw import ResidentAdamW, joined, resident, round_at_random, split
 from afp_ray.training.optimizer import (
     BackwardOptimizer,
@@ -20,6 +22,7 @@ from afp_ray.training.optimizer import (
     backward_with_updates,
     clip_gradients,
     make_optimizer,
+    refuses_capture,
     set_learning_rate,
 )
 from afp_ray.training.schedule import learning_rate
@@ -374,3 +377,85 @@ def test_gradients_of_bf16_are_clipped_to_a_norm_of_float32() -> None:
     assert float(clip_gradients(parameters, None)) == pytest.approx(expected, rel=1e-6)
     assert float(clip_gradients(parameters, 1.0)) == pytest.approx(expected, rel=1e-6), "the norm before"
     assert float(clip_gradients(parameters, None)) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_capturable_optimizer_takes_the_same_steps_and_its_rate_stays_where_it_is() -> None:
+    """At rates that float32 has exactly; a state of either kind goes on in the other."""
+    generator = torch.Generator().manual_seed(0)
+    begin = torch.randn(8, 8, generator=generator)
+    gradients = [torch.randn(8, 8, generator=generator) for _ in range(6)]
+    training = make_training(learning_rate=2.0**-7, weight_decay=0.1)
+
+    def advance(kinds: tuple[bool, bool]) -> torch.Tensor:
+        module = nn.Linear(8, 8, bias=False)
+        module.weight.data = begin.clone()
+        state: dict[str, Any] = {}
+        for part, is_capturable in enumerate(kinds):
+            optimizer = make_optimizer(module, training, CPU, is_capturable=is_capturable)
+            rates = {id(group["lr"]) for group in optimizer.param_groups}
+            if state:
+                optimizer.load_state_dict(state)
+            for step in range(3 * part, 3 * part + 3):
+                set_learning_rate(optimizer, 2.0 ** -(7 + step))
+                module.weight.grad = gradients[step].clone()
+                optimizer.step()
+            if is_capturable:
+                assert {id(group["lr"]) for group in optimizer.param_groups} == rates
+            state = optimizer.state_dict()
+            assert {type(group["lr"]) for group in state["param_groups"]} == {float}
+        return module.weight.detach()
+
+    plain = advance((False, False))
+    for kinds in ((True, True), (True, False), (False, True)):
+        assert torch.equal(advance(kinds), plain)
+
+
+@pytest.mark.parametrize("uses_copies", [False, True])
+def test_gradients_that_are_zeroed_keep_their_addresses(uses_copies: bool) -> None:
+    model = build_model("llama").train()
+    step_of = TrainingStep(model, BOTH, device=CPU, is_bf16=uses_copies)
+    copies = Bf16Copies(model) if uses_copies else None
+    optimizer = make_optimizer(model, make_training(precision="bf16"), CPU, copies=copies, is_capturable=True)
+    step_of.backward(RandomBatches().batch(0))
+    expected = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    addresses = [value.grad.data_ptr() for value in model.parameters() if value.grad is not None]
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=False)
+        step_of.backward(RandomBatches().batch(0))
+    assert [value.grad.data_ptr() for value in model.parameters() if value.grad is not None] == addresses
+    for name, value in model.named_parameters():
+        if name in expected:
+            assert value.grad is not None
+            torch.testing.assert_close(value.grad, expected[name], rtol=0, atol=0)
+
+
+def test_clipping_and_the_rate_wait_for_no_device() -> None:
+    """A number that is read on the host is what a card would have to be waited for."""
+
+    class NoReading(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert function is not torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    for precision in ("fp32", "bf16_resident"):
+        weight = nn.Parameter(torch.ones(4, 4, dtype=torch.float32 if precision == "fp32" else torch.bfloat16))
+        module = nn.Module()
+        module.register_parameter("weight", weight)
+        weight.grad = torch.full_like(weight, 3.0)
+        optimizer = make_optimizer(module, make_training(), CPU, is_capturable=True)
+        with NoReading():
+            norm = clip_gradients([weight], 1.0)
+            set_learning_rate(optimizer, 1e-3)
+        assert float(norm) == pytest.approx(12.0, rel=1e-2)
+        assert weight.grad is not None
+        assert float(weight.grad.float().norm()) == pytest.approx(1.0, rel=1e-2)
+        with pytest.raises(AssertionError), NoReading():
+            float(norm)
+
+
+def test_what_cannot_be_captured_is_said() -> None:
+    assert refuses_capture(make_training(precision="bf16")) is None
+    in_backward = make_training(optimizer_in_backward=True, max_grad_norm=None)
+    assert refuses_capture(in_backward) == "weights are updated in the backward pass"
+    resident_said = refuses_capture(make_training(precision="bf16_resident"))
+    assert resident_said == "the host seeds the rounding of bf16 weights in every step"
