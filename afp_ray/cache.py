@@ -1,7 +1,8 @@
 """Keeps what can be made again under `$AFP_CACHE`, named by content: made once, shared by all, within a size.
 
-Rows, tokens, scores, answers and converted models lie there, each kind in a folder of its own. The name of an entry is
-a hash of all that decides it, so nothing there is ever stale, and all of it can be removed at any time:
+Rows, tokens, scores, answers, converted models and MLflow's empty tables lie there, each kind in a folder of its own.
+The name of an entry tells all that decides it, so nothing there is ever stale, and all of it can be removed at any
+time:
 
     read it ──whole──▶ use it
        │ missing, damaged

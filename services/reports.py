@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from afp_ray.comparison.representation import Change
 from afp_ray.errors import AfpError
@@ -17,9 +18,12 @@ from services.views.tables import (
     incomplete_grids,
 )
 
+Answers: TypeAlias = tuple[Comparison | None, Best | None, AfpError | None]
+"""Table and best configuration, or why there are none yet."""
 
-def answers_of(paths: StudyPaths) -> tuple[Comparison | None, Best | None, AfpError | None]:
-    """Table and best configuration, or why there are none yet."""
+
+def answers_of(paths: StudyPaths) -> Answers:
+    """What a study answers now."""
     try:
         return comparison_answer(paths.storage, [paths.name]), best_answer(paths.storage, paths.name), None
     except AfpError as error:
@@ -33,18 +37,23 @@ def report_page(paths: StudyPaths) -> str:
 
 
 def write_reports(
-    paths: StudyPaths, state: StudyState | None = None, *, say: Callable[[str], None] = lambda _: None
+    paths: StudyPaths,
+    state: StudyState | None = None,
+    *,
+    answers: Answers | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all.
 
     Args:
         paths: the study.
         state: of its ledger; spares the reading.
+        answers: what `answers_of` gives; spares the comparison.
         say: called with a line on tables that there are not yet.
     Returns: the files.
     """
     state = state or replay(paths.ledger)
-    comparison, best, error = answers_of(paths)
+    comparison, best, error = answers or answers_of(paths)
     changes = changes_answer(paths, comparison) if comparison is not None else []
     write_atomic(paths.report, _page(paths, state, comparison, best, changes))
     files = [paths.report]

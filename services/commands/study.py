@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ from services.commands.options import (
     StudyName,
 )
 from services.output import BUDGET, GATE, SIGINT, SIGTERM, exit_code_of_study, note, say, say_json, say_json_text
-from services.reports import answers_of, write_reports
+from services.reports import Answers, answers_of, write_reports
 from services.schemas import RESULT_MARK, JobResult
 from services.status import status_of
 from services.studies import is_file_name, load, paths_of, storage_folder
@@ -200,6 +201,7 @@ def run_and_show(
     paths = StudyPaths(storage, study.name)
     address, unloadable = _prepare(study, paths, address, allow_open=allow_open)
     num_expected = planned_trials(study, unloadable)
+    answers = cache(partial(answers_of, paths))  # asked for once the study is closed, by the report and by the end
     is_live = sys.stdout.isatty() and not as_json
     progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
 
@@ -211,7 +213,7 @@ def run_and_show(
             address=address,
             allow_drift=allow_drift,
             on_event=[progress],
-            on_end=lambda state: write_reports(paths, state),
+            on_end=lambda state: write_reports(paths, state, answers=answers()),
         )
 
     with progress:
@@ -220,7 +222,7 @@ def run_and_show(
         else:
             state = drive()
     code = exit_code_of_study(state)
-    _show_end(study, paths, state, code, as_json=as_json)
+    _show_end(study, paths, state, code, None if as_json else answers)
     return code
 
 
@@ -249,20 +251,22 @@ def _prepare(
     return address, unloadable
 
 
-def _show_end(study: StudyConfig, paths: StudyPaths, state: StudyState, code: int, *, as_json: bool) -> None:
-    """The last block of a run; for a Ray job a line for programs too, which read its log."""
-    if as_json:
+def _show_end(
+    study: StudyConfig, paths: StudyPaths, state: StudyState, code: int, answers: Callable[[], Answers] | None
+) -> None:
+    """The last block of a run; for a Ray job a line for programs too, which read its log; None shows JSON alone."""
+    if answers is None:
         status = status_of(paths, state)
         say_json_text(json.dumps({"exit_code": code, "status": status.model_dump(mode="json")}, ensure_ascii=False))
         return
     if code in (SIGINT, SIGTERM):
         say(saved_line(state))
     else:
-        summarize(paths, state)
+        summarize(paths, state, answers())
         if code == BUDGET:
             say(budget_line(study, state))
     if is_ray_job():
-        _, best, _ = answers_of(paths)
+        _, best, _ = answers()
         result = JobResult(exit_code=code, status=status_of(paths, state), best=best)
         say_json_text(result.model_dump_json(), before=RESULT_MARK)
 
@@ -318,10 +322,10 @@ def budget_line(study: StudyConfig, state: StudyState) -> str:
     return f"stopped  budget.{reason}; nothing is lost. Continue: {resume}"
 
 
-def summarize(paths: StudyPaths, state: StudyState) -> None:
+def summarize(paths: StudyPaths, state: StudyState, answers: Answers) -> None:
     """The last block: table, representations, best configuration, and where everything is."""
     terminal = console()
-    comparison, best, error = answers_of(paths)
+    comparison, best, error = answers
     if comparison is not None and best is not None:
         show_comparison(comparison)
         show_best(best)
