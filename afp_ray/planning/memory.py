@@ -40,7 +40,7 @@ class PerWeight:
 
     Attributes:
         weight: of every one, trained or not.
-        moments: of a trained one, with the bits that bf16 lost and the bf16 copy that forwards read.
+        moments: of a trained one, with the bits that bf16 lost.
         gradient: of a trained one.
     """
 
@@ -105,10 +105,19 @@ class MemoryModel:
         )
 
     @property
+    def has_copies(self) -> bool:
+        """Whether bf16 copies of matrices stand between passes, and not from a forward to its backward pass alone."""
+        training = self.config.training
+        is_whole = self.runtime.sharding == "none"
+        return training.precision == "bf16" and is_whole and not training.optimizer_in_backward
+
+    @property
     def standing(self) -> int:
-        """Bytes of weights, state of the optimizer and slow copy: what is there between two steps."""
+        """Bytes of weights, their copies and the state of the optimizer: what is there between two steps."""
         shape, loss, each = self.footprint, self.config.loss, bytes_per_weight(self.config.training)
         standing = shape.num_weights * each.weight + shape.num_trained * each.moments
+        if self.has_copies:
+            standing += shape.whole.fixed
         if self.runtime.sharding == "full" and self.num_workers > 1:
             blocks = shape.num_weights - shape.vocab_size * shape.hidden_size
             gathered = shape.vocab_size * shape.hidden_size + 2 * blocks // shape.num_layers
@@ -198,15 +207,13 @@ class MemoryModel:
         """What a forward saves, and one block once more for the gradients of its states."""
         shape = self.footprint
         at_work = shape.block.sample * num_samples
+        # Of copies that stand, the gradients of one block, until they are added to the others.
+        fixed = shape.block.fixed if self.has_copies else forward.fixed
         if not self.runtime.gradient_checkpointing:
-            return forward.fixed + forward.sample * num_samples + at_work
+            return fixed + forward.sample * num_samples + at_work
         blocks = shape.num_layers if num_blocks is None else num_blocks
         outside = max(0, forward.sample - blocks * shape.block.sample)
-        return (
-            forward.fixed
-            + num_samples * (outside + blocks * shape.state + min(1, blocks) * shape.block.sample)
-            + at_work
-        )
+        return fixed + num_samples * (outside + blocks * shape.state + min(1, blocks) * shape.block.sample) + at_work
 
     def _head(self, rows: int) -> int:
         """The projection of so many supervised rows: gradients and copies of states and weights, a chunk of logits."""
