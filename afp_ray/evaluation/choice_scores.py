@@ -28,7 +28,9 @@ class ChoiceScoring(CellScoring):
     def _scorer(self) -> "ContinuationScorer":
         from afp_ray.evaluation.scoring import ContinuationScorer  # checks of an evaluation must not load torch
 
-        return ContinuationScorer(self.model, self.tokenizer)
+        scorer = ContinuationScorer(self.model, self.tokenizer)
+        self.warnings.extend(scorer.notes)
+        return scorer
 
     def cells(self, task: str, language: str) -> Iterator[Cell]:
         """The cells of one task and language."""

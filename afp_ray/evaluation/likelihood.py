@@ -16,6 +16,9 @@ _MAX_LOGITS, _MAX_LOGITS_ELSEWHERE = 1 << 19, 1 << 26
 _MIN_BLOCK, _MIN_BLOCK_ELSEWHERE = 512, 8192
 """Tokens of the smallest block of the vocabulary, which keeps the products large."""
 
+_IN_ORDER = frozenset({"cpu"})
+"""Devices whose results are there at once; of another, nothing is asked that would have to be waited for."""
+
 
 def log_likelihoods(head: VocabularyHead, states: Tensor, owners: Tensor, targets: Tensor) -> Tensor:
     """Log-probability in nats of chosen tokens, with the softmax in float32.
@@ -28,7 +31,7 @@ def log_likelihoods(head: VocabularyHead, states: Tensor, owners: Tensor, target
 
     Returns: (M,) float32.
     """
-    on_cpu = states.device.type == "cpu"
+    on_cpu = states.device.type in _IN_ORDER
     held, least = (_MAX_LOGITS, _MIN_BLOCK) if on_cpu else (_MAX_LOGITS_ELSEWHERE, _MIN_BLOCK_ELSEWHERE)
     vocabulary = len(head.weight)
     least = min(least, vocabulary)
@@ -42,8 +45,12 @@ def log_likelihoods(head: VocabularyHead, states: Tensor, owners: Tensor, target
         for begin in range(0, vocabulary, block):
             logits = head.logits(part, begin, begin + block, is_exact=True)  # (rows, block) float32
             found = mine & (targets >= begin) & (targets < begin + block)
-            index = found.nonzero()[:, 0]
-            chosen[index] = logits[owners[index] - first, targets[index] - begin]
+            if on_cpu:
+                index = found.nonzero()[:, 0]
+                chosen[index] = logits[owners[index] - first, targets[index] - begin]
+            else:  # the number of indices would have to be waited for: all pairs look, and those of other blocks forget
+                own = logits[(owners - first).clamp(0, len(part) - 1), (targets - begin).clamp(0, logits.shape[1] - 1)]
+                chosen = torch.where(found, own, chosen)
             total = _logaddexp_of_rows(logits, total)
         assert total is not None
         totals.append(total)

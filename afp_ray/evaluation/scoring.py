@@ -9,30 +9,43 @@ Shapes: R requests in a batch, T tokens of the longest, N scored positions of th
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from afp_ray.errors import ModelError, TaskError
+from afp_ray.evaluation.ahead import made_ahead
+from afp_ray.evaluation.late_results import LateResults, Result, fetch
 from afp_ray.evaluation.likelihood import log_likelihoods
+from afp_ray.evaluation.packs import Pack, make_pack
 from afp_ray.evaluation.request_cache import KEPT
 from afp_ray.evaluation.sharing import Stretch, like_parts, packs, plan
-from afp_ray.evaluation.trie import Branches, Request, common_prefix
+from afp_ray.evaluation.trie import Request, common_prefix
 from afp_ray.evaluation.weights_digest import tokenizer_digest
 from afp_ray.evaluation.workers import Workers
+from afp_ray.models.attention_totals import kernel_obstacles
 from afp_ray.models.branching import Trunk, branch_states, branching_obstacle, extend_trunk
 from afp_ray.models.head import VocabularyHead, vocabulary_head
 from afp_ray.models.hidden_states import decoder_of, forget_lengths
 from afp_ray.models.lengths import reads_ahead
 from afp_ray.models.packing import lengths_of
+from afp_ray.models.tree_rows import on_host, sent
 
 _CACHE_BYTES = 1 << 23
 """The widest activations of a batch on a CPU: what stays near the core is not fetched anew by every layer."""
 _LEAST_TOKENS, _MOST_TOKENS, _MOST_TOKENS_ELSEWHERE = 512, 4096, 65536
 _MAX_LOGITS = 1 << 26
 """Logits that a batch of whole requests may have."""
+_IN_ORDER = frozenset({"cpu"})
+"""Devices that compute when they are asked to: what is prepared beside them takes their time."""
+_NUM_LATE = 4
+"""Batches that a device may be asked for before the results of the first are read."""
+_GRANULARITY = {"cuda": 64}
+"""Tokens to a multiple of which a row is padded, by device, so that its shapes recur and kernels have whole tiles."""
 T = TypeVar("T")
 
 
@@ -50,10 +63,15 @@ class ContinuationScorer:
         self.device = next(model.parameters()).device
         self.max_batch_tokens = max_batch_tokens or token_budget(model)
         self.max_positions = max_positions(model)
+        self.granularity = _GRANULARITY.get(self.device.type, 1)
+        self._is_in_order = self.device.type in _IN_ORDER
+        self._num_late = 0 if self._is_in_order else _NUM_LATE
         self.num_truncated = 0
         self._tokens_by = tokenizer_digest(tokenizer)
         self.head, self.obstacle = _in_evaluation_mode(model, lambda: _head_and_obstacle(model))
         self.lengths = _in_evaluation_mode(model, lambda: lengths_of(self.model))
+        self.notes = kernel_obstacles()
+        """What of this machine makes scoring slower than it need be, in words."""
 
     def score(
         self, questions: Sequence[Sequence[tuple[str, str]]], *, workers: Workers | None = None
@@ -176,67 +194,67 @@ class ContinuationScorer:
         return self._score_shared(plain) | self._score_whole(others)
 
     def _score_shared(self, requests: Sequence[Request]) -> dict[Request, float]:
-        values: dict[Request, float] = {}
+        width = self.model.config.get_text_config().hidden_size
+        stretch = plan(requests, width=width, largest=self.max_batch_tokens)
+        results = LateResults(self._num_late)
+        trunks: list[Trunk] = []  # that of the stretch at hand, behind those around it
+        with made_ahead(self._steps(stretch, 0), in_background=not self._is_in_order) as steps:
+            for depth, work in steps:
+                del trunks[depth:]
+                trunk = trunks[-1] if trunks else None
+                if isinstance(work, Pack):
+                    self._within_memory(work, partial(self._score_pack, trunk), self._halves_of_pack, results)
+                else:
+                    trunks.append(extend_trunk(self.model, work, trunk))
+        return results.all()
 
-        def visit(stretch: Stretch, trunk: Trunk | None) -> None:
-            if stretch.ids:
-                trunk = extend_trunk(self.model, stretch.ids, trunk)
-            for pack in packs(stretch.trees, self.max_batch_tokens):
-                values.update(self._within_memory(pack, lambda part: self._score_pack(part, trunk)))
-            for inner in stretch.inner:
-                visit(inner, trunk)
+    def _steps(self, stretch: Stretch, depth: int) -> Iterator[tuple[int, tuple[int, ...] | Pack]]:
+        """Tokens of trunks, and packs, in their order, each with the number of trunks that it follows."""
+        if stretch.ids:
+            yield depth, stretch.ids
+            depth += 1
+        for branches in packs(stretch.trees, self.max_batch_tokens):
+            yield depth, make_pack(branches, self.device, granularity=self.granularity)
+        for inner in stretch.inner:
+            yield from self._steps(inner, depth)
 
-        visit(
-            plan(requests, width=self.model.config.get_text_config().hidden_size, largest=self.max_batch_tokens), None
-        )
-        return values
-
-    def _score_pack(self, pack: Sequence[Branches], trunk: Trunk | None) -> dict[Request, float]:
+    def _score_pack(self, trunk: Trunk | None, pack: Pack) -> Result:
         """Score the requests of trees that run in one row."""
         assert self.head is not None
-        states = branch_states(self.model, [branches.tree for branches in pack], trunk)
-        scored_rows: dict[int, int] = {}  # a row of the states, and its number among the scored ones
-        pairs: dict[tuple[int, int], int] = {}  # a state and a token that it predicts, once
-        requests: list[Request] = []
-        terms: list[int] = []
-        owners: list[int] = []
-        offset = 0
-        # Requests of a tree share states, and often the token that a state predicts: "A" and "A, B" both take p(A).
-        # Each pair is computed once; `terms` has the pairs of one request after another, `owners` whose they are.
-        for branches in pack:
-            for request, rows in zip(branches.requests, branches.rows, strict=True):
-                for row, target in zip(rows, request.ids[request.start :], strict=True):
-                    number = scored_rows.setdefault(offset + row, len(scored_rows))
-                    terms.append(pairs.setdefault((number, target), len(pairs)))
-                owners += [len(requests)] * len(rows)
-                requests.append(request)
-            offset += branches.num_tokens
-        scored = states.index_select(0, self._tensor(list(scored_rows)))
-        from_states, targets = self._tensor(list(zip(*pairs, strict=True)))
-        gains = log_likelihoods(self.head, scored, from_states, targets)[self._tensor(terms)]
-        return dict(zip(requests, self._sums(gains, owners, len(requests)), strict=True))
+        states = branch_states(self.model, pack.row, trunk)
+        scored = states.index_select(0, sent(pack.states, self.device))
+        from_states, targets = sent(pack.pairs, self.device)
+        terms, owners = sent(pack.terms, self.device)
+        gains = log_likelihoods(self.head, scored, from_states, targets)[terms]
+        return fetch(pack.requests, gains, owners)
+
+    def _halves_of_pack(self, pack: Pack) -> list[Pack]:
+        """The trees of a row in two rows; one tree as it is."""
+        return [make_pack(part, self.device, granularity=self.granularity) for part in _halves(pack.branches)]
 
     def _within_memory(
-        self, work: Sequence[T], score: Callable[[Sequence[T]], dict[Request, float]]
-    ) -> dict[Request, float]:
-        """What `score` gives for `work`, in smaller parts from here on when the device's memory is too small."""
+        self, work: T, score: Callable[[T], Result], halves: Callable[[T], Sequence[T]], results: LateResults
+    ) -> None:
+        """Add what `score` gives for `work`, in smaller parts from here on when the device's memory is too small."""
         try:
-            return score(work)
+            results.add(score(work))
+            return
         except torch.OutOfMemoryError:
-            if len(work) == 1:
+            parts = halves(work)
+            if len(parts) == 1:
                 raise
         torch.cuda.empty_cache()
         self.max_batch_tokens = max(_LEAST_TOKENS, self.max_batch_tokens // 2)
-        middle = len(work) // 2
-        return self._within_memory(work[:middle], score) | self._within_memory(work[middle:], score)
+        for part in parts:
+            self._within_memory(part, score, halves, results)
 
     def _score_whole(self, requests: Sequence[Request]) -> dict[Request, float]:
-        values: dict[Request, float] = {}
+        results = LateResults(self._num_late)
         for batch in self._batches(requests):
-            values |= self._within_memory(batch, self._score_batch)
-        return values
+            self._within_memory(batch, self._score_batch, _halves, results)
+        return results.all()
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
+    def _batches(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
         """Requests of similar length that the model treats alike, longest first, within the token budget."""
         budget = self.max_batch_tokens
         if self.head is None:  # all logits come, whatever is scored
@@ -251,35 +269,34 @@ class ContinuationScorer:
         if batch:
             yield batch
 
-    def _score_batch(self, batch: Sequence[Request]) -> dict[Request, float]:
+    def _score_batch(self, batch: Sequence[Request]) -> Result:
         """Score whole requests, padded on the right, where causal attention never looks: no mask is needed."""
-        inputs = torch.zeros(len(batch), max(len(request.ids) for request in batch) - 1, dtype=torch.long)
+        inputs = np.zeros((len(batch), max(len(request.ids) for request in batch) - 1), dtype=np.int64)
         rows: list[int] = []
         columns: list[int] = []
         targets: list[int] = []
         for row, request in enumerate(batch):
-            inputs[row, : len(request.ids) - 1] = torch.tensor(request.ids[:-1])
+            inputs[row, : len(request.ids) - 1] = request.ids[:-1]
             rows += [row] * (len(request.ids) - request.start)
             columns += range(request.start - 1, len(request.ids) - 1)
             targets += request.ids[request.start :]
         forget_lengths(self.model)
-        inputs, where = inputs.to(self.device), (self._tensor(rows), self._tensor(columns))
+        numbers = (inputs, np.array(rows), np.array(columns), np.array(targets))
+        ids, owners, at, wanted = (sent(on_host(part, self.device), self.device) for part in numbers)
         if self.head is None:
-            logits = self.model(input_ids=inputs, use_cache=False).logits[where].float()  # (N, V)
-            gains = -cross_entropy(logits, self._tensor(targets), reduction="none")
+            logits = self.model(input_ids=ids, use_cache=False).logits[owners, at].float()  # (N, V)
+            gains = -cross_entropy(logits, wanted, reduction="none")
         else:
-            states = decoder_of(self.model)(input_ids=inputs, use_cache=False).last_hidden_state[where]  # (N, D)
-            owners = torch.arange(len(states), device=self.device)
-            gains = log_likelihoods(self.head, states, owners, self._tensor(targets))
-        return dict(zip(batch, self._sums(gains, rows, len(batch)), strict=True))
+            states = decoder_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state[owners, at]  # (N, D)
+            each = torch.arange(len(states), device=self.device)
+            gains = log_likelihoods(self.head, states, each, wanted)
+        return fetch(batch, gains, owners)
 
-    def _sums(self, gains: Tensor, owners: Sequence[int], number: int) -> list[float]:
-        """Sums of the gains of each of so many requests, in float64."""
-        sums = torch.zeros(number, dtype=torch.float64, device=self.device)
-        return cast(list[float], sums.index_add_(0, self._tensor(owners), gains.double()).tolist())
 
-    def _tensor(self, numbers: Any) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+def _halves(work: Sequence[T]) -> list[Sequence[T]]:
+    """The first and the second half; one piece alone as it is."""
+    middle = len(work) // 2
+    return [work[:middle], work[middle:]] if middle else [work]
 
 
 def token_budget(model: nn.Module) -> int:

@@ -83,6 +83,8 @@ def like_parts(ordered: Sequence[Request], number: int) -> list[int]:
         number: of parts; some are empty where there are fewer requests.
     Returns: a part, 0 to `number` - 1, for each request.
     """
+    if number == 1:
+        return [0] * len(ordered)
     shared = [0, *(common_prefix(a.ids, b.ids) for a, b in pairwise(ordered))]
     work = list(accumulate(len(request.ids) - same for request, same in zip(ordered, shared, strict=False)))
     total = work[-1] if work else 0

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afp_ray.models.branching import Tree
+from afp_ray.models.tree_rows import Tree
+
+_RUN = 32
+"""Tokens that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class TreeBuilder:
         self._depths: list[int] = []
         self._ends: list[int] = []
         self._path: list[int] = []  # of the last request, from the root
+        self._last: tuple[int, ...] = ()  # tokens on that path
         self._requests: list[Request] = []
         self._rows: list[tuple[int, ...]] = []
 
@@ -63,7 +67,8 @@ class TreeBuilder:
     def add(self, request: Request) -> None:
         """Put a request behind those before; its scored states must lie behind the trunk."""
         inputs = request.ids[self._trunk : -1]
-        shared = common_prefix([self._ids[index] for index in self._path], inputs)
+        shared = common_prefix(self._last, inputs)
+        self._last = inputs
         self._close(shared)
         for depth in range(shared, len(inputs)):
             self._path.append(len(self._ids))
@@ -88,8 +93,14 @@ class TreeBuilder:
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading elements that both share."""
-    for index, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
+    """Number of leading elements that both share; of one kind of sequence, both."""
+    shared = 0
+    # Equal slices are compared in C; a loop over single tokens took a third of the planning of long prompts.
+    while first[shared : shared + _RUN] == second[shared : shared + _RUN]:
+        if shared >= len(first):
+            return len(first)
+        shared += _RUN
+    for index in range(shared, min(len(first), len(second), shared + _RUN)):
+        if first[index] != second[index]:
             return index
     return min(len(first), len(second))

@@ -20,38 +20,19 @@ Shapes: N tokens of all trees, T of one, P of the trunk, H heads, D width of a h
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from afp_ray.models.attention_totals import attended
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks, run_decoder
 from afp_ray.models.lengths import difference_beyond_rounding, is_of_library
 from afp_ray.models.packed_attention import ScoreForm
 from afp_ray.models.packing import FAMILIES, packed_attention_of
+from afp_ray.models.tree_rows import Tree, TreeRow, lay_out, on_host, sent
 
 _ALSO = frozenset({"gemma"})
 """Families beside those that pack that are tested to share tokens."""
-_ONE_BY_ONE = frozenset({"cpu"})
-"""Devices on which the trees attend in a call each; elsewhere they stand side by side, padded for the attention."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """Texts that share their first tokens, each shared token once.
-
-    Attributes:
-        ids: token ids in depth-first order.
-        depths: position of each token in its text, counted from the end of the trunk.
-        ends: one past the index of the last token below each token, counted within the tree.
-    """
-
-    ids: tuple[int, ...]
-    depths: tuple[int, ...]
-    ends: tuple[int, ...]
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether it holds one text."""
-        return self.depths[-1] == len(self.ids) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +91,9 @@ def extend_trunk(model: CausalModel, ids: Sequence[int], trunk: Trunk | None) ->
         trunk: what they follow; None for nothing.
     Returns: both together.
     """
-    length = len(ids)
-    row = _Row([Tree(tuple(ids), tuple(range(length)), (length,) * length)], trunk, _device(model), keeps=True)
+    length, device = len(ids), _device(model)
+    chain = Tree(tuple(ids), tuple(range(length)), (length,) * length)
+    row = _Row(lay_out([chain], device), trunk, device, keeps=True)
     _run(model, row)
     own = row.kept
     if trunk is not None:
@@ -121,16 +103,18 @@ def extend_trunk(model: CausalModel, ids: Sequence[int], trunk: Trunk | None) ->
     return Trunk(length + (0 if trunk is None else trunk.length), tuple(own))
 
 
-def branch_states(model: CausalModel, trees: Sequence[Tree], trunk: Trunk | None) -> Tensor:
+def branch_states(model: CausalModel, trees: Sequence[Tree] | TreeRow, trunk: Trunk | None) -> Tensor:
     """States after the final norm of the tokens of trees.
 
     Args:
         model: a causal LM without a `branching_obstacle`, in evaluation mode.
-        trees: one or more.
+        trees: one or more, or what `lay_out` made of them.
         trunk: what all of them follow; None for nothing.
-    Returns: (N, width) in the order of the trees, each equal to that of its text run alone.
+    Returns: (N, width) in the order of the trees, without padding, each equal to that of its text run alone.
     """
-    return _run(model, _Row(trees, trunk, _device(model)))
+    device = _device(model)
+    row = trees if isinstance(trees, TreeRow) else lay_out(trees, device)
+    return _run(model, _Row(row, trunk, device))[: row.num_tokens]
 
 
 def _device(model: CausalModel) -> torch.device:
@@ -139,35 +123,31 @@ def _device(model: CausalModel) -> torch.device:
 
 
 def _run(model: CausalModel, row: "_Row") -> Tensor:
-    ids = torch.tensor([[token for tree in row.trees for token in tree.ids]], device=row.device)
     with packed_attention_of(model, row):
-        return run_decoder(model, ids, positions=row.positions[None])[0]
+        return run_decoder(model, sent(row.row.ids, row.device), positions=row.positions[None])[0]
 
 
 class _Row:
     """Trees end to end, as the packed attention sees them.
 
     Args:
-        trees: in their order.
+        row: the trees.
         trunk: what they follow, if anything.
-        device: of the row.
+        device: of the model.
         keeps: whether the keys and values of every layer are kept.
     """
 
-    def __init__(
-        self, trees: Sequence[Tree], trunk: Trunk | None, device: torch.device, *, keeps: bool = False
-    ) -> None:
-        self.trees, self.trunk, self.device, self.keeps = trees, trunk, device, keeps
+    def __init__(self, row: TreeRow, trunk: Trunk | None, device: torch.device, *, keeps: bool = False) -> None:
+        self.row, self.trunk, self.device, self.keeps = row, trunk, device, keeps
         self.kept: list[tuple[Tensor, Tensor]] = []
         self._start = 0 if trunk is None else trunk.length
-        self.sizes = [len(tree.ids) for tree in trees]
-        depths = [depth for tree in trees for depth in tree.depths]
-        self.positions = torch.tensor(depths, device=device) + self._start  # (N,)
-        self.longest = self._start + max(depths) + 1
+        self.sizes = row.sizes
+        self.positions = sent(row.depths, device) + self._start  # (N,)
+        self.longest = self._start + int(row.depths.max()) + 1
         self._layer = 0
         self._biases: dict[tuple[int | None, bool], list[Tensor | None]] = {}
         self._hidden: dict[int, tuple[Tensor, Tensor]] = {}
-        self._places: Tensor | None = None
+        self._places = None if row.grid is None else sent(row.grid.places, device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> Tensor:
         """(1, N, H, D) from queries, keys and values (1, H, N, D); called by one layer after another."""
@@ -204,7 +184,7 @@ class _Row:
                 self._hidden[window] = zeros.masked_fill(hidden, float("-inf")), hidden.all(dim=1)
             unseen, nothing = self._hidden[window]
             bias = unseen if bias is None else bias + unseen
-        past, total = _attended(query, keys, values, form=form, bias=bias)
+        past, total = attended(query, keys, values, form=form, bias=bias)
         if slopes is not None:
             total = total - slopes.float()[None, :, None] * (self.positions - self._start)
         if nothing is not None:  # the window ends behind the trunk: all weight goes to the tree
@@ -214,35 +194,27 @@ class _Row:
     def _within(self, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> tuple[Tensor, Tensor]:
         """Attention of every tree with itself: (1, N, H, D), and (1, H, N) logarithms of its denominators."""
         biases = self._own_biases(form.window, form.slopes)
-        if query.device.type in _ONE_BY_ONE or len(self.trees) == 1:
+        if self._places is None or self.row.grid is None:
             parts = zip(*(torch.split(tensor, self.sizes, dim=2) for tensor in (query, key, value)), strict=True)
-            attended = [
-                _attended(*part, form=form, bias=bias, is_causal=bias is None)
+            joined = [
+                attended(*part, form=form, bias=bias, is_causal=bias is None)
                 for part, bias in zip(parts, biases, strict=True)
             ]
-            return torch.cat([own.transpose(1, 2) for own, _ in attended], 1), torch.cat(
-                [total for _, total in attended], 2
+            return torch.cat([own.transpose(1, 2) for own, _ in joined], 1), torch.cat(
+                [total for _, total in joined], 2
             )
         # One call for all trees costs as much as if each were the largest; callers put trees of like size in a row.
-        shape = (len(self.trees), max(self.sizes))
-        places = self._padded_places(shape[1])
+        shape, places = self.row.grid.depths.shape, self._places
         padded = []
         for tensor in (query, key, value):
             tokens = tensor[0].transpose(0, 1)  # (N, H, D)
             row = tokens.new_zeros(shape[0] * shape[1], *tokens.shape[1:]).index_copy(0, places, tokens)
             padded.append(row.view(*shape, *tokens.shape[1:]).transpose(1, 2))
         bias = biases[0]  # of all trees together
-        own, total = _attended(*padded, form=form, bias=bias, is_causal=bias is None)
+        own, total = attended(*padded, form=form, bias=bias, is_causal=bias is None)
         own = own.transpose(1, 2).flatten(0, 1).index_select(0, places)
         total = total.transpose(1, 2).flatten(0, 1).index_select(0, places)
         return own[None], total.transpose(0, 1)[None]
-
-    def _padded_places(self, longest: int) -> Tensor:
-        """(N,) index of each token once every tree is padded to `longest` tokens."""
-        if self._places is None:
-            columns = [torch.arange(size) + index * longest for index, size in enumerate(self.sizes)]
-            self._places = torch.cat(columns).to(self.device)
-        return self._places
 
     def _own_biases(self, window: int | None, slopes: Tensor | None) -> list[Tensor | None]:
         """What is added to the scores within each tree, or within all of them side by side; None for a chain.
@@ -252,68 +224,32 @@ class _Row:
         """
         key = (window, slopes is not None)
         if key not in self._biases:
-            is_plain = window is None and slopes is None
-            one_by_one = self.device.type in _ONE_BY_ONE or len(self.trees) == 1
-            if not one_by_one:
-                whole = is_plain and all(tree.is_chain for tree in self.trees)
-                self._biases[key] = [None if whole else self._side_by_side(window, slopes)]
+            is_plain, grid = window is None and slopes is None, self.row.grid
+            if grid is not None:
+                whole = is_plain and all(tree.is_chain for tree in self.row.trees)
+                shape = sent(grid.depths, self.device), sent(grid.ends, self.device)
+                self._biases[key] = [None if whole else _bias(*shape, window=window, slopes=slopes)]
             else:
                 self._biases[key] = [
-                    None if is_plain and tree.is_chain else _bias([tree], self.device, window=window, slopes=slopes)
-                    for tree in self.trees
+                    None if is_plain and tree.is_chain else self._bias_of(tree, window=window, slopes=slopes)
+                    for tree in self.row.trees
                 ]
         return self._biases[key]
 
-    def _side_by_side(self, window: int | None, slopes: Tensor | None) -> Tensor:
-        return _bias(self.trees, self.device, window=window, slopes=slopes)
+    def _bias_of(self, tree: Tree, *, window: int | None, slopes: Tensor | None) -> Tensor:
+        shape = (on_host(np.array([numbers]), self.device) for numbers in (tree.depths, tree.ends))
+        return _bias(*(sent(numbers, self.device) for numbers in shape), window=window, slopes=slopes)
 
 
-def _bias(trees: Sequence[Tree], device: torch.device, *, window: int | None, slopes: Tensor | None) -> Tensor:
-    """(n, 1 or H, T, T) float32, -inf where a token is not seen; T of the largest tree, padding sees itself."""
-    size = max(len(tree.ids) for tree in trees)
-    rest = [range(len(tree.ids), size) for tree in trees]
-    depths = torch.tensor([[*tree.depths, *more] for tree, more in zip(trees, rest, strict=True)], device=device)
-    ends = torch.tensor(
-        [[*tree.ends, *(index + 1 for index in more)] for tree, more in zip(trees, rest, strict=True)], device=device
-    )
-    place = torch.arange(size, device=device)
-    hidden = (place[:, None] < place) | (place[:, None] >= ends[:, None, :])  # (n, T of queries, T of keys)
+def _bias(depths: Tensor, ends: Tensor, *, window: int | None, slopes: Tensor | None) -> Tensor:
+    """(n, 1 or H, T, T) float32 from trees of (n, T) tokens, -inf where a token is not seen."""
+    count, size = depths.shape
+    index = torch.arange(size, device=depths.device)
+    hidden = (index[:, None] < index) | (index[:, None] >= ends[:, None, :])  # (n, T of queries, T of keys)
     distance = depths[:, None, :] - depths[:, :, None]
     if window is not None:
         hidden = hidden | (distance <= -window)
-    bias = torch.zeros(len(trees), 1, size, size, device=device)
+    bias = torch.zeros(count, 1, size, size, device=depths.device)
     if slopes is not None:
         bias = slopes.float()[:, None, None] * distance[:, None]
     return bias.masked_fill(hidden[:, None], float("-inf"))
-
-
-def _attended(
-    query: Tensor, key: Tensor, value: Tensor, *, form: ScoreForm, bias: Tensor | None, is_causal: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(n, H, T, D) attention with `bias` added to the scores, and (n, H, T) float32 logarithms of its denominators.
-
-    The public attention of torch returns no denominators, so its kernels are called by name. Where no kernel serves,
-    the scores are written out: n * H * T * (number of keys) in float32.
-    """
-    kernels, scale, softcap = torch.ops.aten, form.scale, form.softcap
-    if softcap is None and query.device.type == "cpu":
-        own, total = kernels._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
-        )
-        return own, total
-    if softcap is None and bias is None and query.device.type == "cuda":
-        own, total, *_ = kernels._scaled_dot_product_efficient_attention(
-            query, key, value, None, True, 0.0, is_causal, scale=scale
-        )
-        return own, total[:, :, : query.shape[2]]  # the kernel rounds its number of rows up
-    scores = (query @ key.transpose(2, 3)).float() * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if bias is not None:
-        scores = scores + bias
-    if is_causal:
-        ahead = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(ahead, float("-inf"))
-    total = scores.logsumexp(dim=-1)
-    weights = (scores - total[..., None]).exp().nan_to_num(0.0)  # of a token that sees nothing here
-    return weights.to(value.dtype) @ value, total

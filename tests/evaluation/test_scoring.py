@@ -90,11 +90,11 @@ def test_a_device_short_of_memory_scores_the_same_in_smaller_parts(
     expected = ContinuationScorer(llama, tokenizer).score(QUESTIONS)
     sizes: list[int] = []
 
-    def short(model: Any, trees: Any, trunk: Any) -> Any:
-        sizes.append(sum(len(tree.ids) for tree in trees))
-        if len(trees) > 2:
+    def short(model: Any, row: Any, trunk: Any) -> Any:
+        sizes.append(row.num_tokens)
+        if len(row.trees) > 2:
             raise torch.OutOfMemoryError("too much")
-        return branch_states(model, trees, trunk)
+        return branch_states(model, row, trunk)
 
     monkeypatch.setattr(scoring, "branch_states", short)
     scorer = ContinuationScorer(llama, tokenizer)

@@ -20,7 +20,7 @@ from afp_ray.evaluation import sharing
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.evaluation.sharing import Stretch, packs, plan
 from afp_ray.evaluation.trie import Branches, Request
-from afp_ray.models import branching
+from afp_ray.models import branching, tree_rows
 
 SHOTS = "Adam planted some seeds so he watered the garden. " * 3
 QUESTIONS = [
@@ -55,7 +55,7 @@ FIXTURES = ("llama", "gpt2", "xglm", "bloom")
 @pytest.fixture(params=["one by one", "side by side"])
 def attention_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both forms of the attention, the second of which is that of a GPU."""
-    monkeypatch.setattr(branching, "_ONE_BY_ONE", {"cpu"} if request.param == "one by one" else set())
+    monkeypatch.setattr(tree_rows, "ONE_BY_ONE", {"cpu"} if request.param == "one by one" else set())
 
 
 def build(family: str, make_model: Any) -> Any:
@@ -143,7 +143,7 @@ def test_a_model_whose_shared_tokens_give_other_states_is_given_whole_requests(
 ) -> None:
     model = make_model("llama")
     expected = ContinuationScorer(model, tokenizer).score(QUESTIONS[:4])
-    monkeypatch.setattr(branching, "_attended", lambda query, key, value, **_: (0.5 * query, query[..., 0].float()))
+    monkeypatch.setattr(branching, "attended", lambda query, key, value, **_: (0.5 * query, query[..., 0].float()))
     scorer = ContinuationScorer(model, tokenizer)
     assert scorer.obstacle is not None
     assert "change the states of LlamaForCausalLM" in scorer.obstacle
@@ -163,9 +163,9 @@ def test_a_continuation_that_choices_share_is_projected_once(tokenizer: Any, mak
     class Counting:
         weight = head.weight
 
-        def logits(self, states: torch.Tensor, *span: int) -> torch.Tensor:
+        def logits(self, states: torch.Tensor, *span: int, **form: Any) -> torch.Tensor:
             rows.append(len(states))
-            return head.logits(states, *span)
+            return head.logits(states, *span, **form)
 
     scorer.head = Counting()  # type: ignore[assignment]
     values = scorer.score(questions)

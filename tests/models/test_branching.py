@@ -6,9 +6,10 @@ import pytest
 import torch
 from tiny_models import FAMILIES, build_model
 
-from afp_ray.models import branching
-from afp_ray.models.branching import Tree, branch_states, branching_obstacle, extend_trunk
+from afp_ray.models import tree_rows
+from afp_ray.models.branching import branch_states, branching_obstacle, extend_trunk
 from afp_ray.models.hidden_states import run_decoder
+from afp_ray.models.tree_rows import Tree
 
 TOKENS = torch.randint(4, 60, (64,), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -16,7 +17,7 @@ TOKENS = torch.randint(4, 60, (64,), generator=torch.Generator().manual_seed(0))
 @pytest.fixture(params=["one by one", "side by side"], autouse=True)
 def attention_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both forms of the attention, the second of which is that of a GPU."""
-    monkeypatch.setattr(branching, "_ONE_BY_ONE", {"cpu"} if request.param == "one by one" else set())
+    monkeypatch.setattr(tree_rows, "ONE_BY_ONE", {"cpu"} if request.param == "one by one" else set())
 
 
 def alone(model: Any, ids: list[int]) -> torch.Tensor:
