@@ -35,16 +35,22 @@ class Ahead(Generic[T]):
 
 
 @contextmanager
+def one_thread() -> Iterator[Executor]:
+    """One background thread until the end of the block, which waits for the item that is being made and no other."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
 def made_ahead(items: Iterator[T], *, in_background: bool) -> Iterator[Iterator[T]]:
-    """`items`, each made while the one before is used, until the end of the block, which waits for the thread.
+    """`items`, each made while the one before is used, until the end of the block.
 
     Args:
         items: any iterator.
         in_background: whether there is a thread at all; without one the items are made when they are asked for.
     """
-    if not in_background:
-        yield items
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as executor:
-        yield Ahead(items, executor)
-        executor.shutdown(cancel_futures=True)
+    with one_thread() as executor:
+        yield Ahead(items, executor) if in_background else items

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from afp_ray.errors import UserError
 from afp_ray.evaluation.cell_scoring import CellScoring
 from afp_ray.evaluation.predictions import Prediction
 from afp_ray.evaluation.questions import Cell, render_cells
@@ -17,6 +19,7 @@ from afp_ray.statistics import clustered_standard_error
 
 if TYPE_CHECKING:
     from afp_ray.evaluation.scoring import ContinuationScorer
+    from afp_ray.evaluation.trie import Request
 
 Choices = Sequence[tuple[str, str]]
 
@@ -36,13 +39,36 @@ class ChoiceScoring(CellScoring):
         """The cells of one task and language."""
         return render_cells(task, self.config, language=language, pivot=self.pivot, split=self.split)
 
+    def looks_ahead(self) -> bool:
+        """Whether cells are worth rendering and tokenising while the one before is scored; False until one was scored.
+
+        Where all answers are found in the cache nothing is ever scored, and nothing need be tokenised.
+        """
+        return "_scorer" in self.__dict__ and not self._scorer.is_in_order
+
+    def look_ahead(self, cell: Cell) -> Cell:
+        """Tokenise the choices of a cell that is scored next, in a thread of its own; returns the cell."""
+        if self.looks_ahead():
+            asked = [[example.question.choices for example in cell.examples]]
+            if self.config.scoring == "pmi":
+                asked.append([example.question.neutral for example in cell.examples])
+            with suppress(UserError):  # raised again when the cell is scored, with its name
+                self._tokenised[id(cell)] = cell, [self._scorer.tokenised(questions) for questions in asked]
+        return cell
+
+    @cached_property
+    def _tokenised(self) -> dict[int, tuple[Cell, Sequence[Sequence["Request"]]]]:
+        """Cells that are scored next, by their `id`, with their choices and neutral ones."""
+        return {}
+
     def score_cell(self, cell: Cell, name: str) -> list[Prediction]:
         """The choice of every example; `name` is that of the cell, for warnings."""
         questions = [example.question for example in cell.examples]
-        values, cut = self._likelihoods([question.choices for question in questions])
+        _, tokenised = self._tokenised.pop(id(cell), (cell, ()))
+        values, cut = self._likelihoods([question.choices for question in questions], *tokenised[:1])
         neutral: Answers = [()] * len(questions)
         if self.config.scoring == "pmi":
-            neutral, more = self._likelihoods([question.neutral for question in questions])
+            neutral, more = self._likelihoods([question.neutral for question in questions], *tokenised[1:])
             cut += more
         if cut:
             from afp_ray.evaluation.scoring import max_positions
@@ -72,12 +98,14 @@ class ChoiceScoring(CellScoring):
             )
         return predictions
 
-    def _likelihoods(self, questions: Sequence[Choices]) -> tuple[Answers, int]:
+    def _likelihoods(
+        self, questions: Sequence[Choices], tokenised: Sequence["Request"] | None = None
+    ) -> tuple[Answers, int]:
         """Log-likelihoods of the choices of each question, and how many contexts were cut."""
 
         def make() -> tuple[Answers, Mapping[str, int]]:
             before = self._scorer.num_truncated
-            values = self._scorer.score(questions, workers=self.host.workers)
+            values = self._scorer.score(questions, workers=self.host.workers, tokenised=tokenised)
             return values, {"num_truncated": self._scorer.num_truncated - before}
 
         prompts = [[list(choice) for choice in question] for question in questions]

@@ -7,7 +7,9 @@ from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig, Split
 from afp_ray.errors import AfpError, ConfigError, ModelError, UserError
+from afp_ray.evaluation.ahead import one_thread
 from afp_ray.evaluation.cell_scoring import ScoringHost
+from afp_ray.evaluation.cells_ahead import CellsAhead
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint, evaluation_texts
 from afp_ray.evaluation.choice_scores import ChoiceScoring
 from afp_ray.evaluation.generation_scores import GenerationScoring
@@ -115,6 +117,14 @@ def _score_units(
     units: Sequence[_Unit], result: Evaluation, host: ScoringHost
 ) -> tuple[list[MissingScore], Exception | None]:
     """Add the predictions and scores of each unit to `result`; what could not be scored, and the first reason why."""
+    with one_thread() as executor:
+        cells = CellsAhead([(unit.scoring, unit.name, unit.language) for unit in units], executor)
+        return _score_each(units, cells, result, host)
+
+
+def _score_each(
+    units: Sequence[_Unit], cells: CellsAhead, result: Evaluation, host: ScoringHost
+) -> tuple[list[MissingScore], Exception | None]:
     missing: list[MissingScore] = []
     first: Exception | None = None
     for index, unit in enumerate(units):
@@ -126,7 +136,7 @@ def _score_units(
         def report(done: int, before: int = index * num_cells, total: int = len(units) * num_cells) -> None:
             host.reporter.report("evaluate", before + done, total)
 
-        scored, error = host.workers.attempt(partial(_score_unit, unit, report), ends_all=_ends_all)
+        scored, error = host.workers.attempt(partial(_score_unit, unit, cells.of(index), report), ends_all=_ends_all)
         if error is not None:
             first = first or error
             split = unit.scoring.split
@@ -139,11 +149,12 @@ def _score_units(
     return missing, first
 
 
-def _score_unit(unit: _Unit, report: Callable[[int], None]) -> tuple[list[Prediction], list[Score]]:
-    """Predictions and scores of one unit; `report` hears how many cells of it are done."""
+def _score_unit(
+    unit: _Unit, cells: Iterator[Any], report: Callable[[int], None]
+) -> tuple[list[Prediction], list[Score]]:
+    """Predictions and scores of one unit, from its cells; `report` hears how many of them are done."""
     scoring, name = unit.scoring, f"{unit.name}/{unit.language}"
     by_shots: dict[int, list[Prediction]] = {shots: [] for shots in scoring.config.shots}
-    cells: Iterator[Any] = scoring.cells(unit.name, unit.language)
     for done, cell in enumerate(cells, start=1):
         by_shots[cell.shots] += _score_cell(scoring, cell)
         report(done)

@@ -64,8 +64,9 @@ class ContinuationScorer:
         self.max_batch_tokens = max_batch_tokens or token_budget(model)
         self.max_positions = max_positions(model)
         self.granularity = _GRANULARITY.get(self.device.type, 1)
-        self._is_in_order = self.device.type in _IN_ORDER
-        self._num_late = 0 if self._is_in_order else _NUM_LATE
+        self.is_in_order = self.device.type in _IN_ORDER
+        """Whether the device computes when it is asked to, so that nothing is gained by asking ahead of time."""
+        self._num_late = 0 if self.is_in_order else _NUM_LATE
         self.num_truncated = 0
         self._tokens_by = tokenizer_digest(tokenizer)
         self.head, self.obstacle = _in_evaluation_mode(model, lambda: _head_and_obstacle(model))
@@ -74,7 +75,11 @@ class ContinuationScorer:
         """What of this machine makes scoring slower than it need be, in words."""
 
     def score(
-        self, questions: Sequence[Sequence[tuple[str, str]]], *, workers: Workers | None = None
+        self,
+        questions: Sequence[Sequence[tuple[str, str]]],
+        *,
+        workers: Workers | None = None,
+        tokenised: Sequence[Request] | None = None,
     ) -> list[tuple[float, ...]]:
         """Log-likelihood in nats of every choice of every question, summed over continuation tokens.
 
@@ -84,22 +89,29 @@ class ContinuationScorer:
         Args:
             questions: (context, continuation) pairs per question.
             workers: those that score a part each, with equal weights and questions; null leaves all of it to this one.
+            tokenised: what `tokenised` gave for these questions, where it was asked before.
 
         Returns: one tuple of nats per question, in its order of choices; equal on every worker.
         Raises: TaskError for a continuation without tokens or too long; ModelError for a result that is not finite.
         """
         workers = workers or Workers()
-        requests = self.requests(questions)
+        requests = self.requests(questions, tokenised)
         unique = sorted(dict.fromkeys(requests), key=lambda request: (request.ids, request.start))
         owners = like_parts(unique, workers.number)
         values = dict(zip(unique, workers.divide(unique, owners, self._score_requests), strict=True))
         flat = iter(requests)
         return [tuple(values[next(flat)] for _ in question) for question in questions]
 
-    def requests(self, questions: Sequence[Sequence[tuple[str, str]]]) -> list[Request]:
+    def requests(
+        self, questions: Sequence[Sequence[tuple[str, str]]], tokenised: Sequence[Request] | None = None
+    ) -> list[Request]:
         """Every choice of every question, tokenised and cut to what the model can hold."""
+        return [self._fit(request) for request in (self.tokenised(questions) if tokenised is None else tokenised)]
+
+    def tokenised(self, questions: Sequence[Sequence[tuple[str, str]]]) -> Sequence[Request]:
+        """Every choice of every question, from what this process keeps where it is there."""
         key = self._tokens_by, tuple(tuple(question) for question in questions)
-        return [self._fit(request) for request in KEPT.get(key, lambda: self.encode(questions))]
+        return KEPT.get(key, lambda: self.encode(questions))
 
     def _score_requests(self, requests: Sequence[Request]) -> list[float]:
         """Log-likelihood in nats of distinct requests.
@@ -198,7 +210,7 @@ class ContinuationScorer:
         stretch = plan(requests, width=width, largest=self.max_batch_tokens)
         results = LateResults(self._num_late)
         trunks: list[Trunk] = []  # that of the stretch at hand, behind those around it
-        with made_ahead(self._steps(stretch, 0), in_background=not self._is_in_order) as steps:
+        with made_ahead(self._steps(stretch, 0), in_background=not self.is_in_order) as steps:
             for depth, work in steps:
                 del trunks[depth:]
                 trunk = trunks[-1] if trunks else None

@@ -9,9 +9,14 @@ import pytest
 import torch
 from tiny_models import FAMILIES, build_model, build_tokenizer
 
+from afp_ray.config import EvaluationConfig
+from afp_ray.errors import TaskError
 from afp_ray.evaluation import likelihood, scoring
 from afp_ray.evaluation.ahead import made_ahead
+from afp_ray.evaluation.incomplete import IncompleteError
 from afp_ray.evaluation.likelihood import log_likelihoods
+from afp_ray.evaluation.request_cache import KeptRequests
+from afp_ray.evaluation.run import Evaluation, evaluate_tasks
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.models import tree_rows
 from afp_ray.models.branching import branch_states, extend_trunk
@@ -153,3 +158,57 @@ def test_pairs_of_other_blocks_are_forgotten_where_nothing_is_waited_for(monkeyp
     monkeypatch.setattr(likelihood, "_MAX_LOGITS_ELSEWHERE", 4 * 11)
     monkeypatch.setattr(likelihood, "_MIN_BLOCK_ELSEWHERE", 11)
     torch.testing.assert_close(log_likelihoods(head, states, owners, targets), expected, rtol=1e-6, atol=1e-6)
+
+
+# Cells of an evaluation, rendered and tokenised while the one before is scored.
+SETTINGS = EvaluationConfig(tasks=("xnli", "xcopa", "xwinograd"), shots=(0, 2), demo_seeds=(0, 1), limit=6)
+
+
+def evaluate(model: Any, tokenizer: Any, settings: EvaluationConfig = SETTINGS) -> Evaluation:
+    return evaluate_tasks(model, tokenizer, settings, languages=("en", "zh"), pivot="en", split="validation")
+
+
+@pytest.mark.parametrize("scoring_rule", ["sum", "pmi"])
+def test_cells_made_ahead_give_the_same_evaluation(
+    scoring_rule: Any, tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"scoring": scoring_rule})
+    expected = evaluate(llama, tokenizer, settings)
+    monkeypatch.setattr(scoring, "_IN_ORDER", frozenset())
+    monkeypatch.setattr(scoring, "KEPT", KeptRequests())
+    threads: list[bool] = []
+    encode = ContinuationScorer.encode
+
+    def told(scorer: ContinuationScorer, questions: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return encode(scorer, questions)
+
+    monkeypatch.setattr(ContinuationScorer, "encode", told)
+    assert evaluate(llama, tokenizer, settings) == expected
+    num_lists = 2 if scoring_rule == "pmi" else 1
+    assert len(threads) == 18 * num_lists, "each cell is tokenised once"
+    # Of the first unit: its first cell, after which a scorer is there, and the second, which nobody began before.
+    assert threads.count(True) == 2 * num_lists
+
+
+def test_an_error_in_a_cell_made_ahead_is_told_of_its_own_cell(
+    tokenizer: Any, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ContinuationScorer.encode
+
+    def encode(scorer: ContinuationScorer, questions: Any) -> Any:
+        if any("\u4e9a" in context for question in questions for context, _ in question):
+            raise TaskError("no such token", where="row 7")
+        return whole(scorer, questions)
+
+    monkeypatch.setattr(ContinuationScorer, "encode", encode)
+    reports = []
+    for in_order in (frozenset({"cpu"}), frozenset()):
+        monkeypatch.setattr(scoring, "_IN_ORDER", in_order)
+        monkeypatch.setattr(scoring, "KEPT", KeptRequests())
+        with pytest.raises(IncompleteError) as caught:
+            evaluate(llama, tokenizer)
+        reports.append(caught.value.report)
+    assert reports[0] == reports[1]
+    assert reports[0].missing
+    assert "row 7" in reports[0].missing[0].problem
