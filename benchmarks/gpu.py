@@ -1,178 +1,369 @@
-"""A training step of an XGLM-564M on one GPU: ours against the published computation, in the same run.
+"""What a GPU gives: steps, scoring and generation of an XGLM-564M with random weights, against peers in the same run.
 
-Random weights of that shape, 4 pairs and 4 blocks of 512 tokens a step, bf16 autocast over float32 weights, dropout on.
-`--blocks` takes another number of both, `--precision bf16_resident` keeps our weights in bf16, the peer's as they are.
-Needs torch, transformers, safetensors, numpy, pydantic and PyYAML alone. Without a GPU it says so and exits 0.
+Steps are those of the training loop, bf16, dropout on: against the published computation at 4 and 16 blocks of 512
+tokens, and on batches of every length against the step that runs eagerly and casts weights in every forward. Choices
+with five demonstrations and greedy texts are compared with the stock model on padded batches, at the batch size that is
+best for it. Questions and prompts are made up, and no data set is needed; nor is a library beside torch, transformers,
+safetensors, numpy, pydantic and PyYAML. Floors are for an H100 or H200. Without a GPU it says so and exits 0.
 
-Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--rounds N] [--steps N] [--blocks N] [--precision P]
+Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--only NAME] [--rounds N] [--steps N] [--form F]
 """
 
 import argparse
 import contextlib
+import functools
+import gc
 import math
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+import transformers
 
 from afp_ray.config.loss import LossConfig
+from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import InstructionBatch, TrainBatch
-from afp_ray.training.loop import num_tokens
-from afp_ray.training.optimizer import Optimizer, clip_gradients, make_optimizer
-from afp_ray.training.packed_rows import pack_instructions, pack_pairs
+from afp_ray.evaluation.generation import Prompt, TextGenerator
+from afp_ray.evaluation.scoring import ContinuationScorer
+from afp_ray.models.describe import EMBEDDED_FOLDER
+from afp_ray.models.precision import Precision, weights_in
+from afp_ray.records import Host
+from afp_ray.training.loop import TrainingRequest, num_tokens, train
 from afp_ray.training.step import TrainingStep
-from benchmarks import authors, equality, workload
+from benchmarks import authors, equality, padded, scoring, workload
 from benchmarks.figures import Figure, show
 
 LAYER = 1
 LOSS = LossConfig(layer=LAYER)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A800": 312e12}
 """Dense bf16 rate by datasheet."""
+FLOORS_FOR = ("H100", "H200")
+MFU = 0.28
+"""Share of the peak rate that is promised at 16 blocks."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all figures share.
+
+    Attributes:
+        device: the first GPU, or in a toy size whatever there is.
+        shape: of the model.
+        length: tokens of a block.
+        rounds, steps: timed rounds, and steps of each.
+        form: how our steps run, as `runtime.step` names it.
+    """
+
+    device: torch.device
+    shape: dict[str, int]
+    length: int
+    rounds: int
+    steps: int
+    form: str
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the size is a toy's."""
+        return self.shape is workload.TINY
+
+    def model(self, *, dropout: float = 0.0, **sizes: int) -> Any:
+        """A model of the shape, with these sizes in place of its own."""
+        return workload.build_model({**self.shape, **sizes}, dropout=dropout, device=str(self.device))
 
 
 @dataclass
-class Variant:
-    """One computation: its model, its step, and what was measured of it.
+class Steps:
+    """What some steps took.
 
     Attributes:
-        backward: adds the gradients of a batch and returns both losses.
-        step: a whole optimizer step, losses read on the CPU as a training loop does.
-        step_s: seconds per step, one value a round.
-        peak_bytes: GPU memory with weights, gradients and optimizer state, without the other variant's.
+        step_s: seconds of a step.
+        peak_bytes: GPU memory with weights, gradients and optimizer state; 0 without a GPU.
+        losses: of every step: contrastive, instruction.
+        words: what the training says of how it ran.
     """
 
-    model: Any
-    backward: Callable[[TrainBatch], tuple[Tensor, Tensor]]
-    step: Callable[[TrainBatch], None]
-    step_s: list[float]
+    step_s: float = math.inf
     peak_bytes: int = 0
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    words: str = ""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; 7 when a floor is missed or the losses differ."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure and print; 7 when a floor is missed or results differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a toy size on whatever device there is, to test this file")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help="steps of a round")
-    parser.add_argument("--blocks", type=int, default=4, help="blocks of 512 tokens, and pairs, of a step")
-    parser.add_argument("--precision", choices=("bf16", "bf16_resident"), default="bf16", help="of our step")
+    parser.add_argument("--only", choices=FIGURES, help="one of them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=24, help="steps of a round")
+    parser.add_argument("--form", default="graph", help="of our steps: graph, compile or eager")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not options.tiny:
         sys.stdout.write("gpu: skipped, torch sees no CUDA device\n")
         return 0
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    shape = workload.TINY if options.tiny else workload.XGLM_564M
-    length = 32 if options.tiny else 512
+    shape, length = (workload.TINY, 32) if options.tiny else (workload.XGLM_564M, 512)
+    setting = Setting(device, shape, length, options.rounds, options.steps, options.form)
+    transformers.utils.logging.set_verbosity_error()
     torch.backends.cuda.matmul.allow_tf32 = True  # as the published runs have it
-    batches = [
-        workload.build_batch(shape, num_pairs=options.blocks, num_blocks=options.blocks, length=length, seed=seed)
-        for seed in range(4)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    sys.stdout.write(f"{name}, torch {torch.__version__}, transformers {transformers.__version__}; {shape}\n")
+    figures: list[Figure] = []
+    for figure, measure in FIGURES.items():
+        if options.only in (None, figure):
+            started = time.perf_counter()
+            figures += measure(setting)
+            _free()
+            sys.stdout.write(f"{figure}: {time.perf_counter() - started:.0f} s\n")
+    has_floors = any(card in name for card in FLOORS_FOR) and not options.tiny
+    return show(figures if has_floors else [replace(figure, floor=None) for figure in figures])
+
+
+def _against_authors(setting: Setting, *, blocks: int, floors: Mapping[str, float]) -> list[Figure]:
+    """Steps per second, tokens per second, use of the peak rate and peak memory beside the published computation."""
+    size = {"num_pairs": blocks, "num_blocks": blocks, "length": setting.length}
+    batches = [workload.build_batch(setting.shape, **size, seed=seed) for seed in range(2 if setting.is_tiny else 4)]
+    own, other, ratio = _in_turn(
+        setting, functools.partial(_our_steps, setting, batches), functools.partial(_their_steps, setting, batches)
+    )
+    is_equal = _equals_authors(setting, batches[0]) and _forms_agree(setting, batches)
+    name, tokens = f"gpu.{blocks}_blocks", sum(num_tokens(batch) for batch in batches) / len(batches)
+
+    def figure(quantity: str, ours: float, peer: float, ratio: float) -> Figure:
+        return Figure(f"{name}_{quantity}", ours, peer, ratio, floors.get(quantity), is_equal)
+
+    figures = [
+        figure("steps_per_s", 1 / own.step_s, 1 / other.step_s, ratio),
+        figure("tokens_per_s", tokens / own.step_s, tokens / other.step_s, ratio),
     ]
-    is_equal, error = _compare(shape, device, batches[0])
-    ours = _measured_alone(partial(_make_ours, precision=options.precision), shape, device, batches, options.steps)
-    theirs = _measured_alone(_make_theirs, shape, device, batches, options.steps)
-    for number in range(options.rounds):
-        for variant in (ours, theirs) if number % 2 else (theirs, ours):
-            variant.step_s.append(_seconds_per_step(variant, batches, device, options.steps))
-    _describe(device, shape, batches, ours, error)
-    return show(_figures(ours, theirs, batches, device, is_equal))
+    if setting.device.type == "cuda":
+        device_name = torch.cuda.get_device_name(setting.device)
+        peak = next((rate for card, rate in PEAK_FLOPS.items() if card in device_name), math.inf)
+        share = workload.useful_flops(setting.shape, batches, layer=LAYER) / own.step_s / peak
+        figures.append(figure("peak_memory_bytes", own.peak_bytes, other.peak_bytes, other.peak_bytes / own.peak_bytes))
+        figures.append(figure("mfu_against_promised", share, MFU, share / MFU))
+    return figures
 
 
-def _make_ours(shape: dict[str, int], device: torch.device, *, precision: Literal["bf16", "bf16_resident"]) -> Variant:
-    model = workload.build_model(shape, dropout=0.1, device=str(device))
-    training = TrainingConfig(precision=precision)
-    if precision == "bf16_resident":
-        model.to(torch.bfloat16)
-    step_of = TrainingStep(model, LOSS, device=device, is_bf16=precision == "bf16")
-    optimizer = make_optimizer(model, training, device)
-    clip = partial(clip_gradients, max_norm=training.max_grad_norm)
-
-    def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        losses = step_of.backward(batch)
-        assert losses.contrastive is not None
-        assert losses.instruction is not None
-        return losses.contrastive, losses.instruction
-
-    return Variant(model, backward, _whole_step(model, optimizer, backward, clip), [])
+def _every_length(setting: Setting) -> list[Figure]:
+    """Batches of 14 samples of random lengths, against the eager step."""
+    size = {"num_pairs": 4, "num_rows": 14, "longest": setting.length}
+    batches = [workload.build_rows(setting.shape, **size, seed=seed) for seed in range(2 if setting.is_tiny else 12)]
+    before = functools.partial(_our_steps, setting, batches, form="eager", uses_copies=False)
+    own, other, ratio = _in_turn(setting, functools.partial(_our_steps, setting, batches), before)
+    is_equal = _forms_agree(setting, batches)
+    return [Figure("gpu.every_length_steps_per_s", 1 / own.step_s, 1 / other.step_s, ratio, 2.8, is_equal)]
 
 
-def _make_theirs(shape: dict[str, int], device: torch.device) -> Variant:
-    model = authors.untie(workload.build_model(shape, dropout=0.1, device=str(device)))
-    training = TrainingConfig(precision="bf16")
-    optimizer = authors.make_optimizer(model, training.learning_rate)
+def _in_turn(setting: Setting, ours: Callable[[], Steps], peer: Callable[[], Steps]) -> tuple[Steps, Steps, float]:
+    """Both in every round, each alone on the card; median seconds, and the median of the ratios."""
+    rounds: list[tuple[Steps, Steps]] = []
+    for _ in range(setting.rounds):
+        pair = []
+        for work in (ours, peer):
+            pair.append(work())
+            _free()
+        rounds.append((pair[0], pair[1]))
+    sides = [
+        Steps(statistics.median(one.step_s for one in side), side[0].peak_bytes) for side in zip(*rounds, strict=True)
+    ]
+    ratio = statistics.median(theirs.step_s / own.step_s for own, theirs in rounds)
+    spread = max(own.step_s for own, _ in rounds) / min(own.step_s for own, _ in rounds) - 1
+    sys.stdout.write(f"  ours: {rounds[0][0].words}; our rounds spread by {spread:.1%}\n")
+    return sides[0], sides[1], ratio
 
-    def backward(batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        return authors.backward(model, batch, LOSS, is_bf16=True)
 
-    clip = partial(torch.nn.utils.clip_grad_norm_, max_norm=training.max_grad_norm or math.inf)
-    return Variant(model, backward, _whole_step(model, optimizer, backward, clip), [])
+class _FixedBatches:
+    """The same few batches again and again."""
+
+    def __init__(self, batches: Sequence[TrainBatch]) -> None:
+        self.batches = batches
+
+    def batch(self, step: int, *, micro_batch_size: int | None = None) -> TrainBatch:
+        return self.batches[step % len(self.batches)]
 
 
-def _whole_step(
-    model: Any,
-    optimizer: Optimizer,
-    backward: Callable[[TrainBatch], tuple[Tensor, Tensor]],
-    clip: Callable[[Iterator[torch.nn.Parameter]], Tensor],
-) -> Callable[[TrainBatch], None]:
-    def step(batch: TrainBatch) -> None:
+class _Clock:
+    """A `Reporter` that times the steps between two, and keeps the losses of all."""
+
+    def __init__(self, device: torch.device, *, first: int, last: int) -> None:
+        self.device, self.first, self.last = device, first, last
+        self.losses: list[tuple[float, float]] = []
+        self.started = self.ended = 0.0
+        self.peak_bytes = 0
+
+    def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
+        self.losses.append((metrics.get("contrastive_loss", math.nan), metrics.get("instruction_loss", math.nan)))
+        if done not in (self.first, self.last):
+            return
+        _synchronize(self.device)
+        if done == self.last:
+            self.ended = time.perf_counter()
+            self.peak_bytes = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+            return
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.started = time.perf_counter()
+
+
+def _our_steps(
+    setting: Setting,
+    batches: Sequence[TrainBatch],
+    *,
+    form: str | None = None,
+    uses_copies: bool | None = None,
+    dropout: float = 0.1,
+    steps: int | None = None,
+) -> Steps:
+    """Steps of the training loop, after so many that every batch has been seen twice."""
+    model = setting.model(dropout=dropout)
+    first, number = 2 * len(batches), steps or setting.steps
+    training = TrainingConfig(precision="bf16", batch_size=4096, max_steps=10**6)
+    clock = _Clock(setting.device, first=first, last=first + number)
+    host = Host(reporter=clock, runtime=TrainingRuntime.model_validate(_form(form or setting.form)))
+    request = TrainingRequest(LOSS, training, is_rung=lambda done, tokens: done >= first + number)
+    summary = train(model, _FixedBatches(batches), request, host, uses_copies=uses_copies)
+    words = "; ".join(filter(None, [str(summary.computed_from or ""), *summary.notes]))
+    return Steps((clock.ended - clock.started) / number, clock.peak_bytes, clock.losses, words)
+
+
+def _form(name: str) -> dict[str, Any]:
+    return {"checkpoint_every_s": None, **({"step": name} if "step" in TrainingRuntime.model_fields else {})}
+
+
+def _their_steps(setting: Setting, batches: Sequence[TrainBatch]) -> Steps:
+    """Steps of the published computation, with its losses read on the CPU as its loop does."""
+    model = authors.untie(setting.model(dropout=0.1))
+    optimizer = authors.make_optimizer(model, 1e-5)
+    first, last = 5, 5 + setting.steps
+    clock = _Clock(setting.device, first=first, last=last)
+    for step in range(last):
         optimizer.zero_grad(set_to_none=True)
-        losses = backward(batch)
-        norm = clip(model.parameters())
+        losses = authors.backward(model, batches[step % len(batches)], LOSS, is_bf16=True)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         torch.stack([*(loss.float() for loss in losses), norm.float()]).tolist()
-
-    return step
-
-
-def _measured_alone(
-    make: Callable[[dict[str, int], torch.device], Variant],
-    shape: dict[str, int],
-    device: torch.device,
-    batches: list[TrainBatch],
-    steps: int,
-) -> Variant:
-    """Build a variant, warm it up and read its peak memory; what was allocated before does not count."""
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    variant = make(shape, device)
-    for number in range(min(5, steps)):
-        variant.step(batches[number % len(batches)])
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        for batch in batches:
-            variant.step(batch)
-        variant.peak_bytes = torch.cuda.max_memory_allocated(device) - before
-    return variant
+        clock.report("train", step + 1, last)
+    return Steps((clock.ended - clock.started) / setting.steps, clock.peak_bytes)
 
 
-def _seconds_per_step(variant: Variant, batches: list[TrainBatch], device: torch.device, steps: int) -> float:
-    _synchronize(device)
-    started = time.perf_counter()
-    for number in range(steps):
-        variant.step(batches[number % len(batches)])
-    _synchronize(device)
-    return (time.perf_counter() - started) / steps
-
-
-def _compare(shape: dict[str, int], device: torch.device, batch: TrainBatch) -> tuple[bool, str]:
+def _equals_authors(setting: Setting, batch: TrainBatch) -> bool:
     """Losses and gradients in float32 without dropout, on a batch of one block: 1e-4 relative (tf32 off)."""
     rows = batch.instructions[0]
     assert isinstance(rows, InstructionBatch)
     small = replace(rows, input_ids=rows.input_ids[:1], attention_mask=rows.attention_mask[:1], labels=rows.labels[:1])
     part = TrainBatch(batch.pairs, (small,), int((small.labels[:, 1:] != -100).sum()))
     with _exact_products():
-        ours, theirs = (workload.build_model(shape, device=str(device)) for _ in range(2))
-        losses = TrainingStep(ours, LOSS, device=device).backward(part)
+        ours, theirs = setting.model(), setting.model()
+        losses = TrainingStep(ours, LOSS, device=setting.device).backward(part)
         expected = authors.backward(theirs, part, LOSS)
     of_loss = equality.loss_error((losses.contrastive, losses.instruction), expected)
     of_gradient = equality.gradient_error(ours, theirs)
-    return max(of_loss, of_gradient) <= 1e-4, f"loss {of_loss:.1e}, gradient {of_gradient:.1e} (float32, relative)"
+    sys.stdout.write(f"  difference to the peer: loss {of_loss:.1e}, gradient {of_gradient:.1e} (float32, relative)\n")
+    return max(of_loss, of_gradient) <= 1e-4
+
+
+def _forms_agree(setting: Setting, batches: Sequence[TrainBatch]) -> bool:
+    """Losses of a few steps without dropout, as our steps run and eagerly: 2e-2 relative in bf16."""
+    ours, eager = (
+        _our_steps(setting, batches[:2], form=form, dropout=0.0, steps=2).losses for form in (setting.form, "eager")
+    )
+    furthest = max(
+        abs(a - b) / abs(b) for own, other in zip(ours, eager, strict=True) for a, b in zip(own, other, strict=True)
+    )
+    sys.stdout.write(f"  losses of {len(ours)} steps, {setting.form} and eager: {furthest:.1e} relative\n")
+    return furthest <= 2e-2
+
+
+def _choices(setting: Setting, *, precision: Precision, floor: float) -> list[Figure]:
+    """Choices with five demonstrations, in examples per second."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    number = 2 if setting.is_tiny else 200
+    with tempfile.TemporaryDirectory() as folder:
+        questions = scoring._questions("pawsx", 5, scoring._made_up_rows(Path(folder), number), number)
+    model = setting.model(vocab_size=max(len(tokenizer), setting.shape["vocab_size"])).eval()
+    with weights_in(model, precision), _exact_products():
+        scorer = ContinuationScorer(model, tokenizer)
+        requests = scorer.requests(questions)
+        own = functools.partial(scorer.score, questions)
+        peers = {size: functools.partial(padded.score, model, requests, size) for size in _sizes(setting, 8, 32, 128)}
+        values, own_s = _timed(setting, own)
+        size, flat, other_s = _best(setting, peers)
+    other = [flat[at : at + 2] for at in range(0, len(flat), 2)]
+    same = sum(_likeliest(a) == _likeliest(b) for a, b in zip(values, other, strict=True))
+    sys.stdout.write(f"  {same} of {number} predictions are those of the peer, at its best batch size {size}\n")
+    is_equal = scorer.obstacle is None and same >= (number if precision == "fp32" else 0.97 * number)
+    name = f"gpu.choices_{precision}_examples_per_s"
+    return [Figure(name, number / own_s, number / other_s, other_s / own_s, floor, is_equal)]
+
+
+def _texts(setting: Setting) -> list[Figure]:
+    """Greedy texts after 64 prompts, 128 tokens each, in bf16; a few short ones are compared in float32."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    number, length = (4, 6) if setting.is_tiny else (64, 128)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = scoring._questions("pawsx", 0, scoring._made_up_rows(Path(folder), number), number)
+    texts = [choices[0][0] for choices in rows]
+    model = setting.model(vocab_size=max(len(tokenizer), setting.shape["vocab_size"])).eval()
+    with _exact_products():
+        few = texts[:4] if setting.is_tiny else texts[:8]
+        own = _our_texts(model, tokenizer, few, 16)
+        equal = any(own) and own == padded.generate(model, tokenizer, few, 16, len(few))
+    with weights_in(model, "bf16"):
+        _, own_s = _timed(setting, lambda: _our_texts(model, tokenizer, texts, length))
+        sizes = _sizes(setting, 16, 32, 64)
+        peers = {size: functools.partial(padded.generate, model, tokenizer, texts, length, size) for size in sizes}
+        size, _, other_s = _best(setting, peers)
+    sys.stdout.write(f"  the peer's best batch size: {size}\n")
+    return [Figure("gpu.greedy_texts_per_s", number / own_s, number / other_s, other_s / own_s, 2.0, equal)]
+
+
+def _our_texts(model: Any, tokenizer: Any, texts: Sequence[str], length: int) -> list[str]:
+    generator = TextGenerator(model, tokenizer, max_new_tokens=length)
+    return generator.generate([Prompt((), text) for text in texts])
+
+
+def _sizes(setting: Setting, *sizes: int) -> tuple[int, ...]:
+    return sizes[:1] if setting.is_tiny else sizes
+
+
+def _timed(setting: Setting, work: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gives, and median seconds after one call that does not count."""
+    result, seconds = work(), []
+    for _ in range(setting.rounds):
+        _synchronize(setting.device)
+        started = time.perf_counter()
+        result = work()
+        _synchronize(setting.device)
+        seconds.append(time.perf_counter() - started)
+    return result, statistics.median(seconds)
+
+
+def _best(setting: Setting, works: Mapping[int, Callable[[], Any]]) -> tuple[int, Any, float]:
+    """Batch size, result and seconds of the fastest; sizes grow until memory runs out or one is clearly slower."""
+    best: tuple[int, Any, float] | None = None
+    for size, work in works.items():
+        try:
+            result, seconds = _timed(replace(setting, rounds=1), work)
+        except torch.OutOfMemoryError:
+            _free()
+            break
+        if best is None or seconds < best[2]:
+            best = size, result, seconds
+        elif seconds > 1.15 * best[2]:
+            break
+    assert best is not None, "the smallest batch fits"
+    return best
+
+
+def _likeliest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
 
 
 @contextlib.contextmanager
@@ -185,63 +376,27 @@ def _exact_products() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def _figures(
-    ours: Variant, theirs: Variant, batches: list[TrainBatch], device: torch.device, is_equal: bool
-) -> list[Figure]:
-    own_s, their_s = statistics.median(ours.step_s), statistics.median(theirs.step_s)
-    ratio = statistics.median(other / own for own, other in zip(ours.step_s, theirs.step_s, strict=True))
-    tokens = sum(num_tokens(batch) for batch in batches) / len(batches)
-    figures = [
-        Figure("gpu.steps_per_s", 1 / own_s, 1 / their_s, ratio, equal=is_equal),
-        Figure("gpu.tokens_per_s", tokens / own_s, tokens / their_s, ratio, equal=is_equal),
-    ]
-    peak = next((rate for name, rate in PEAK_FLOPS.items() if name in _device_name(device)), None)
-    if peak is not None:
-        flops = _useful_flops(ours.model, batches)
-        figures.append(Figure("gpu.mfu", flops / own_s / peak, flops / their_s / peak, ratio, equal=is_equal))
-    if ours.peak_bytes and theirs.peak_bytes:
-        less = theirs.peak_bytes / ours.peak_bytes
-        figures.append(Figure("gpu.peak_memory_bytes", ours.peak_bytes, theirs.peak_bytes, less, equal=is_equal))
-    return figures
-
-
-def _useful_flops(model: Any, batches: list[TrainBatch]) -> float:
-    """6 per parameter and token: instructions through blocks and, where supervised, the head; pairs through layer l.
-
-    The same numerator serves both variants; attention products and everything that is thrown away are left out.
-    """
-    head = model.get_output_embeddings().weight.numel()
-    body = workload.num_parameters(model) - head
-    a_block = body / model.config.get_text_config().num_hidden_layers
-    flops = 0.0
-    for batch in batches:
-        in_blocks = sum(pack_instructions(rows).num_tokens for rows in batch.instructions)
-        in_pairs = pack_pairs(batch.pairs).num_tokens if batch.pairs is not None else 0
-        flops += 6 * (body * in_blocks + head * batch.num_supervised + LAYER * a_block * in_pairs)
-    return flops / len(batches)
-
-
-def _describe(
-    device: torch.device, shape: dict[str, int], batches: list[TrainBatch], ours: Variant, error: str
-) -> None:
-    tokens = sum(num_tokens(batch) for batch in batches) / len(batches)
-    supervised = sum(batch.num_supervised for batch in batches) / len(batches)
-    spread = (max(ours.step_s) - min(ours.step_s)) / statistics.median(ours.step_s)
-    lines = (
-        f"{_device_name(device)}, torch {torch.__version__}; {shape}, {workload.num_parameters(ours.model):,} weights",
-        f"{tokens:.0f} tokens a step, {supervised:.0f} of them supervised; spread of our rounds {spread:.1%}",
-        f"difference to the peer: {error}",
-    )
-    sys.stdout.write("\n".join(lines) + "\n\n")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+FIGURES: dict[str, Callable[[Setting], list[Figure]]] = {
+    "4_blocks": functools.partial(_against_authors, blocks=4, floors={"steps_per_s": 5.0, "peak_memory_bytes": 1.2}),
+    "16_blocks": functools.partial(
+        _against_authors, blocks=16, floors={"steps_per_s": 3.0, "mfu_against_promised": 1.0}
+    ),
+    "every_length": _every_length,
+    "choices_bf16": functools.partial(_choices, precision="bf16", floor=7.0),
+    "choices_fp32": functools.partial(_choices, precision="fp32", floor=9.0),
+    "texts": _texts,
+}
 
 
 if __name__ == "__main__":

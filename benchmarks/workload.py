@@ -5,6 +5,7 @@ computations see the same tokens and the same supervised positions. Rows hold on
 trainers for instructions make them; about half of their places is padding. Pairs have about 23 tokens a side.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import transformers
 
 from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
 from afp_ray.models.hidden_states import CausalModel
+from afp_ray.training.packed_rows import pack_instructions, pack_pairs
 
 SMALL = {"vocab_size": 32_000, "d_model": 256, "num_layers": 12, "attention_heads": 4, "ffn_dim": 1024}
 XGLM_564M = {"vocab_size": 256_008, "d_model": 1024, "num_layers": 24, "attention_heads": 16, "ffn_dim": 4096}
@@ -69,6 +71,24 @@ def build_rows(shape: dict[str, int], *, num_pairs: int, num_rows: int, longest:
 def num_parameters(model: CausalModel) -> int:
     """Parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def useful_flops(shape: dict[str, int], batches: Sequence[TrainBatch], *, layer: int) -> float:
+    """Of a mean step: 6 per parameter and token of instructions, of the head where supervised, of pairs up to a layer.
+
+    Attention products and everything that is thrown away are left out, so that it serves every form of a step.
+    """
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.XGLMConfig(**shape))
+    head = model.get_output_embeddings().weight.numel()
+    body = num_parameters(model) - head
+    flops = 0.0
+    for batch in batches:
+        in_blocks = sum(pack_instructions(rows).num_tokens for rows in batch.instructions)
+        in_pairs = pack_pairs(batch.pairs).num_tokens if batch.pairs is not None else 0
+        of_pairs = layer * body / shape["num_layers"] * in_pairs
+        flops += 6 * (body * in_blocks + head * batch.num_supervised + of_pairs)
+    return flops / len(batches)
 
 
 def _sentences(count: int, vocabulary: int, generator: torch.Generator) -> tuple[Any, Any]:

@@ -2,18 +2,12 @@
 
 import importlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import equality, memory, padded, workload
 from benchmarks.figures import FLOOR_MISSED, Figure, interleave, show
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def figures(output: str) -> dict[str, dict[str, object]]:
@@ -57,18 +51,6 @@ def test_a_benchmark_runs_at_a_toy_size(name: str, expected: set[str], capsys: p
     assert all(row.keys() == {"name", "ours", "peer", "ratio", "floor", "equal"} for row in found.values())
     assert {row["equal"] for row in found.values()} <= {True, None}
     assert sum(row["equal"] is None for row in found.values()) <= 1, "the growth with the batch has no peer"
-
-
-def test_the_gpu_benchmark_needs_no_orchestration_library() -> None:
-    blocked = "import sys\nfor name in ('ray', 'optuna', 'mlflow', 'datasets', 'fastapi'): sys.modules[name] = None\n"
-    code = blocked + "from benchmarks.gpu import main\nraise SystemExit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "--tiny", "--rounds", "1", "--steps", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=480)
-    assert done.returncode in (0, FLOOR_MISSED), done.stderr
-    found = figures(done.stdout)
-    assert {"gpu.steps_per_s", "gpu.tokens_per_s"} <= set(found)
-    assert all(row["equal"] is True for row in found.values())
 
 
 @pytest.mark.parametrize(
