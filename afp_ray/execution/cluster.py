@@ -48,6 +48,7 @@ WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",  # of 30, which a failed group waits for workers that hang, twice
     "TQDM_DISABLE": "1",
 }
 # The second because Tune counts callbacks by their kind before it starts an actor, and imports MLflow to tell one kind.
