@@ -1,5 +1,6 @@
 """What all tests share: how their files are dealt out, caches of the session's own, and one Ray cluster."""
 
+import gc
 import math
 import os
 import re
@@ -60,6 +61,13 @@ def _text(file: Path) -> str:
     return file.read_text("utf-8")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_is_collected() -> None:
+    """Whatever is there when a file begins stays: a collection need not look at all libraries, half a second a time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_secrets_of_others() -> Iterator[None]:
     """What a test's studies hid is a word like any other in the next test."""
@@ -91,13 +99,20 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def shared_cluster() -> Iterator[str]:
     """The address of a cluster of two CPUs with its own ports and folder, shared since starting one takes seconds."""
     from afp_ray.execution.cluster import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT, set_environment, start_local
+    from afp_ray.execution.cluster_auth import keep_token_private
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+    set_environment({"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1"})  # a failed group waits so long, twice
     set_environment(DRIVER_ENVIRONMENT)
     set_environment(WORKER_ENVIRONMENT)
+    keep_token_private(make=True)
     import ray
+    from forked_python import forked_by_ray
 
-    with tempfile.TemporaryDirectory(prefix="afp-test-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="afp-test-", ignore_cleanup_errors=True) as folder,
+        forked_by_ray(RAY_AUTH_MODE="token"),  # as Ray's own start sets it
+    ):
         start_local(folder, num_cpus=2)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()

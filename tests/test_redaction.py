@@ -5,11 +5,13 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fabricate import fabricate, make_study
+from forked_python import forked_python
 
 from afp_ray.config import RuntimeConfig
 from afp_ray.execution.worker import output_to
@@ -156,6 +158,14 @@ def test_a_trial_s_log_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Monke
     assert "CANA" not in text
 
 
+@pytest.fixture(scope="module")
+def python() -> Iterator[str]:
+    """An interpreter that has imported what the command line will."""
+    modules = ("afp_ray.study", "afp_ray.planning.plan", "afp_ray.tracking.projector", "services.views.html", "optuna")
+    with forked_python(modules) as path:
+        yield path
+
+
 @pytest.mark.parametrize(
     ("uri", "secrets"),
     [
@@ -165,7 +175,7 @@ def test_a_trial_s_log_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_a_study_that_runs_to_its_end_keeps_its_secrets_in_one_file(
-    uri: str, secrets: tuple[str, ...], tmp_path: Path
+    uri: str, secrets: tuple[str, ...], tmp_path: Path, python: str
 ) -> None:
     """The server refuses, one trial fails and everything that can speak says all it knows."""
     storage, file, trials = tmp_path / "runs", tmp_path / "study.json", tmp_path / "trials.db"
@@ -177,7 +187,7 @@ def test_a_study_that_runs_to_its_end_keeps_its_secrets_in_one_file(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])}
     environment |= {"MLFLOW_TRACKING_PASSWORD": "ENVCANARY9", "TOLD": f"{uri} ENVCANARY9", "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "telling_trials.py")]
+        [python, str(SUPPORT / "telling_trials.py")]
         + [json.dumps([*verb, "--storage", str(storage)]) for verb in verbs],
         env=environment,
         capture_output=True,

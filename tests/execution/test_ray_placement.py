@@ -146,7 +146,7 @@ def test_a_trial_that_gets_no_resources_says_what_is_missing(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_group_that_gets_no_resources_says_what_is_missing(tmp_path: Path) -> None:
-    study = lone(start_s=20, workers_per_trial=2)
+    study = lone(start_s=8, workers_per_trial=2)
     with occupied(1), pytest.raises(UnavailableError, match="it needs 2 workers with 1 CPUs and 0 GPUs each"):
         run(study, tmp_path, RayExecutor(study.runtime), run_trial="fake_trials:run_in_group")
     states = [json.loads(line)["state"] for line in StudyPaths(tmp_path, "fake").ledger.read_text().splitlines()]

@@ -18,6 +18,7 @@ SUPPORT = str(Path(__file__).parent)
 sys.path[:0] = [SUPPORT, str(Path(SUPPORT).parents[1])]
 
 from executor_suite import make_study, run  # noqa: E402
+from forked_python import forked_by_ray  # noqa: E402
 
 from afp_ray.execution.cluster import DRIVER_ENVIRONMENT, WORKER_ENVIRONMENT, set_environment  # noqa: E402
 from afp_ray.execution.ray_executor import RayExecutor  # noqa: E402
@@ -193,11 +194,12 @@ SCENARIOS = {
 def main() -> None:
     """Serve scenarios until standard input ends."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SUPPORT, os.environ.get("PYTHONPATH", "")]))
+    set_environment({"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1"})  # a failed group waits so long, twice
     set_environment(DRIVER_ENVIRONMENT)
     set_environment(WORKER_ENVIRONMENT)
     answers = os.dup(1)
     os.dup2(2, 1)  # Ray prints
-    with tempfile.TemporaryDirectory(prefix="afp-nodes-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="afp-nodes-", ignore_cleanup_errors=True) as folder, forked_by_ray():
         nodes = Nodes(folder)
         try:
             for line in sys.stdin:
