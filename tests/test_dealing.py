@@ -1,5 +1,6 @@
 """Which files several processes of one test run take first."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def test_files_of_the_cluster_come_first_then_slow_ones_then_those_with_most_tes
     for name, (mark, count) in files.items():
         text = FILE.format(mark=mark, count=count, name=name, log=str(log))
         (tmp_path / f"test_{name}.py").write_text(text, "utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "--dist", "loadfile", "-p", "no:schemathesis", "."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n", "1", "--dist", "loadfile", "."]
+    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # other plugins take seconds to import
+    done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(dict.fromkeys(log.read_text().splitlines())) == ["c_cluster", "e_all_slow", "b_slow", "a_many", "d_few"]

@@ -215,7 +215,7 @@ SMALL_FORMS = [
 def test_every_small_form_runs_to_its_table(path: Path, storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFP_DATA_DIR", raising=False)
     monkeypatch.setattr(background, "BackgroundProjector", staged.NoProjection)
-    study = load_study(path, small=True)
+    study = load_study(path, ["training.max_steps=2"], small=True)  # two of five or eight
     check_study(study)
     paths = StudyPaths(storage, study.name)
     state = run_study(study, paths)

@@ -61,8 +61,8 @@ def test_a_closed_output_is_no_error_and_a_full_one_is_said(verb: str, finished:
     assert "Traceback" not in full.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_an_output_cannot_show_comes_escaped(encoding: str, tmp_path: Path) -> None:
+def test_what_an_output_cannot_show_comes_escaped(tmp_path: Path) -> None:
+    encodings = ("ascii", "latin-1", "utf-8")
     study = tmp_path / "study.yaml"
     study.write_text(
         "name: x\nfixed: {data.languages: [zh], data.num_pairs: 8, training.max_steps: 2, training.batch_size: 4,\n"
@@ -70,19 +70,26 @@ def test_what_an_output_cannot_show_comes_escaped(encoding: str, tmp_path: Path)
         "compare: {method: [mcl]}\n"
     )
     code = (
-        "import sys; from services import cli, output; output.open_streams()\n"
-        "for options in ([], ['--json']):\n"
-        "    code = cli.main(['data', 'inspect', sys.argv[1], *options])\n"
-        "    print('\\0', code, end='\\0')\n"
+        "import sys; from services import cli, output\n"
+        "for number, encoding in enumerate(sys.argv[2:]):\n"
+        "    assert number or sys.stdout.encoding == encoding\n"
+        "    sys.stdout.reconfigure(encoding=encoding)\n"
+        "    output.open_streams()\n"
+        "    for options in ([], ['--json']):\n"
+        "        code = cli.main(['data', 'inspect', sys.argv[1], *options])\n"
+        "        print('\\0', code, end='\\0', flush=True)\n"
     )
-    command = [sys.executable, "-c", code, str(study)]
-    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", code, str(study), *encodings]
+    variables = {**os.environ, "PYTHONIOENCODING": encodings[0]}
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, check=False)
-    shown, first, document, second, _ = done.stdout.decode(encoding).split("\0")
-    assert (first, second) == (" 0", " 0"), done.stderr
-    assert shown
-    assert json.loads(document)
-    assert document.isascii() == (encoding != "utf-8")
+    parts = done.stdout.split(b"\0")
+    assert len(parts) == 4 * len(encodings) + 1, done.stderr
+    for encoding, start in zip(encodings, range(0, len(parts), 4), strict=False):
+        shown, first, document, second = (part.decode(encoding) for part in parts[start : start + 4])
+        assert (first, second) == (" 0", " 0"), done.stderr
+        assert shown
+        assert json.loads(document)
+        assert document.isascii() == (encoding != "utf-8")
 
 
 def test_control_characters_of_the_data_are_shown_and_not_obeyed(

@@ -8,7 +8,7 @@ import pytest
 from fabricate import add_representation, fabricate, leave_running
 from served import served
 
-NUM_EXAMPLES = 20
+NUM_EXAMPLES = 10
 """Random requests to each address and kind, beside those at the edges of every parameter."""
 
 
