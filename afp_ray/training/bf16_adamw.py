@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from afp_ray.training.bf16_update import update_plainly
+
 _CHUNK = {"cuda": 2**24}
 _DEFAULT_CHUNK = 2**22
 """Elements that are float32 at a time, by device: what a GPU takes is large, since every small kernel waits for its
@@ -166,76 +168,18 @@ def _update(pieces: Sequence[_Piece], group: dict[str, Any]) -> None:
     """One AdamW step of pieces, stored in place."""
     first = pieces[0]
     if len(pieces) == 1:
-        _update_together(first.weight, first.gradient, first.state, first.bits(), group, first.step)
+        update_plainly(first.weight, first.gradient, first.state, first.bits(), group, first.step)
         return
     weight, gradient, bits = (
         torch.cat(parts)
         for parts in zip(*((piece.weight, piece.gradient, piece.bits()) for piece in pieces), strict=True)
     )
     state = {name: torch.cat([piece.state[name] for piece in pieces]) for name in first.state}
-    _update_together(weight, gradient, state, bits, group, first.step)
+    update_plainly(weight, gradient, state, bits, group, first.step)
     lengths = [len(piece.weight) for piece in pieces]
     torch._foreach_copy_([piece.weight for piece in pieces], list(torch.split(weight, lengths)))
     for name, values in state.items():
         torch._foreach_copy_([piece.state[name] for piece in pieces], list(torch.split(values, lengths)))
-
-
-def _update_together(
-    weight: Tensor,
-    gradient: Tensor,
-    state: dict[str, Tensor],
-    bits: Tensor,
-    group: dict[str, Any],
-    step: int,
-) -> None:
-    """One AdamW step in float32, stored in place."""
-    gradient = gradient.float()
-    of_first, of_second = group["betas"]
-    first = state["exp_avg"].float().lerp_(gradient, 1 - of_first)
-    second = state["exp_avg_sq"].float().mul_(of_second).addcmul_(gradient, gradient, value=1 - of_second)
-    whole = joined(weight, state["lost"]) if "lost" in state else weight.float()
-    whole.mul_(1 - group["lr"] * group["weight_decay"])
-    divisor = (second / (1 - of_second**step)).sqrt_().add_(group["eps"])
-    whole.addcdiv_(first, divisor, value=-group["lr"] / (1 - of_first**step))
-    upper, lower = (bits >> 16) & 0xFFFF, bits & 0xFFFF
-    state["exp_avg"].copy_(round_at_random(first, upper ^ lower))  # independent of either half alone
-    state["exp_avg_sq"].copy_(round_at_random(second, upper))
-    if "lost" not in state:
-        weight.copy_(round_at_random(whole, lower))
-        return
-    nearest, lost = split(whole)
-    weight.copy_(nearest)
-    state["lost"].copy_(lost)
-
-
-def split(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut float32 into the nearest bf16 and the bits by which it is off.
-
-    Args:
-        values: float32.
-    Returns: bf16 (halves go away from zero) and int16; `joined` makes the same float32 of them.
-    """
-    bits = values.view(torch.int32)
-    nearest = (bits + 0x8000) & -0x10000  # bf16 is the upper half of float32; half of its last place is added first
-    return nearest.view(torch.float32).to(torch.bfloat16), (bits - nearest).to(torch.int16)
-
-
-def joined(nearest: Tensor, lost: Tensor) -> Tensor:
-    """The float32 numbers that `split` has cut."""
-    return (nearest.float().view(torch.int32) + lost.to(torch.int32)).view(torch.float32)
-
-
-def round_at_random(values: Tensor, bits: Tensor) -> Tensor:
-    """Round to one of the two bf16 neighbours, to the upper one with a probability that makes it right on average.
-
-    Args:
-        values: float32.
-        bits: int32 of the same shape, uniform in 0..65535.
-    Returns: bf16; infinities stay.
-    Source: arXiv:2010.06192.
-    """
-    raised = values.view(torch.int32) + bits  # the lower half of the bits decides about the upper one
-    return (raised & -0x10000).view(torch.float32).to(torch.bfloat16)
 
 
 def _own(tensor: Tensor | None) -> Tensor:

@@ -15,7 +15,8 @@ from training_cases import RandomBatches, make_training
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.models.bf16_copies import Bf16Copies
-from afp_ray.training.bf16_adamw import ResidentAdamW, joined, resident, round_at_random, split
+from afp_ray.training.bf16_adamw import ResidentAdamW, resident
+from afp_ray.training.bf16_update import joined, round_at_random, split
 from afp_ray.training.optimizer import (
     BackwardOptimizer,
     Optimizer,
