@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from afp_ray.training.bf16_update import update_plainly
+from afp_ray.training.bf16_update import Update, update_plainly
 
 _CHUNK = {"cuda": 2**24}
 _DEFAULT_CHUNK = 2**22
@@ -63,6 +63,8 @@ class ResidentAdamW(torch.optim.Optimizer):
         lr, betas, eps, weight_decay: as in torch.optim.AdamW.
         rounding: how the updated weight becomes bf16.
         seed: of stochastic rounding; equal seeds, steps and numbers give equal bits, so that runs repeat and resume.
+        update: the form of the arithmetic.
+        updated: which it is, in words.
     Source: arXiv:2010.06192.
     """
 
@@ -76,8 +78,10 @@ class ResidentAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         rounding: Literal["stochastic", "compensated"] = "stochastic",
         seed: int = 0,
+        update: Update = update_plainly,
+        updated: str = "by plain operations",
     ) -> None:
-        self.rounding, self.seed = rounding, seed
+        self.rounding, self.seed, self.updated, self._update = rounding, seed, updated, update
         super().__init__(list(groups), {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -92,7 +96,7 @@ class ResidentAdamW(torch.optim.Optimizer):
                 for piece in self._pieces(parameter, draw)
             ]
             for batch in _batches(pieces):
-                _update(batch, group)
+                _update_pieces(batch, group, self._update)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -164,18 +168,18 @@ def _batches(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
         yield batch
 
 
-def _update(pieces: Sequence[_Piece], group: dict[str, Any]) -> None:
+def _update_pieces(pieces: Sequence[_Piece], group: dict[str, Any], update: Update) -> None:
     """One AdamW step of pieces, stored in place."""
     first = pieces[0]
     if len(pieces) == 1:
-        update_plainly(first.weight, first.gradient, first.state, first.bits(), group, first.step)
+        update(first.weight, first.gradient, first.state, first.bits(), group, first.step)
         return
     weight, gradient, bits = (
         torch.cat(parts)
         for parts in zip(*((piece.weight, piece.gradient, piece.bits()) for piece in pieces), strict=True)
     )
     state = {name: torch.cat([piece.state[name] for piece in pieces]) for name in first.state}
-    update_plainly(weight, gradient, state, bits, group, first.step)
+    update(weight, gradient, state, bits, group, first.step)
     lengths = [len(piece.weight) for piece in pieces]
     torch._foreach_copy_([piece.weight for piece in pieces], list(torch.split(weight, lengths)))
     for name, values in state.items():

@@ -29,6 +29,7 @@ from afp_ray.training.optimizer import (
     BackwardOptimizer,
     backward_with_updates,
     clip_gradients,
+    describe_update,
     make_optimizer,
     set_learning_rate,
 )
@@ -158,6 +159,8 @@ class _Loop:
         self.terms = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
         self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=uses_copies)
         self.optimizer = make_optimizer(model, training, device, seed=request.seed, copies=self.copies)
+        if (how := describe_update(self.optimizer)) is not None:
+            self._computed_from += f", updated {how}"
         self._num_trainable = num_trainable(model)
         self._is_sharded = any(isinstance(value, DTensor) for value in model.parameters())
 

@@ -19,6 +19,7 @@ accumulates over several passes stands until the last of them.
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -29,6 +30,7 @@ from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.models.bf16_copies import Bf16Copies
 from afp_ray.training.bf16_adamw import ResidentAdamW
+from afp_ray.training.bf16_update import choose_update
 from afp_ray.training.gather import sum_over_workers
 from afp_ray.training.packed_rows import pack_pairs
 from afp_ray.training.sharding import free_gathered
@@ -48,6 +50,7 @@ def make_optimizer(
     seed: int = 0,
     copies: Bf16Copies | None = None,
     is_capturable: bool = False,
+    is_compiled: bool | None = None,
 ) -> Optimizer:
     """AdamW for what a model trains; vectors (norms and biases) are not decayed.
 
@@ -59,14 +62,20 @@ def make_optimizer(
         copies: of the model's matrices, which every step renews; not with updates in the backward pass.
         is_capturable: hold the learning rate on the device, so that a captured step reads it there at each replay; only
             where `refuses_capture` has nothing against it. States are those of an optimizer without it.
+        is_compiled: with `bf16_resident`, whether the update is one compiled kernel; None compiles on CUDA, where the
+            training is long enough. `describe_update` tells.
     Returns: the optimizer, with `param_groups`, `zero_grad`, `step`, `state_dict` and `load_state_dict` whatever its
         kind.
     """
     assert not (is_capturable and refuses_capture(training)), refuses_capture(training)
     free_gathered(model)
     groups = _groups(model, training)
+    if training.precision == "bf16_resident":
+        make = _resident_maker(groups, training, device, seed=seed, is_compiled=is_compiled)
+    else:
+        make = partial(_make_fused, training=training, device=device, is_capturable=is_capturable)
     if not training.optimizer_in_backward:
-        optimizer = (_make_capturable if is_capturable else _make)(groups, training, device, seed)
+        optimizer = make(groups)
         if copies is not None:
             optimizer.register_step_post_hook(lambda *ignored: copies.renew())
         return optimizer
@@ -76,7 +85,7 @@ def make_optimizer(
         for group in groups
         for parameter, draw in zip(group["params"], group["draws"], strict=True)
     ]
-    return BackwardOptimizer([(group["params"][0], _make([group], training, device, seed)) for group in alone])
+    return BackwardOptimizer([(group["params"][0], make([group])) for group in alone])
 
 
 def refuses_capture(training: TrainingConfig) -> str | None:
@@ -141,6 +150,11 @@ class BackwardOptimizer:
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of all parameters, in their order."""
         return [group for _, optimizer in self._optimizers for group in optimizer.param_groups]
+
+    @property
+    def first(self) -> torch.optim.Optimizer:
+        """The optimizer of the first parameter; the others are like it."""
+        return self._optimizers[0][1]
 
     @property
     def has_stepped(self) -> bool:
@@ -238,6 +252,12 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
+def describe_update(optimizer: Optimizer) -> str | None:
+    """How an optimizer updates bf16 weights, in words that follow "updated"; None for one of float32 weights."""
+    first = optimizer.first if isinstance(optimizer, BackwardOptimizer) else optimizer
+    return first.updated if isinstance(first, ResidentAdamW) else None
+
+
 def _groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices, then vectors; `draws` numbers the parameters, for the seeds of stochastic rounding."""
     # Weights of norms and biases are not decayed: nothing speaks for a scale or a shift of zero.
@@ -251,23 +271,39 @@ def _groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _make(
-    groups: list[dict[str, Any]], training: TrainingConfig, device: torch.device, seed: int
-) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": training.learning_rate, "betas": _BETAS, "eps": _EPSILON}
-    if training.precision == "bf16_resident":
-        return ResidentAdamW(groups, **options, rounding=training.rounding, seed=seed)
-    return torch.optim.AdamW(_without_draws(groups), **options, fused=device.type in ("cpu", "cuda"))
-
-
-def _make_capturable(
-    groups: list[dict[str, Any]], training: TrainingConfig, device: torch.device, seed: int
-) -> torch.optim.Optimizer:
-    """Fused AdamW whose rate, one tensor for all groups, stays at its address; its states say nothing of that."""
-    rate = torch.tensor(training.learning_rate, dtype=torch.float32, device=device)
-    optimizer = torch.optim.AdamW(
-        _without_draws(groups), lr=rate, betas=_BETAS, eps=_EPSILON, fused=True, capturable=True
+def _resident_maker(
+    groups: Sequence[dict[str, Any]],
+    training: TrainingConfig,
+    device: torch.device,
+    *,
+    seed: int,
+    is_compiled: bool | None,
+) -> Callable[[list[dict[str, Any]]], torch.optim.Optimizer]:
+    """What makes an optimizer of bf16 weights for some of these groups, in the form that suits all of them together."""
+    weights = [
+        value.to_local() if isinstance(value, DTensor) else value for group in groups for value in group["params"]
+    ]
+    update, words = choose_update(
+        device,
+        training.rounding,
+        num_weights=sum(value.numel() for value in weights),
+        num_steps=training.max_steps,
+        is_compiled=is_compiled,
     )
+    options: dict[str, Any] = {"lr": training.learning_rate, "betas": _BETAS, "eps": _EPSILON, "seed": seed}
+    return partial(ResidentAdamW, **options, rounding=training.rounding, update=update, updated=words)
+
+
+def _make_fused(
+    groups: list[dict[str, Any]], *, training: TrainingConfig, device: torch.device, is_capturable: bool
+) -> torch.optim.Optimizer:
+    plain = [{name: value for name, value in group.items() if name != "draws"} for group in groups]
+    options: dict[str, Any] = {"betas": _BETAS, "eps": _EPSILON, "fused": device.type in ("cpu", "cuda")}
+    if not is_capturable:
+        return torch.optim.AdamW(plain, lr=training.learning_rate, **options)
+    # One tensor for all groups, which stays at its address; states say nothing of it.
+    rate = torch.tensor(training.learning_rate, dtype=torch.float32, device=device)
+    optimizer = torch.optim.AdamW(plain, lr=rate, capturable=True, **options)
 
     def as_plain(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         for group in state["param_groups"]:
@@ -281,10 +317,6 @@ def _make_capturable(
     optimizer.register_state_dict_post_hook(as_plain)
     optimizer.register_load_state_dict_post_hook(as_own)
     return optimizer
-
-
-def _without_draws(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in group.items() if name != "draws"} for group in groups]
 
 
 def _square_norm(gradient: Tensor) -> Tensor:

@@ -15,13 +15,15 @@ from training_cases import RandomBatches, make_training
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.models.bf16_copies import Bf16Copies
+from afp_ray.training import bf16_update
 from afp_ray.training.bf16_adamw import ResidentAdamW, resident
-from afp_ray.training.bf16_update import joined, round_at_random, split
+from afp_ray.training.bf16_update import choose_update, joined, round_at_random, split, update_plainly
 from afp_ray.training.optimizer import (
     BackwardOptimizer,
     Optimizer,
     backward_with_updates,
     clip_gradients,
+    describe_update,
     make_optimizer,
     refuses_capture,
     set_learning_rate,
@@ -38,14 +40,21 @@ def bits(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
 
 
 def steps(
-    model: Any, *, count: int = 3, loss: LossConfig = BOTH, seed: int = 0, micro_batch_size: int = 2, **fields: Any
+    model: Any,
+    *,
+    count: int = 3,
+    loss: LossConfig = BOTH,
+    seed: int = 0,
+    micro_batch_size: int = 2,
+    is_compiled: bool | None = None,
+    **fields: Any,
 ) -> Iterator[tuple[float, float, Optimizer]]:
     """Loss and gradient norm of each step, and the optimizer; the model is trained as it goes."""
     training = make_training(**{"max_steps": count, "max_grad_norm": None, "weight_decay": 0.1, **fields})
     is_resident = training.precision == "bf16_resident"
     with resident(model) if is_resident else contextlib.nullcontext():
         step_of = TrainingStep(model, loss, device=CPU, is_bf16=training.precision == "bf16")
-        optimizer = make_optimizer(model, training, CPU, seed=seed)
+        optimizer = make_optimizer(model, training, CPU, seed=seed, is_compiled=is_compiled)
         for step in range(count):
             batch = RandomBatches(micro_batch_size=micro_batch_size).batch(step % 4)
             set_learning_rate(optimizer, learning_rate(training, step))
@@ -171,6 +180,96 @@ def test_small_weights_are_updated_together_bit_for_bit_as_alone(
     together = run()
     assert len(together) == len(alone) == 7 * (3 if rounding == "stochastic" else 4)
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "compensated"])
+def test_one_compiled_kernel_updates_as_plain_operations_do(rounding: Any) -> None:
+    """But for few roundings at random, each by one place: a product fused into a sum changes the last of a float32."""
+    update, words = choose_update(CPU, rounding, num_weights=1, num_steps=1, is_compiled=True)
+    assert words.startswith("by one compiled kernel")
+    generator = torch.Generator().manual_seed(0)
+    begin = torch.randn(300, 1000, generator=generator).bfloat16()
+    gradients = [(0.01 * torch.randn(300, 1000, generator=generator)).bfloat16() for _ in range(2)]
+    found = []
+    for chosen in (update_plainly, update):
+        weight, state = nn.Parameter(begin.clone()), None
+        for form, gradient in zip((update_plainly, chosen), gradients, strict=True):  # both go on from the same moments
+            groups = [{"params": [weight], "draws": [3]}]
+            optimizer = ResidentAdamW(groups, lr=1e-3, weight_decay=0.1, rounding=rounding, update=form)
+            if state is not None:
+                optimizer.load_state_dict(state)
+            weight.grad = gradient.clone()
+            optimizer.step()
+            state = optimizer.state_dict()
+        values = {"weight": weight.detach().view(-1), **optimizer.state[weight]}
+        assert values.pop("step") == 2
+        if "lost" in values:
+            values["whole"] = joined(values["weight"], values.pop("lost"))
+        found.append(values)
+    plain, compiled = found
+    assert not torch.equal(compiled["weight"].view_as(begin), begin)
+    for name, expected in plain.items():
+        place = 2**-7 if expected.dtype == torch.bfloat16 else 2**-22
+        torch.testing.assert_close(compiled[name], expected, rtol=place, atol=1e-9)
+        assert name == "whole" or float((compiled[name] != expected).float().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_training_with_a_compiled_update_says_so_and_learns_the_same(in_backward: bool) -> None:
+    fields: dict[str, Any] = {"precision": "bf16_resident", "optimizer_in_backward": in_backward, "count": 20}
+    plain, compiled = (trained(is_compiled=asked, **fields)[1] for asked in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    assert compiled[-1] < compiled[0]
+    training = make_training(precision="bf16_resident", optimizer_in_backward=in_backward, max_grad_norm=None)
+    said = [
+        describe_update(make_optimizer(build_model("llama"), training, CPU, is_compiled=asked))
+        for asked in (False, True)
+    ]
+    assert said[0] == "by plain operations"
+    assert str(said[1]).startswith("by one compiled kernel, which saves about 0 s")
+    assert describe_update(make_optimizer(build_model("llama"), make_training(), CPU)) is None
+
+
+def test_a_training_that_is_too_short_to_compile_for_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afp_ray.training.bf16_update._obstacle", lambda device, is_compensated: "no compiler")
+    card = torch.device("cuda")
+
+    def words(num_steps: int, device: torch.device = card, asked: bool | None = None) -> str:
+        sizes = {"num_weights": 564_000_000, "num_steps": num_steps}
+        update, told = choose_update(device, "stochastic", **sizes, is_compiled=asked)
+        assert update is update_plainly
+        return told
+
+    assert words(200) == "by plain operations: one kernel would save about 9 s and takes up to 20 s to compile"
+    assert words(5000) == "by plain operations: no compiler"
+    assert words(200, asked=True) == "by plain operations: no compiler"
+    assert words(5000, CPU) == words(5000, asked=False) == "by plain operations"
+
+
+def test_workers_compile_together_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bf16_update, "_obstacle", lambda device, is_compensated: None)
+    monkeypatch.setattr(bf16_update, "world_size", lambda: 2)
+    for others, expected in ((0, "by plain operations: it does not compile on another worker"), (1, "by one compiled")):
+        monkeypatch.setattr(bf16_update, "sum_over_workers", lambda own, others=others: own + others)
+        told = choose_update(CPU, "stochastic", num_weights=1, num_steps=1, is_compiled=True)[1]
+        assert told.startswith(expected)
+
+
+def test_a_compiler_that_fails_leaves_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*ignored: Any) -> None:
+        raise RuntimeError("no\ng++\n\nadvice")
+
+    def wrong(weight: torch.Tensor, *ignored: Any) -> None:
+        weight.zero_()
+
+    for kernel, because in ((broken, "the compiler failed, RuntimeError: no g++"), (wrong, "gives other values")):
+        bf16_update._obstacle.cache_clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(bf16_update, "_compiled", lambda kernel=kernel: kernel)
+            update, told = choose_update(CPU, "stochastic", num_weights=1, num_steps=1, is_compiled=True)
+        bf16_update._obstacle.cache_clear()
+        assert update is update_plainly
+        assert told.endswith(because)
 
 
 def test_resident_weights_learn_like_float32_weights_and_plain_bf16_weights_do_not() -> None:
