@@ -59,13 +59,10 @@ def test_a_text_is_that_of_the_library_for_its_prompt_alone(name: str, tokenizer
     expected = expected_texts(name, tokenizer, TextGenerator(build(name), tokenizer, max_new_tokens=NEW_TOKENS))
     side = tokenizer.padding_side
     try:
-        tokenizer.padding_side = "right"
-        writer = TextGenerator(build(name), tokenizer, max_new_tokens=NEW_TOKENS)
-        assert writer.generate(PROMPTS[1::3]) == expected[1::3]
-        tokenizer.padding_side = "left"
-        writer = TextGenerator(build(name), tokenizer, max_new_tokens=NEW_TOKENS)
-        texts = writer.generate(PROMPTS)
-        assert texts == expected
+        for tokenizer.padding_side in ("right", "left"):
+            writer = TextGenerator(build(name), tokenizer, max_new_tokens=NEW_TOKENS)
+            texts = writer.generate(PROMPTS)
+            assert texts == expected
     finally:
         tokenizer.padding_side = side
     assert len(set(texts)) > 4
