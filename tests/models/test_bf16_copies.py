@@ -135,6 +135,31 @@ def test_the_stock_model_is_back_when_they_are_closed() -> None:
     assert all("weight" not in vars(module) and "bias" not in vars(module) for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at all inputs
+def test_blocks_compiled_one_by_one_share_their_code_beside_copies() -> None:
+    """Copies are attributes that change with every forward, and still one compilation serves all blocks."""
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    found = []
+    for is_compiled in (False, True):
+        model = build_model("xglm")  # in eval mode, without dropout
+        for block in model.model.layers if is_compiled else ():
+            block.forward = torch.compile(block.forward, backend=backend, fullgraph=True, dynamic=False)
+        with closing(Bf16Copies(model)) as copies:
+            for _ in range(2):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    states = model.get_decoder()(torch.arange(4, 16)[None], use_cache=False).last_hidden_state
+                states.float().square().mean().backward()
+                copies.renew()
+        found.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    assert len(compiled) == 1
+    assert not differ(*found)
+
+
 def test_a_block_whose_copies_are_old_is_seen() -> None:
     """What `renew` is for: a weight that has changed since enters no product before it."""
     model = build_model("llama").train()
