@@ -18,6 +18,15 @@ CLUSTER = "ray"
 """Stands for all files of the shared cluster."""
 
 
+gc.disable()  # until all is collected: what that imports stays, and the collector would look at it again and again
+
+
+def pytest_collection_finish() -> None:
+    """Begin to look for what can go."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep a file's tests, and all files of the shared cluster, in one process where several run them.

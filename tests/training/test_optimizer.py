@@ -272,9 +272,13 @@ def test_a_compiler_that_fails_leaves_the_plain_form(monkeypatch: pytest.MonkeyP
         assert told.endswith(because)
 
 
+NUM_LEARNED = 30
+"""Steps after which plain bf16 weights are 39 % behind, and those with an exact rest 0.3 %."""
+
+
 def test_resident_weights_learn_like_float32_weights_and_plain_bf16_weights_do_not() -> None:
     def final(**fields: Any) -> float:
-        _, losses, _ = trained(count=60, learning_rate=3e-4, **fields)
+        _, losses, _ = trained(count=NUM_LEARNED, learning_rate=3e-4, **fields)
         return sum(losses[-4:]) / 4
 
     exact = final()
@@ -282,11 +286,11 @@ def test_resident_weights_learn_like_float32_weights_and_plain_bf16_weights_do_n
     assert final(precision="bf16_resident", rounding="compensated") == pytest.approx(exact, rel=0.01)
     model = build_model("llama").train()
     naive = []
-    training = make_training(max_steps=60, learning_rate=3e-4)
+    training = make_training(max_steps=NUM_LEARNED, learning_rate=3e-4)
     with resident(model):
         step_of = TrainingStep(model, BOTH, device=CPU)
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
-        for step in range(60):
+        for step in range(NUM_LEARNED):
             set_learning_rate(optimizer, learning_rate(training, step))
             optimizer.zero_grad()
             losses = step_of.backward(RandomBatches().batch(step % 4))
