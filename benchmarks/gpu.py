@@ -35,7 +35,8 @@ from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.models.describe import EMBEDDED_FOLDER
 from afp_ray.models.precision import Precision, weights_in
 from afp_ray.records import Host
-from afp_ray.training.loop import TrainingRequest, num_tokens, train
+from afp_ray.training.loop import TrainingRequest, train
+from afp_ray.training.packed_rows import num_tokens
 from afp_ray.training.step import TrainingStep
 from benchmarks import authors, equality, padded, scoring, workload
 from benchmarks.figures import Figure, show

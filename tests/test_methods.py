@@ -20,7 +20,8 @@ from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.methods import METHODS
 from afp_ray.records import Host
 from afp_ray.search import make_arms, resolve
-from afp_ray.training.loop import TrainingRequest, terms_of_step, train
+from afp_ray.training.loop import TrainingRequest, train
+from afp_ray.training.schedule import terms_of_step
 from afp_ray.training.step import StepLosses, TrainingStep
 
 NUM_LAYERS = 4

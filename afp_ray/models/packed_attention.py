@@ -203,6 +203,7 @@ def current_samples() -> AnyRow:
     return _current.get()
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # lengths differ by row: each would be compiled anew
 def attend(query: Tensor, key: Tensor, value: Tensor, form: ScoreForm, *, dropout: float = 0.0) -> Tensor:
     """Causal attention of every sample of the current row with itself.
 

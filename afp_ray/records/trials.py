@@ -86,6 +86,8 @@ class TrainingSummary(StrictModel):
     """Weights that were trained, tied ones counted once; null in results of before it was counted."""
     computed_from: str | None = None
     """The form in which weights entered the products, and why not another; null in results of before it was told."""
+    step_form: str | None = None
+    """`graph`, `compile` or `eager` as `runtime.step` names them, at the end; null in results of before it was told."""
     micro_batch_size: int | None = None
     """Instructions of one forward pass of a worker at the end; null where nothing was trained."""
     pair_chunk_size: int | None = None

@@ -6,7 +6,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,47 @@ _COSINES_PER_RUN = 10
 _MAX_LINES = 1900
 """Of the curve, beside the steps at which gradients were compared."""
 _FLUSH_S = 1.0
+_LAG = {"cuda": 4}
 _TRACED_FROM = 2
 """Steps before the trace: the first ones allocate and compile."""
+
+
+def lag_on(device: torch.device) -> int:
+    """Steps whose numbers are not waited for, so that a device has work while the host reads those of earlier ones."""
+    return _LAG.get(device.type, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedStep:
+    """The numbers of one step, over all workers.
+
+    Attributes:
+        step: 0-based.
+        metrics: by name.
+        wishes: each as all workers see it: true where some worker has it.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    wishes: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A step whose numbers are on their way.
+
+    Attributes:
+        names: of the first values, of which the workers' shares were summed; tokens, wishes and the norm follow.
+        values: on the CPU, once `event` has come.
+        rate: the learning rate, where it is a metric.
+    """
+
+    step: int
+    names: tuple[str, ...]
+    values: Tensor
+    event: torch.cuda.Event | None
+    losses: StepLosses
+    rate: Mapping[str, float]
 
 
 class Record:
@@ -51,14 +92,22 @@ class Record:
         self._tokens, self._peak = 0, 0
         self._seconds_before = self._hours_before = 0.0
         self._resumed_from: int | None = None
+        self._pending: deque[_Pending] = deque()
         self._started = self._last = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def add(
-        self, step: int, losses: StepLosses, norm: Tensor, tokens: int, *, wishes: Sequence[bool] = ()
-    ) -> tuple[dict[str, float], list[bool]]:
-        """Take in one step.
+        self,
+        step: int,
+        losses: StepLosses,
+        norm: Tensor,
+        tokens: int,
+        *,
+        wishes: Sequence[bool] = (),
+        learning_rate: float | None = None,
+    ) -> None:
+        """Take in one step, without waiting for the device; `completed` gives its numbers.
 
         Args:
             step: 0-based.
@@ -66,24 +115,45 @@ class Record:
             norm: () of the whole gradient.
             tokens: of this worker.
             wishes: of this worker.
-        Returns: metrics of the step; and each wish as all workers see it: true where some worker has it.
-        Raises: DivergedError when a loss or the norm is not finite; on every worker at the same step.
+            learning_rate: of the step; a metric where it is given.
         """
         terms = {"contrastive_loss": losses.contrastive, "instruction_loss": losses.instruction}
         parts = {name: value.double() for name, value in terms.items() if value is not None}
-        others = torch.tensor([tokens, *wishes], dtype=torch.float64, device=self.device)
+        others = torch.tensor([tokens, *wishes], dtype=torch.float64).to(self.device, non_blocking=True)
         norm = norm.double().to(self.device)
         shares = torch.cat([torch.stack([*parts.values(), norm / world_size()]), others])
         # One transfer a step: all numbers cross to the CPU together.
-        values = torch.cat([sum_over_workers(shares), norm.reshape(1)]).tolist()
-        names = [*parts, "gradient_norm"]
-        for name, value in zip(names, values, strict=False):
-            if not math.isfinite(value):
-                raise DivergedError(step, f"{name} is {value}")
-        metrics = dict(zip(parts, values, strict=False)) | {"gradient_norm": values[-1]}
-        return self._complete(step, metrics, losses, values[len(names)]), [
-            value > 0 for value in values[len(names) + 1 : -1]
-        ]
+        values = torch.cat([sum_over_workers(shares), norm.reshape(1)])
+        event = None
+        if values.device.type == "cuda":
+            on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            on_host.copy_(values, non_blocking=True)
+            values, event = on_host, torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        self._pending.append(_Pending(step, (*parts, "gradient_norm"), values, event, losses, rate))
+
+    def completed(self, *, lag: int = 0) -> Iterator["CompletedStep"]:
+        """Steps whose numbers are there, the earliest first, each once.
+
+        Args:
+            lag: so many steps are left for a later call, since their numbers would be waited for.
+        Raises: DivergedError with the step whose loss or norm is not finite; on every worker alike.
+        """
+        while len(self._pending) > lag:
+            pending = self._pending.popleft()
+            if pending.event is not None:
+                pending.event.synchronize()
+            values = pending.values.tolist()
+            names = pending.names
+            for name, value in zip(names, values, strict=False):
+                if not math.isfinite(value):
+                    raise DivergedError(pending.step, f"{name} is {value}")
+            metrics = dict(zip(names[:-1], values, strict=False)) | {"gradient_norm": values[-1]}
+            metrics = self._complete(pending.step, metrics, pending.losses, values[len(names)])
+            yield CompletedStep(
+                pending.step, {**metrics, **pending.rate}, [value > 0 for value in values[len(names) + 1 : -1]]
+            )
 
     def _complete(self, step: int, metrics: dict[str, float], losses: StepLosses, tokens: float) -> dict[str, float]:
         for name in ("contrastive_loss", "instruction_loss"):

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,10 +19,18 @@ from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.models.adapters import num_trainable
+from afp_ray.models.compiling import compiled_blocks
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
-from afp_ray.training.curves import Curve, Record, StepTrace
+from afp_ray.training.captured_step import (
+    CapturedStep,
+    CaptureRefusedError,
+    CudaGraphs,
+    Recorder,
+    refuses_capture_of,
+)
+from afp_ray.training.curves import Curve, Record, StepTrace, lag_on
 from afp_ray.training.gather import rank, sum_gradients, world_size
 from afp_ray.training.oom_retry import Sizes, fit_sizes
 from afp_ray.training.optimizer import (
@@ -33,12 +41,13 @@ from afp_ray.training.optimizer import (
     make_optimizer,
     set_learning_rate,
 )
-from afp_ray.training.packed_rows import pack_instructions, pack_pairs
-from afp_ray.training.schedule import learning_rate
+from afp_ray.training.packed_rows import num_tokens
+from afp_ray.training.schedule import alternates, learning_rate, terms_of_step
 from afp_ray.training.setup import copies_for, own_random_state, prepared, seed_step, train_mode
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.state import States, set_weights, trained_weights
 from afp_ray.training.step import StepLosses, TrainingStep
+from afp_ray.training.step_inputs import Granularity
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +66,21 @@ class Batches(Protocol):
             micro_batch_size: instructions of one forward pass; None leaves it to the batches.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepForm:
+    """How the steps of a training are computed; None leaves it to the device.
+
+    Attributes:
+        uses_copies: with `precision` bf16, whether matrices are cast once a step rather than in every forward.
+        lag: steps whose numbers are not waited for.
+        record: captures steps on any device, by this.
+    """
+
+    uses_copies: bool | None = None
+    lag: int | None = None
+    record: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +121,7 @@ def train(
     host: Host,
     *,
     paths: TrialPaths | None = None,
-    uses_copies: bool | None = None,
+    form: StepForm | None = None,
 ) -> TrainingSummary:
     """Train `model` in place for `max_steps` steps; inside a process group every worker calls this alike.
 
@@ -112,8 +136,8 @@ def train(
         host: its reporter hears of every step: losses of its terms, learning rate, gradient norm, tokens per second,
             memory. Its `stop` is asked after every step; true on any worker saves the state and stops all of them.
         paths: where states, curve and trace go; None keeps none of them.
-        uses_copies: with `precision` bf16, whether matrices are cast once a step; None leaves it to the device. States
-            of either form are those of the other.
+        form: how steps are computed; None leaves all of it to the device and to `host.runtime.step`. States of every
+            form are those of the others.
     Returns: losses are means over the steps of the last tenth that had the term; `gpu_hours` is that of earlier
         attempts, `dropped_tokens` is the caller's to fill.
     Raises: DivergedError with the step at which a loss or the gradient's norm is not finite; its states are removed.
@@ -129,8 +153,9 @@ def train(
         if paths is not None and (may_pause or runtime.checkpoint_every_s is not None):
             identity = request.identity(trained_weights(trained))
             states = States(paths.states, identity=identity, keep_last=runtime.keep_last, model=trained, device=device)
-        loop = _Loop(trained, request, host, device=device, states=states, uses_copies=uses_copies)
-        return loop.run(batches, paths if rank() == 0 else None)
+        with compiled_blocks(trained, is_asked=runtime.step == "compile"):
+            loop = _Loop(trained, request, host, device=device, states=states, form=form or StepForm())
+            return loop.run(batches, paths if rank() == 0 else None)
 
 
 class _Loop:
@@ -148,19 +173,41 @@ class _Loop:
         *,
         device: torch.device,
         states: States | None,
-        uses_copies: bool | None,
+        form: StepForm,
     ) -> None:
         training, loss = request.training, request.loss
         self.model, self.request, self.host, self.device, self.states = model, request, host, device, states
         self.step = 0
         self._notes: list[str] = []
-        self.record = Record(training.max_steps, device, period=2 if _alternates(loss) else 1)
+        self.record = Record(training.max_steps, device, period=2 if alternates(loss) else 1)
         self.sizes = _first_sizes(training, host.runtime)
         self.terms = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
-        self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=uses_copies)
-        self.optimizer = make_optimizer(model, training, device, seed=request.seed, copies=self.copies)
+        self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=form.uses_copies)
+        obstacle = refuses_capture_of(self.terms, training, host.runtime, form.record)
+        self._step_form = "compile" if host.runtime.step == "compile" else "eager"
+        self.optimizer = make_optimizer(
+            model,
+            training,
+            device,
+            seed=request.seed,
+            copies=self.copies,
+            is_capturable=obstacle is None and device.type == "cuda",
+        )
         if (how := describe_update(self.optimizer)) is not None:
             self._computed_from += f", updated {how}"
+        self._captured: CapturedStep | None = None
+        if obstacle is None:
+            self._captured = CapturedStep(
+                self.terms,
+                self._update,
+                record=form.record or CudaGraphs(),
+                granularity=Granularity(512, 256, 128, longest=training.max_length),
+            )
+            self._step_form = "compile" if host.runtime.step == "compile" else "graph"
+        elif host.runtime.step == "graph":
+            self._leave_capture(obstacle)
+        # A rung is asked for tokens of all steps that are done.
+        self._lag = 0 if request.is_rung is not None else form.lag if form.lag is not None else lag_on(device)
         self._num_trainable = num_trainable(model)
         self._is_sharded = any(isinstance(value, DTensor) for value in model.parameters())
 
@@ -183,17 +230,17 @@ class _Loop:
                 trace.before(self.step)
                 is_due = every_s is not None and time.monotonic() - saved_at >= every_s
                 is_asked_to_stop = self.host.stop is not None and self.host.stop()
-                # A wish of one worker holds for all: they save and stop at one step, or would wait for each other.
-                metrics, (saves, stops) = self._take_step(batches, wishes=(is_due, is_asked_to_stop))
-                curve.add(self.step, metrics)
+                self._take_step(batches, wishes=(is_due, is_asked_to_stop))
                 trace.after(self.step)
                 self.step += 1
-                self.host.reporter.report("train", self.step, max_steps, metrics)
+                saves, stops = self._hear(curve, lag=self._lag)
                 if (saves or stops) and self.step < max_steps:
+                    self._hear(curve, lag=0)
                     self._save(curve)
                     saved_at = time.monotonic()
                 if stops and self.step < max_steps:
                     raise TrainingInterruptedError(self.step)
+            self._hear(curve, lag=0)
             seconds = self.record.seconds  # as the state has it: what saving takes is the trial's, not the training's
             if start < self.step < max_steps:
                 self._save(curve)
@@ -206,53 +253,104 @@ class _Loop:
         is_rung = self.request.is_rung
         return is_rung is not None and is_rung(self.step, self.record.tokens)
 
-    def _take_step(self, batches: Batches, *, wishes: tuple[bool, bool]) -> tuple[dict[str, float], list[bool]]:
+    def _take_step(self, batches: Batches, *, wishes: tuple[bool, bool]) -> None:
         """Update the weights once.
 
         Args:
             batches: this worker's rows.
-            wishes: whether this worker wants the state to be saved, and the training to stop after it.
-        Returns: metrics of the step, and the wishes of all workers: what one wants all do.
+            wishes: whether this worker wants the state to be saved, and the training to stop.
         """
-        step, training = self.step, self.request.training
-        rate = learning_rate(training, step)
+        rate = learning_rate(self.request.training, self.step)
         set_learning_rate(self.optimizer, rate)
-        batch, losses = self._accumulate(batches)
-        if self._is_sharded:
-            free_gathered(self.model)  # gradients are summed already; they and the weights are shares again
-        else:
-            sum_gradients(self.model.parameters())
-        if isinstance(self.optimizer, BackwardOptimizer):
-            norm = self.optimizer.step()
-        else:
-            norm = clip_gradients(self.model.parameters(), training.max_grad_norm)
-            self.optimizer.step()
-        self.terms.after_step()
+        if self._captured is not None and not self._captured.has_begun:
+            self._captured.begin(self._batch(batches, self.sizes))
+        batch, losses, norm = self._take_captured(batches) or self._take_eagerly(batches)
+        self.record.add(self.step, losses, norm, num_tokens(batch), wishes=wishes, learning_rate=rate)
+
+    def _hear(self, curve: Curve, *, lag: int) -> tuple[bool, bool]:
+        """Tell of steps whose numbers are there, all but the last `lag`.
+
+        Returns: whether some worker wants the state to be saved, and the training to stop. A wish of one holds for all:
+            they save and stop at one step, or would wait for each other.
+        Raises: DivergedError; states are removed then.
+        """
+        saves = stops = False
         try:
-            metrics, agreed = self.record.add(step, losses, norm, num_tokens(batch), wishes=wishes)
+            for completed in self.record.completed(lag=lag):
+                curve.add(completed.step, completed.metrics)
+                max_steps = self.request.training.max_steps
+                self.host.reporter.report("train", completed.step + 1, max_steps, completed.metrics)
+                saves, stops = saves or completed.wishes[0], stops or completed.wishes[1]
         except DivergedError:
             if self.states is not None:
                 self.states.remove()  # from there it would diverge again
             raise
-        metrics["learning_rate"] = rate
-        return metrics, agreed
+        return saves, stops
+
+    def _take_captured(self, batches: Batches) -> tuple[TrainBatch, StepLosses, Tensor] | None:
+        """A step by replaying what was recorded; None where it has to be taken eagerly."""
+        if self._captured is None or self._compares:
+            return None
+        batch = self._batch(batches, self.sizes)
+        try:
+            return batch, *self._captured.take(batch, seed=self._seed)
+        except (CaptureRefusedError, torch.OutOfMemoryError) as error:
+            self._leave_capture(str(error).splitlines()[0])
+            return None
+
+    def _leave_capture(self, reason: str) -> None:
+        """Take all further steps eagerly, and say so."""
+        self._notes.append(f"steps are not captured from step {self.step} on: {reason}")
+        logger.warning(self._notes[-1])
+        self._captured = None
+        self._step_form = "compile" if self.host.runtime.step == "compile" else "eager"
+
+    def _take_eagerly(self, batches: Batches) -> tuple[TrainBatch, StepLosses, Tensor]:
+        batch, losses = self._accumulate(batches)
+        if self._captured is not None:
+            return batch, losses, self._captured.update()
+        if self._is_sharded:
+            free_gathered(self.model)  # gradients are summed already; they and the weights are shares again
+        else:
+            sum_gradients(self.model.parameters())
+        norm = self.optimizer.step() if isinstance(self.optimizer, BackwardOptimizer) else self._update()
+        self.terms.after_step()
+        return batch, losses, norm
+
+    def _update(self) -> Tensor:
+        """Clip the gradients and update the weights; () the norm before."""
+        assert not isinstance(self.optimizer, BackwardOptimizer)
+        norm = clip_gradients(self.model.parameters(), self.request.training.max_grad_norm)
+        self.optimizer.step()
+        return norm
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the gradients of the two terms are compared in this step."""
+        return self.step % self.record.cosine_every == 0
+
+    def _seed(self) -> None:
+        seed_step(self.device, self.request.seed, self.step)
+
+    def _batch(self, batches: Batches, sizes: Sizes) -> TrainBatch:
+        is_asked = sizes.num_halvings > 0 or self.host.runtime.micro_batch_size is not None
+        rows = batches.batch(self.step, micro_batch_size=sizes.micro_batch_size if is_asked else None)
+        return terms_of_step(rows, self.request.loss, self.step)
 
     def _accumulate(self, batches: Batches) -> tuple[TrainBatch, StepLosses]:
         """Gradients of the step under way, in passes that fit into memory."""
         step, optimizer = self.step, self.optimizer
         in_backward = optimizer if isinstance(optimizer, BackwardOptimizer) else None
-        compares = step % self.record.cosine_every == 0
 
         def attempt(sizes: Sizes) -> tuple[TrainBatch, StepLosses]:
-            seed_step(self.device, self.request.seed, step)
-            optimizer.zero_grad(set_to_none=True)
-            is_asked = sizes.num_halvings > 0 or self.host.runtime.micro_batch_size is not None
-            rows = batches.batch(step, micro_batch_size=sizes.micro_batch_size if is_asked else None)
-            batch = terms_of_step(rows, self.request.loss, step)
+            self._seed()
+            if self._captured is None:
+                optimizer.zero_grad(set_to_none=True)
+            batch = self._batch(batches, sizes)
             self.terms.pair_chunk_size = sizes.pair_chunk_size
             if in_backward is not None:
                 return batch, backward_with_updates(self.terms, batch, in_backward)
-            return batch, self.terms.backward(batch, measure_cosine=compares)
+            return batch, self.terms.backward(batch, measure_cosine=self._compares)
 
         def can_retry() -> bool:
             return not self._is_sharded and (in_backward is None or not in_backward.has_stepped)
@@ -265,6 +363,8 @@ class _Loop:
             )
             logger.warning(self._notes[-1])
             self.sizes = sizes
+            if self._captured is not None:
+                self._leave_capture("passes became smaller")
         return result
 
     def _save(self, curve: Curve) -> None:
@@ -308,28 +408,10 @@ class _Loop:
             steps=self.step,
             trainable_parameters=self._num_trainable,
             computed_from=self._computed_from,
+            step_form=self._step_form,
             notes=tuple(notes),
             **dataclasses.asdict(self.sizes),
         )
-
-
-def terms_of_step(batch: TrainBatch, loss: LossConfig, step: int) -> TrainBatch:
-    """The rows that a step trains on: all of them, or with terms in turns those of its term alone.
-
-    The order of the rows is that of the joint schedule: what a step leaves out is passed over, not kept for the next.
-
-    Args:
-        batch: rows of both terms.
-        loss: `alternate` takes instructions in even steps and pairs in odd ones, where both terms are on.
-        step: 0-based.
-    """
-    if not _alternates(loss):
-        return batch
-    return replace(batch, pairs=None) if step % 2 == 0 else replace(batch, instructions=(), num_supervised=0)
-
-
-def _alternates(loss: LossConfig) -> bool:
-    return loss.schedule == "alternate" and loss.contrastive_weight > 0 and loss.instruction_weight > 0
 
 
 def _first_sizes(training: TrainingConfig, runtime: TrainingRuntime) -> Sizes:
@@ -339,11 +421,3 @@ def _first_sizes(training: TrainingConfig, runtime: TrainingRuntime) -> Sizes:
         max(1, min(runtime.micro_batch_size or share, share)),
         max(1, min(runtime.pair_chunk_size or pair_share, pair_share)),
     )
-
-
-def num_tokens(batch: TrainBatch) -> int:
-    """Real tokens of a batch: both sides of its pairs and its instructions."""
-    rows = [pack_instructions(rows) for rows in batch.instructions]
-    if batch.pairs is not None:
-        rows.append(pack_pairs(batch.pairs))
-    return sum(row.num_tokens for row in rows)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afp_ray.data.batches import InstructionBatch, PairBatch
+from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
 from afp_ray.data.packing import PackedBatch
 from afp_ray.losses import IGNORED
 
@@ -45,6 +45,14 @@ def split_pairs(row: PackedBatch, size: int) -> list[PackedBatch]:
         lengths = torch.cat([row.lengths[:num_pairs][part], row.lengths[num_pairs:][part]])
         chunks.append(_packed(torch.cat([*sources[part], *targets[part]]), lengths))
     return chunks
+
+
+def num_tokens(batch: TrainBatch) -> int:
+    """Real tokens of a batch: both sides of its pairs and its instructions."""
+    rows = [pack_instructions(rows) for rows in batch.instructions]
+    if batch.pairs is not None:
+        rows.append(pack_pairs(batch.pairs))
+    return sum(row.num_tokens for row in rows)
 
 
 def pair_keys(row: PackedBatch) -> Tensor:

@@ -18,6 +18,7 @@ from afp_ray.config.training import LoraConfig
 from afp_ray.models.adapters import add_adapters
 from afp_ray.models.bf16_copies import Bf16Copies, refuses_copies
 from afp_ray.models.recomputing import recomputed
+from afp_ray.training.loop import StepForm
 from afp_ray.training.optimizer import clip_gradients, make_optimizer
 from afp_ray.training.setup import copies_for
 from afp_ray.training.step import TrainingStep
@@ -108,8 +109,8 @@ def test_a_state_of_either_form_goes_on_in_the_other(case: dict[str, Any], first
     fields = {**case, "training": {"precision": "bf16", **case.get("training", {})}}
     straight, parted = Run(tmp_path / "straight", **fields), Run(tmp_path / "parted", **fields)
     whole = straight.go()
-    assert parted.go(stop_after=10, uses_copies=first) is None
-    rest = parted.go(uses_copies=not first)
+    assert parted.go(stop_after=10, form=StepForm(uses_copies=first)) is None
+    rest = parted.go(form=StepForm(uses_copies=not first))
     assert not differ(straight.weights, parted.weights)
     assert numbers(straight.listener) == numbers(parted.listener)
     assert whole is not None

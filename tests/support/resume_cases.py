@@ -16,7 +16,7 @@ from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
-from afp_ray.training.loop import TrainingRequest, train
+from afp_ray.training.loop import StepForm, TrainingRequest, train
 
 NUM_STEPS = 20
 
@@ -58,7 +58,7 @@ class Run:
         stop: Callable[[], bool] | None = None,
         trial_id: str = "trial",
         on_step: Callable[[int], None] = lambda step: None,
-        uses_copies: bool | None = None,
+        form: StepForm | None = None,
         **fields: Any,
     ) -> TrainingSummary | None:
         """Train to the end, or until `stop_after` steps are done; None when it was stopped.
@@ -68,7 +68,7 @@ class Run:
             stop: instead, the function that is asked.
             trial_id: content address.
             on_step: called with the number of steps done.
-            uses_copies: as `train` has it.
+            form: as `train` has it.
             fields: what this call has different from the others: model, batches, fields of the request or of the host.
         """
         own = self
@@ -93,7 +93,7 @@ class Run:
         request = TrainingRequest(**{name: fields.pop(name, value) for name, value in asked_for.items()})
         host = Host(**{"reporter": Reports(), "runtime": self.runtime, "stop": stop or counted, **fields})
         try:
-            summary = train(model, batches, request, host, paths=self.paths, uses_copies=uses_copies)
+            summary = train(model, batches, request, host, paths=self.paths, form=form)
         except TrainingInterruptedError:
             return None
         self.weights = dict(model.state_dict())

@@ -150,18 +150,35 @@ def test_a_number_that_is_none_ends_the_training(name: str, value: float) -> Non
     values = {"contrastive": 1.0, "instruction": 2.0, "gradient_norm": 3.0, name: value}
     tensors = {key: torch.tensor(number) for key, number in values.items()}
     losses = StepLosses(tensors["contrastive"], tensors["instruction"], None)
+    record = Record(20, CPU, period=1)
+    record.add(4, losses, tensors["gradient_norm"], 5)
     with pytest.raises(DivergedError, match=f"diverged at step 4: {name}.* is {value}"):
-        Record(20, CPU, period=1).add(4, losses, tensors["gradient_norm"], 5)
+        list(record.completed())
+
+
+def test_numbers_of_late_steps_are_left_for_a_later_call() -> None:
+    record = Record(20, CPU, period=1)
+    for step, loss in enumerate((1.0, 2.0, math.nan, 4.0)):
+        record.add(step, StepLosses(torch.tensor(loss), None, None), torch.tensor(0.5), 5, learning_rate=0.1)
+    completed = list(record.completed(lag=2))
+    assert [(one.step, one.metrics["contrastive_loss"]) for one in completed] == [(0, 1.0), (1, 2.0)]
+    assert completed[0].metrics["learning_rate"] == 0.1
+    assert list(record.completed(lag=2)) == []
+    with pytest.raises(DivergedError, match="diverged at step 2: contrastive_loss is nan"):
+        list(record.completed())
 
 
 def test_wishes_come_back_and_tokens_are_summed() -> None:
     record = Record(2, CPU, period=1)
     losses = StepLosses(torch.tensor(1.0), None, None)
-    metrics, wishes = record.add(0, losses, torch.tensor(0.5), 5, wishes=(False, True))
+    record.add(0, losses, torch.tensor(0.5), 5, wishes=(False, True))
+    (completed,) = record.completed()
+    metrics, wishes = completed.metrics, completed.wishes
     assert wishes == [False, True]
     assert (metrics["contrastive_loss"], metrics["gradient_norm"]) == (1.0, 0.5)
     assert "instruction_loss" not in metrics
     record.add(1, losses, torch.tensor(0.5), 6)
+    list(record.completed())
     assert record.summary(1.0, steps=2).tokens == 11
 
 

@@ -13,8 +13,7 @@ from afp_ray.losses import contrastive_loss, instruction_loss
 from afp_ray.models import packing
 from afp_ray.models.hidden_states import position_ids
 from afp_ray.models.pooling import pool
-from afp_ray.training.loop import num_tokens
-from afp_ray.training.packed_rows import pack_instructions, pack_pairs
+from afp_ray.training.packed_rows import num_tokens, pack_instructions, pack_pairs
 from afp_ray.training.step import TrainingStep
 from afp_ray.training.step_inputs import instruction_inputs_of, pair_inputs
 

@@ -13,8 +13,8 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.data.packing import PackedBatch, pack
 from afp_ray.models.packed_attention import SamplesInBucket
-from afp_ray.training.loop import terms_of_step
 from afp_ray.training.packed_rows import pack_instructions, pack_pairs
+from afp_ray.training.schedule import terms_of_step
 from afp_ray.training.step import TrainingStep
 from afp_ray.training.step_inputs import (
     EXACT,
