@@ -35,6 +35,7 @@ from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.models.describe import EMBEDDED_FOLDER
 from afp_ray.models.precision import Precision, weights_in
 from afp_ray.records import Host
+from afp_ray.training.captured_step import StepForm
 from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.packed_rows import num_tokens
 from afp_ray.training.step import TrainingStep
@@ -227,15 +228,12 @@ def _our_steps(
     first, number = 2 * len(batches), steps or setting.steps
     training = TrainingConfig(precision="bf16", batch_size=4096, max_steps=10**6)
     clock = _Clock(setting.device, first=first, last=first + number)
-    host = Host(reporter=clock, runtime=TrainingRuntime.model_validate(_form(form or setting.form)))
+    runtime = TrainingRuntime.model_validate({"checkpoint_every_s": None, "step": form or setting.form})
+    host = Host(reporter=clock, runtime=runtime)
     request = TrainingRequest(LOSS, training, is_rung=lambda done, tokens: done >= first + number)
-    summary = train(model, _FixedBatches(batches), request, host, uses_copies=uses_copies)
-    words = "; ".join(filter(None, [str(summary.computed_from or ""), *summary.notes]))
+    summary = train(model, _FixedBatches(batches), request, host, form=StepForm(uses_copies=uses_copies))
+    words = "; ".join(filter(None, [f"{summary.step_form} steps", summary.computed_from, *summary.notes]))
     return Steps((clock.ended - clock.started) / number, clock.peak_bytes, clock.losses, words)
-
-
-def _form(name: str) -> dict[str, Any]:
-    return {"checkpoint_every_s": None, **({"step": name} if "step" in TrainingRuntime.model_fields else {})}
 
 
 def _their_steps(setting: Setting, batches: Sequence[TrainBatch]) -> Steps:

@@ -16,7 +16,7 @@ Source: CUDA graphs, https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -47,6 +47,21 @@ Recorder: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 PassInputs: TypeAlias = PairInputs | InstructionInputs
 LOSS_TOLERANCE, NORM_TOLERANCE = 2e-3, 2e-2
 """Relative differences that rounding to bf16 makes of a loss and of a gradient's norm; a wrong token makes more."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepForm:
+    """How the steps of a training are computed; None leaves it to the device.
+
+    Attributes:
+        uses_copies: with `precision` bf16, whether matrices are cast once a step rather than in every forward.
+        lag: steps whose numbers are not waited for.
+        record: captures steps on any device, by this.
+    """
+
+    uses_copies: bool | None = None
+    lag: int | None = None
+    record: Recorder | None = None
 
 
 class CaptureRefusedError(Exception):

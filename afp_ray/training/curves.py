@@ -130,6 +130,8 @@ class Record:
             on_host.copy_(values, non_blocking=True)
             values, event = on_host, torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
+        if world_size() == 1:
+            self._tokens += tokens
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
         self._pending.append(_Pending(step, (*parts, "gradient_norm"), values, event, losses, rate))
 
@@ -164,7 +166,8 @@ class Record:
             if value is not None:
                 self._sums[name].append(value)
                 metrics[name] = value
-        self._tokens += int(tokens)
+        if world_size() > 1:
+            self._tokens += int(tokens)
         memory = _memory_bytes(self.device)
         self._peak = max(self._peak, memory)
         now = time.perf_counter()
@@ -175,7 +178,7 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """Of all workers so far."""
+        """Of all workers so far; of several, in the steps that are completed."""
         return self._tokens
 
     @property

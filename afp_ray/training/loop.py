@@ -27,7 +27,7 @@ from afp_ray.training.captured_step import (
     CapturedStep,
     CaptureRefusedError,
     CudaGraphs,
-    Recorder,
+    StepForm,
     refuses_capture_of,
 )
 from afp_ray.training.curves import Curve, Record, StepTrace, lag_on
@@ -66,21 +66,6 @@ class Batches(Protocol):
             micro_batch_size: instructions of one forward pass; None leaves it to the batches.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class StepForm:
-    """How the steps of a training are computed; None leaves it to the device.
-
-    Attributes:
-        uses_copies: with `precision` bf16, whether matrices are cast once a step rather than in every forward.
-        lag: steps whose numbers are not waited for.
-        record: captures steps on any device, by this.
-    """
-
-    uses_copies: bool | None = None
-    lag: int | None = None
-    record: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +191,9 @@ class _Loop:
             self._step_form = "compile" if host.runtime.step == "compile" else "graph"
         elif host.runtime.step == "graph":
             self._leave_capture(obstacle)
-        # A rung is asked for tokens of all steps that are done.
-        self._lag = 0 if request.is_rung is not None else form.lag if form.lag is not None else lag_on(device)
+        # With a rung the tokens of all workers have to be there at every step.
+        waits = request.is_rung is not None and world_size() > 1
+        self._lag = 0 if waits else form.lag if form.lag is not None else lag_on(device)
         self._num_trainable = num_trainable(model)
         self._is_sharded = any(isinstance(value, DTensor) for value in model.parameters())
 

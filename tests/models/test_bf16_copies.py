@@ -18,7 +18,7 @@ from afp_ray.config.training import LoraConfig
 from afp_ray.models.adapters import add_adapters
 from afp_ray.models.bf16_copies import Bf16Copies, refuses_copies
 from afp_ray.models.recomputing import recomputed
-from afp_ray.training.loop import StepForm
+from afp_ray.training.captured_step import StepForm
 from afp_ray.training.optimizer import clip_gradients, make_optimizer
 from afp_ray.training.setup import copies_for
 from afp_ray.training.step import TrainingStep

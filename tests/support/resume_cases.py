@@ -16,7 +16,8 @@ from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
-from afp_ray.training.loop import StepForm, TrainingRequest, train
+from afp_ray.training.captured_step import StepForm
+from afp_ray.training.loop import TrainingRequest, train
 
 NUM_STEPS = 20
 

@@ -20,8 +20,7 @@ from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import ConfigError, DivergedError
 from afp_ray.records import TrainingSummary
-from afp_ray.training.captured_step import Recorder, refuses_capture_of
-from afp_ray.training.loop import StepForm
+from afp_ray.training.captured_step import Recorder, StepForm, refuses_capture_of
 from afp_ray.training.step import TrainingStep
 
 CPU = torch.device("cpu")
