@@ -93,7 +93,7 @@ def test_captured_steps_train_as_eager_ones(tmp_path: Path, family: str) -> None
         assert metrics["contrastive_loss"] == pytest.approx(expected["contrastive_loss"], rel=0.05)
 
 
-def test_captured_steps_repeat_bit_for_bit_with_dropout(tmp_path: Path) -> None:
+def test_captured_steps_with_dropout_repeat(tmp_path: Path) -> None:
     first, second = (trained(tmp_path / name, "graph", family="xglm") for name in ("first", "second"))
     for metrics, expected in zip(first.listener.metrics, second.listener.metrics, strict=True):
         assert metrics["instruction_loss"] == pytest.approx(expected["instruction_loss"], rel=1e-3)
