@@ -10,18 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tiny_models import FAMILIES, build_model, build_tokenizer
 from training_cases import RandomBatches, make_training
 
-from afp_ray.config import TrialConfig, nest
+from afp_ray.config import TrainingRuntime, TrialConfig, nest
 from afp_ray.config.loss import LossConfig
+from afp_ray.data.batches import InstructionBatch, PairBatch, TrainBatch
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.methods import pins
 from afp_ray.models.packing import packed_last_hidden_state
+from afp_ray.planning.memory import memory_model, trials_per_card
 from afp_ray.records import Host, TrialRequest, TrialResult
+from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.optimizer import BackwardOptimizer, backward_with_updates, make_optimizer
 from afp_ray.training.step import TrainingStep
 from afp_ray.trial.run import run_trial
+from services import cli
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -131,19 +136,71 @@ def test_a_trial_too_large_for_the_gpu_is_done_in_halves(tmp_path: Path) -> None
     assert halved.training.contrastive_loss == pytest.approx(whole.training.contrastive_loss, abs=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_resident"])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "recomputed"])
+def test_a_step_takes_the_memory_that_is_computed(precision: str, again: bool) -> None:
+    """Rows of the longest length there can be, every token supervised: at most a fifth below what is computed."""
+    shape = transformers.LlamaConfig(
+        vocab_size=32_000, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8
+    )
+    number, length = 8, 256
+    fields = {"training.precision": precision, "training.batch_size": number, "training.max_length": length}
+    config = TrialConfig.model_validate(nest({**fields, "loss.layer": 2}))
+    computed = memory_model(config, TrainingRuntime(gradient_checkpointing=again), shape=shape)
+    sentences = (torch.randint(4, 32_000, (number, length)), torch.ones(number, length, dtype=torch.long))
+    texts = InstructionBatch(*sentences, sentences[0])
+    batch = TrainBatch(PairBatch(*sentences, *sentences), (texts,), number * (length - 1))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(GPU)
+    with torch.device(GPU):
+        model = transformers.AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    request = TrainingRequest(config.loss, config.training.model_copy(update={"max_steps": 3}))
+    host = Host(device="cuda:0", runtime=computed.runtime)
+    measured = train(model, _Same(batch), request, host).peak_memory_bytes - before
+    assert 0.8 * computed.peak(computed.whole) <= measured <= computed.peak(computed.whole)
+
+
+class _Same:
+    """One batch in every step."""
+
+    def __init__(self, batch: TrainBatch) -> None:
+        self._batch = batch
+
+    def batch(self, step: int, *, micro_batch_size: int | None = None) -> TrainBatch:
+        return self._batch
+
+
+def test_a_probe_tells_memory_and_what_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = _study(tmp_path, gpus_per_worker=1)
+    assert cli.main(["plan", str(study), "--probe", "--storage", str(tmp_path / "runs"), "--json"]) == 0
+    told = {"/".join(row["arms"]): row for row in json.loads(capsys.readouterr().out)["memory"]}
+    assert set(told) == {"base", "afp"}
+    trained = told["afp"]
+    assert 0 < trained["measured_bytes"] <= trained["computed_bytes"] < trained["card_bytes"]
+    assert trained["fits"] and trained["micro_batch_size"] == 4
+    assert told["base"]["computed_bytes"] is None
+    assert trained["trials_per_card"] == trials_per_card(trained["reserved_bytes"], trained["card_bytes"]) > 1
+
+
 @pytest.mark.ray
 def test_trials_share_a_gpu_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    study = tmp_path / "shared.yaml"
-    study.write_text(
-        "name: shared\nfixed: {data.num_pairs: 200, data.num_instructions: 60, training.max_steps: 3, "
-        "training.batch_size: 4, evaluation.tasks: [xcopa], evaluation.limit: 12, "
-        "evaluation.representation.num_pairs: 20}\n"
-        "compare: {method: [base, afp]}\nseeds: [0, 1, 2]\nruntime: {gpus_per_worker: 0.5}\n"
-    )
+    study = _study(tmp_path, gpus_per_worker=0.5)
     command = [sys.executable, "-m", "services.cli", "run", str(study), "--storage", str(tmp_path / "runs"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
     assert len(results) >= 4
     assert all(result["environment"]["device"].startswith("cuda") for result in results)
+
+
+def _study(folder: Path, **runtime: Any) -> Path:
+    """A study of two arms and three seeds on the embedded corpus, each trial some seconds long."""
+    file = folder / "shared.yaml"
+    file.write_text(
+        "name: shared\nfixed: {data.num_pairs: 200, data.num_instructions: 60, training.max_steps: 3, "
+        "training.batch_size: 4, evaluation.tasks: [xcopa], evaluation.limit: 12, "
+        "evaluation.representation.num_pairs: 20}\n"
+        f"compare: {{method: [base, afp]}}\nseeds: [0, 1, 2]\nruntime: {json.dumps(runtime)}\n"
+    )
+    return file

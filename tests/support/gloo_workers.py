@@ -1,6 +1,7 @@
-"""Runs a function in several processes that make up a gloo group.
+"""Runs a function in several processes that make up a group, of gloo unless another backend is named.
 
-They are forks of this process, since importing torch and the model library takes each process seconds.
+They are forks of this process, since importing torch and the model library takes each process seconds; where they use
+a GPU they are spawned, since CUDA does not outlive a fork.
 """
 
 import multiprocessing
@@ -10,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,13 +20,19 @@ PATIENCE_S = 400
 
 
 def run_workers(
-    work: Callable[..., Any], folder: Path, *arguments: Any, number: int = 2, **environment: str
+    work: Callable[..., Any],
+    folder: Path,
+    *arguments: Any,
+    number: int = 2,
+    backend: str = "gloo",
+    start: Literal["fork", "spawn"] = "fork",
+    **environment: str,
 ) -> list[Any]:
     """What `work` gives in each of `number` processes, called with its rank and `arguments`."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("fork")
+    context: Any = multiprocessing.get_context(start)
     workers = [
-        context.Process(target=_work, args=(work, folder, arguments, rank, number, environment))
+        context.Process(target=_work, args=(work, folder, arguments, (rank, number, backend), environment))
         for rank in range(number)
     ]
     for worker in workers:
@@ -44,15 +51,15 @@ def _work(
     work: Callable[..., Any],
     folder: Path,
     arguments: tuple[Any, ...],
-    rank: int,
-    number: int,
+    group: tuple[int, int, str],
     environment: dict[str, str],
 ) -> None:
+    rank, number, backend = group
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", **environment}
     torch.set_num_threads(1)
     warnings.resetwarnings()  # those of the test that forks are errors
     try:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=number)
+        dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=number)
         answer = work(rank, *arguments)
         (folder / f"{rank}.pickle").write_bytes(pickle.dumps(answer))
         dist.destroy_process_group()

@@ -32,6 +32,9 @@ CASES: dict[str, dict[str, Any]] = {
     "gathered in bf16": {"loss": LossConfig(layer=2), "gathered_dtype": torch.bfloat16, "steps": 1},
 }
 
+ON_ANY_DEVICE = ("both", "all layers", "chunks", "recomputed")
+"""Cases that are compared on a GPU too."""
+
 
 def train(
     rank: int,
@@ -44,10 +47,12 @@ def train(
     recomputes: bool = False,
     is_bf16: bool = False,
     gathered_dtype: torch.dtype | None = None,
+    device: torch.device = CPU,
+    num_workers: int = 2,
     **fields: Any,
 ) -> dict[str, Any]:
-    """Losses, gradient norms, gradients of the first step and final weights of this worker."""
-    model = build_model(family).train()
+    """Losses, gradient norms, gradients of the first step and final weights of this worker, all on the CPU."""
+    model = build_model(family).to(device).train()
     identities = {name: id(value) for name, value in model.named_parameters()}
     training = make_training(max_steps=steps, weight_decay=0.1, max_grad_norm=5.0, **fields)
     found: dict[str, Any] = {"losses": [], "norms": []}
@@ -57,19 +62,20 @@ def train(
         trained = stack.enter_context(sharded(model, gathered_dtype=gathered_dtype)) if is_sharded else model
         if recomputes:
             stack.enter_context(recomputed(trained))
-        step_of = TrainingStep(trained, loss, device=CPU, is_bf16=is_bf16, pair_chunk_size=pair_chunk_size)
-        optimizer = make_optimizer(trained, training, CPU)
+        step_of = TrainingStep(trained, loss, device=device, is_bf16=is_bf16, pair_chunk_size=pair_chunk_size)
+        optimizer = make_optimizer(trained, training, device)
         for step in range(steps):
             torch.manual_seed(step)
             optimizer.zero_grad()
-            losses = step_of.backward(RandomBatches(rank=rank, world_size=2, micro_batch_size=1).batch(step))
+            batches = RandomBatches(rank=rank, world_size=num_workers, micro_batch_size=1)
+            losses = step_of.backward(batches.batch(step))
             if is_sharded:
                 free_gathered(trained)
             else:
                 sum_gradients(trained.parameters())
             if step == 0:
                 found["gradients"] = {
-                    name: (value.grad.full_tensor() if is_sharded else value.grad).float().clone()
+                    name: (value.grad.full_tensor() if is_sharded else value.grad).float().cpu().clone()
                     for name, value in trained.named_parameters()
                     if value.grad is not None
                 }
@@ -81,8 +87,8 @@ def train(
             found["losses"] += sum_over_workers(torch.stack(values)).tolist()
     assert {name: id(value) for name, value in model.named_parameters()} == identities, "still the same, tied ones tied"
     with torch.no_grad():
-        found["logits"] = model.eval()(input_ids=torch.arange(4, 12)[None]).logits
-    found["weights"] = {name: value.detach().clone() for name, value in model.named_parameters()}
+        found["logits"] = model.eval()(input_ids=torch.arange(4, 12, device=device)[None]).logits.cpu()
+    found["weights"] = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
     return found
 
 
@@ -97,6 +103,19 @@ def compute(rank: int) -> dict[str, Any]:
         }
     found["memory"] = {place: halve(rank, place) for place in ("pairs", "instructions", "nowhere")}
     return found
+
+
+def compute_on(rank: int, device: str, num_workers: int, is_sharded: bool) -> dict[str, Any]:
+    """Some cases of a worker on a device that it may share with others; with weights whole and perhaps shared out."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    forms = {"whole": False, **({"shares": True} if is_sharded else {})}
+    return {
+        name: {
+            form: train(rank, is_sharded=shares, device=torch.device(device), num_workers=num_workers, **CASES[name])
+            for form, shares in forms.items()
+        }
+        for name in ON_ANY_DEVICE
+    }
 
 
 class LittleMemory(TrainingStep):
