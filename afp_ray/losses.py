@@ -4,8 +4,10 @@ Shapes: B pairs, N rows of candidates (B, or the pairs of all workers), T tokens
 V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +128,23 @@ class Supervised:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LogitForm:
+    """How logits are made of the products of states and projection, and their loss is computed.
+
+    Attributes:
+        scale: multiplies the logits.
+        softcap: logits become softcap * tanh(logits / softcap); None leaves them.
+        chunk_elements: logits in memory at a time; None chooses by device.
+        is_compiled: compute loss and gradient of a chunk in one compiled pass; equal to rounding.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    chunk_elements: int | None = None
+    is_compiled: bool = False
+
+
 def supervised_positions(labels: Tensor) -> Supervised:
     """Where a state predicts a supervised token, and which.
 
@@ -143,9 +162,7 @@ def next_token_sum(
     supervised: Supervised,
     *,
     head_bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-    chunk_elements: int | None = None,
+    form: LogitForm | None = None,
 ) -> Tensor:
     """Summed next-token cross-entropy that projects the supervised rows alone onto the vocabulary, a chunk at a time.
 
@@ -156,28 +173,21 @@ def next_token_sum(
         head_weight: (V, D) the projection.
         supervised: what `supervised_positions` gives; may stay on the CPU.
         head_bias: (V,) or None.
-        scale: multiplies the logits.
-        softcap: logits become softcap * tanh(logits / softcap); None leaves them.
-        chunk_elements: logits in memory at a time; None chooses by device.
+        form: how logits are made; None takes the plain products.
     Returns: () nats, float32, summed over the supervised positions; 0 when there is none.
     """
     chosen = supervised.to(hidden.device)
     rows = hidden.flatten(0, 1).index_select(0, chosen.positions)  # (S, D)
-    if chunk_elements is None:
-        chunk_elements = _CHUNK_ELEMENTS.get(rows.device.type, _DEFAULT_CHUNK_ELEMENTS)
-        chunk_elements = max(chunk_elements, _LEAST_CHUNK_ROWS * len(head_weight))
-    chunk_rows = max(1, chunk_elements // len(head_weight))
+    form = form or LogitForm()
+    elements = form.chunk_elements
+    if elements is None:
+        elements = _CHUNK_ELEMENTS.get(rows.device.type, _DEFAULT_CHUNK_ELEMENTS)
+        elements = max(elements, _LEAST_CHUNK_ROWS * len(head_weight))
+    chunk_rows = max(1, elements // len(head_weight))
     loss: Tensor = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
-        rows, head_weight, head_bias, chosen.tokens, chosen.weights, _LogitForm(scale, softcap), chunk_rows
+        rows, head_weight, head_bias, chosen.tokens, chosen.weights, form, chunk_rows
     )
     return loss
-
-
-class _LogitForm(NamedTuple):
-    """How logits are made of the products of states and projection; as in `next_token_sum`."""
-
-    scale: float
-    softcap: float | None
 
 
 class _CrossEntropySum(torch.autograd.Function):
@@ -191,7 +201,7 @@ class _CrossEntropySum(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         weights: Tensor | None,
-        form: _LogitForm,
+        form: LogitForm,
         chunk_rows: int,
     ) -> Tensor:
         device = rows.device.type
@@ -200,10 +210,11 @@ class _CrossEntropySum(torch.autograd.Function):
             gradients = _Gradients(ctx.needs_input_grad[:3], rows, weight, bias)
             cast_rows, cast_weight = rows.to(dtype), weight.to(dtype)
             total = torch.zeros((), dtype=torch.float32, device=rows.device)
+            loss_and_slope = _compiled_loss_and_slope() if form.is_compiled else _loss_and_slope
             for start in range(0, len(rows), chunk_rows):
                 chunk = slice(start, start + chunk_rows)
                 logits = cast_rows[chunk] @ cast_weight.T  # (S', V)
-                losses, slope = _loss_and_slope(logits, bias, targets[chunk], form)
+                losses, slope = loss_and_slope(logits, bias, targets[chunk], form.scale, form.softcap)
                 if weights is not None:
                     losses, slope = losses * weights[chunk], slope.mul_(weights[chunk, None])
                 total += losses.sum()
@@ -242,17 +253,19 @@ class _Gradients:
             of_bias += slope.float().sum(dim=0)
 
 
-def _loss_and_slope(logits: Tensor, bias: Tensor | None, targets: Tensor, form: _LogitForm) -> tuple[Tensor, Tensor]:
+def _loss_and_slope(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
     """(S',) losses of a chunk, and their derivative by `logits` (S', V), which may be overwritten."""
     final = logits.float()
     if bias is not None:
         final = final + bias.float()
-    if form.scale != 1.0:
-        final = final * form.scale
+    if scale != 1.0:
+        final = final * scale
     capped = None
-    if form.softcap is not None:
-        capped = torch.tanh(final / form.softcap)
-        final = capped * form.softcap
+    if softcap is not None:
+        capped = torch.tanh(final / softcap)
+        final = capped * softcap
     log_probabilities = torch.log_softmax(final, dim=-1)
     chosen = targets.unsqueeze(-1)
     loss = -log_probabilities.gather(1, chosen).squeeze(1)
@@ -260,4 +273,10 @@ def _loss_and_slope(logits: Tensor, bias: Tensor | None, targets: Tensor, form: 
     slope.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=slope.dtype))
     if capped is not None:
         slope.mul_(1 - capped.square())
-    return loss, slope.mul_(form.scale) if form.scale != 1.0 else slope
+    return loss, slope.mul_(scale) if scale != 1.0 else slope
+
+
+@cache
+def _compiled_loss_and_slope() -> Callable[..., tuple[Tensor, Tensor]]:
+    """The same in one pass over the logits; compiled at its first call, once a process, for any number of rows."""
+    return cast(Callable[..., tuple[Tensor, Tensor]], torch.compile(_loss_and_slope, dynamic=True))

@@ -1,6 +1,7 @@
 """Losses against closed forms, finite differences and the plain computation."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from afp_ray.losses import (
     Candidates,
+    LogitForm,
     Supervised,
     contrastive_loss,
     instruction_loss,
@@ -179,9 +181,7 @@ def test_next_token_sum_equals_the_loss_of_whole_logits(chunk_elements: int, opt
         ours[1],
         supervised_positions(LABELS),
         head_bias=ours[2] if used == 3 else None,
-        scale=scale,
-        softcap=softcap,
-        chunk_elements=chunk_elements,
+        form=LogitForm(scale, softcap, chunk_elements),
     )
     (total * 0.7).backward()
     logits = (plain[0] @ plain[1].T + (plain[2] if used == 3 else 0)) * scale
@@ -212,10 +212,29 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     assert rows.grad.any()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what the compiler itself imports
+def test_a_compiled_softmax_is_the_softmax() -> None:
+    form = LogitForm(2.0, 3.0)
+
+    def parts(form: LogitForm, number: int) -> list[torch.Tensor]:
+        rows, weight = random(1, number, 8).float().requires_grad_(), random(50, 8, seed=1).float().requires_grad_()
+        bias = random(50, seed=2).float().requires_grad_()
+        total = next_token_sum(rows, weight, each_row(*range(number)), head_bias=bias, form=form)
+        total.backward()
+        gradients = [value.grad for value in (rows, weight, bias)]
+        return [total.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+    for number in (5, 17):
+        compiled = parts(replace(form, is_compiled=True), number)
+        for value, expected in zip(compiled, parts(form, number), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_rows_of_weight_zero_are_not_there() -> None:
     def parts(supervised: Supervised) -> list[torch.Tensor]:
         hidden, weight = random(1, 6, 3).requires_grad_(), random(9, 3, seed=1).requires_grad_()
-        total = next_token_sum(hidden, weight, supervised, softcap=2.0, chunk_elements=18)
+        total = next_token_sum(hidden, weight, supervised, form=LogitForm(softcap=2.0, chunk_elements=18))
         total.backward()
         assert hidden.grad is not None
         assert weight.grad is not None

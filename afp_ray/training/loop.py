@@ -166,7 +166,13 @@ class _Loop:
         self._notes: list[str] = []
         self.record = Record(training.max_steps, device, period=2 if alternates(loss) else 1)
         self.sizes = _first_sizes(training, host.runtime)
-        self.terms = TrainingStep(model, loss, device=device, is_bf16=training.precision == "bf16")
+        self.terms = TrainingStep(
+            model,
+            loss,
+            device=device,
+            is_bf16=training.precision == "bf16",
+            is_compiled=host.runtime.step == "compile",
+        )
         self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=form.uses_copies)
         obstacle = refuses_capture_of(self.terms, training, host.runtime, form.record)
         self._step_form = "compile" if host.runtime.step == "compile" else "eager"

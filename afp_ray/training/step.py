@@ -11,7 +11,7 @@ Shapes: b pairs of this worker, B of all workers, T tokens of a padded row, N to
 import contextlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.data.batches import TrainBatch
-from afp_ray.losses import next_token_sum
+from afp_ray.losses import LogitForm, next_token_sum
 from afp_ray.models.head import VocabularyHead, vocabulary_head
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.packing import packed_last_hidden_state, supports_packing
@@ -58,6 +58,7 @@ class TrainingStep:
         device: where batches go.
         is_bf16: run the model under bf16 autocast; similarities and softmaxes stay float32.
         pair_chunk_size: pairs of one forward pass, which changes memory alone; None takes all at once.
+        is_compiled: compile the softmax over the vocabulary.
 
     Attributes:
         padded_because: why samples do not share a row of this model; None where they do.
@@ -73,12 +74,16 @@ class TrainingStep:
         device: torch.device,
         is_bf16: bool = False,
         pair_chunk_size: int | None = None,
+        is_compiled: bool = False,
     ) -> None:
         self.model, self.loss, self.device, self.is_bf16 = model, loss, device, is_bf16
         self.pair_chunk_size = pair_chunk_size
         self.contrastive = ContrastiveTerm(model, loss, device=device, is_bf16=is_bf16)
         self.padded_because = supports_packing(model)
         self.head: VocabularyHead | None = vocabulary_head(model) if loss.instruction_weight > 0 else None
+        self._form = LogitForm(is_compiled=is_compiled)
+        if self.head is not None:
+            self._form = replace(self._form, scale=self.head.scale, softcap=self.head.softcap)
 
     def backward(self, batch: TrainBatch, *, measure_cosine: bool = False) -> StepLosses:
         """Add the gradients of this worker's share of the loss to `.grad`.
@@ -144,8 +149,7 @@ class TrainingStep:
                 self.head.weight,
                 inputs.supervised,
                 head_bias=self.head.bias,
-                scale=self.head.scale,
-                softcap=self.head.softcap,
+                form=self._form,
             )
         return total / inputs.num_supervised
 

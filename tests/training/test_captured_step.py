@@ -217,7 +217,8 @@ def test_a_compiler_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what the compiler itself imports
 def test_compiled_blocks_give_the_same_training(tmp_path: Path) -> None:
-    eager, _ = trained(tmp_path / "eager", None)
-    compiled, summary = trained(tmp_path / "compiled", None, runtime={"step": "compile"})
+    few = {"training": {"max_steps": 3}}
+    eager, _ = trained(tmp_path / "eager", None, **few)
+    compiled, summary = trained(tmp_path / "compiled", None, runtime={"step": "compile"}, **few)
     assert summary.step_form == "compile"
     assert_alike(compiled, eager)
