@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gloo_workers import run_workers
 from resume_cases import Run, differ, numbers
 from tiny_models import FAMILIES, build_model
 from torch import Tensor
@@ -117,6 +118,20 @@ def test_a_state_of_either_form_goes_on_in_the_other(case: dict[str, Any], first
     assert rest is not None
     assert whole.computed_from == "float32 weights, cast in every forward"
     assert (rest.computed_from == "bf16 copies of float32 weights, cast once a step") == (not first)
+
+
+def compared(rank: int, folder: Path) -> tuple[list[str], bool]:
+    """What a worker of two finds: weights and metrics that differ between the forms."""
+    runs = []
+    for uses_copies in (False, True):
+        fields = {"training": {"precision": "bf16", "max_steps": 4}, "micro": 1, "rank": rank, "world_size": 2}
+        runs.append(Run(folder / str(uses_copies), **fields))  # type: ignore[arg-type]
+        runs[-1].go(form=StepForm(uses_copies=uses_copies))
+    return differ(runs[0].weights, runs[1].weights), numbers(runs[0].listener) == numbers(runs[1].listener)
+
+
+def test_workers_sum_the_gradients_of_copies(tmp_path: Path) -> None:
+    assert run_workers(compared, tmp_path, tmp_path) == [([], True)] * 2
 
 
 def test_the_stock_model_is_back_when_they_are_closed() -> None:
