@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import InstructionBatch, TrainBatch
+from afp_ray.errors import TrainingInterruptedError
 from afp_ray.evaluation.generation import Prompt, TextGenerator
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.models.describe import EMBEDDED_FOLDER
@@ -37,13 +38,14 @@ from afp_ray.models.precision import Precision, weights_in
 from afp_ray.records import Host
 from afp_ray.training.captured_step import StepForm
 from afp_ray.training.loop import TrainingRequest, train
-from afp_ray.training.packed_rows import num_tokens
 from afp_ray.training.step import TrainingStep
 from benchmarks import authors, equality, padded, scoring, workload
 from benchmarks.figures import Figure, show
 
 LAYER = 1
 LOSS = LossConfig(layer=LAYER)
+BF16 = TrainingConfig(precision="bf16", batch_size=4096, max_length=512, max_steps=10**6)
+"""Of so many steps that the gradients of the terms are compared in the first one alone."""
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A800": 312e12}
 """Dense bf16 rate by datasheet."""
 FLOORS_FOR = ("H100", "H200")
@@ -80,21 +82,17 @@ class Setting:
         return workload.build_model({**self.shape, **sizes}, dropout=dropout, device=str(self.device))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Steps:
     """What some steps took.
 
     Attributes:
         step_s: seconds of a step.
         peak_bytes: GPU memory with weights, gradients and optimizer state; 0 without a GPU.
-        losses: of every step: contrastive, instruction.
-        words: what the training says of how it ran.
     """
 
-    step_s: float = math.inf
-    peak_bytes: int = 0
-    losses: list[tuple[float, float]] = field(default_factory=list)
-    words: str = ""
+    step_s: float
+    peak_bytes: int
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,7 +133,7 @@ def _against_authors(setting: Setting, *, blocks: int, floors: Mapping[str, floa
         setting, functools.partial(_our_steps, setting, batches), functools.partial(_their_steps, setting, batches)
     )
     is_equal = _equals_authors(setting, batches[0]) and _forms_agree(setting, batches)
-    name, tokens = f"gpu.{blocks}_blocks", sum(num_tokens(batch) for batch in batches) / len(batches)
+    name, tokens = f"gpu.{blocks}_blocks", workload.num_tokens(batches)
 
     def figure(quantity: str, ours: float, peer: float, ratio: float) -> Figure:
         return Figure(f"{name}_{quantity}", ours, peer, ratio, floors.get(quantity), is_equal)
@@ -177,7 +175,7 @@ def _in_turn(setting: Setting, ours: Callable[[], Steps], peer: Callable[[], Ste
     ]
     ratio = statistics.median(theirs.step_s / own.step_s for own, theirs in rounds)
     spread = max(own.step_s for own, _ in rounds) / min(own.step_s for own, _ in rounds) - 1
-    sys.stdout.write(f"  ours: {rounds[0][0].words}; our rounds spread by {spread:.1%}\n")
+    sys.stdout.write(f"  our rounds spread by {spread:.1%}\n")
     return sides[0], sides[1], ratio
 
 
@@ -215,25 +213,20 @@ class _Clock:
 
 
 def _our_steps(
-    setting: Setting,
-    batches: Sequence[TrainBatch],
-    *,
-    form: str | None = None,
-    uses_copies: bool | None = None,
-    dropout: float = 0.1,
-    steps: int | None = None,
+    setting: Setting, batches: Sequence[TrainBatch], *, form: str | None = None, uses_copies: bool | None = None
 ) -> Steps:
     """Steps of the training loop, after so many that every batch has been seen twice."""
-    model = setting.model(dropout=dropout)
-    first, number = 2 * len(batches), steps or setting.steps
-    training = TrainingConfig(precision="bf16", batch_size=4096, max_steps=10**6)
-    clock = _Clock(setting.device, first=first, last=first + number)
-    runtime = TrainingRuntime.model_validate({"checkpoint_every_s": None, "step": form or setting.form})
-    host = Host(reporter=clock, runtime=runtime)
-    request = TrainingRequest(LOSS, training, is_rung=lambda done, tokens: done >= first + number)
-    summary = train(model, _FixedBatches(batches), request, host, form=StepForm(uses_copies=uses_copies))
-    words = "; ".join(filter(None, [f"{summary.step_form} steps", summary.computed_from, *summary.notes]))
-    return Steps((clock.ended - clock.started) / number, clock.peak_bytes, clock.losses, words)
+    first, last = 2 * len(batches), 2 * len(batches) + setting.steps
+    clock = _Clock(setting.device, first=first, last=last)
+    host = Host(reporter=clock, runtime=_runtime(form or setting.form), stop=lambda: clock.ended > 0)
+    with contextlib.suppress(TrainingInterruptedError):
+        request, how = TrainingRequest(LOSS, BF16), StepForm(uses_copies=uses_copies)
+        train(setting.model(dropout=0.1), _FixedBatches(batches), request, host, form=how)
+    return Steps((clock.ended - clock.started) / setting.steps, clock.peak_bytes)
+
+
+def _runtime(form: str) -> TrainingRuntime:
+    return TrainingRuntime.model_validate({"checkpoint_every_s": None, "step": form})
 
 
 def _their_steps(setting: Setting, batches: Sequence[TrainBatch]) -> Steps:
@@ -270,9 +263,15 @@ def _equals_authors(setting: Setting, batch: TrainBatch) -> bool:
 
 def _forms_agree(setting: Setting, batches: Sequence[TrainBatch]) -> bool:
     """Losses of a few steps without dropout, as our steps run and eagerly: 2e-2 relative in bf16."""
-    ours, eager = (
-        _our_steps(setting, batches[:2], form=form, dropout=0.0, steps=2).losses for form in (setting.form, "eager")
-    )
+    clocks = []
+    for form in (setting.form, "eager"):
+        clocks.append(_Clock(setting.device, first=0, last=0))
+        request = TrainingRequest(LOSS, BF16, is_rung=lambda done, tokens: done >= 5)
+        host = Host(reporter=clocks[-1], runtime=_runtime(form))
+        told = train(setting.model(), _FixedBatches(batches[:2]), request, host).model_dump()
+        words = [str(told[name]) for name in ("step_form", "computed_from", "notes") if told.get(name)]
+        sys.stdout.write(f"  {form}: {'; '.join(words)}\n")
+    ours, eager = (clock.losses for clock in clocks)
     furthest = max(
         abs(a - b) / abs(b) for own, other in zip(ours, eager, strict=True) for a, b in zip(own, other, strict=True)
     )

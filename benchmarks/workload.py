@@ -73,6 +73,13 @@ def num_parameters(model: CausalModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def num_tokens(batches: Sequence[TrainBatch]) -> float:
+    """Real tokens of a mean step: both sides of its pairs and its instructions."""
+    rows = [pack_instructions(rows) for batch in batches for rows in batch.instructions]
+    rows += [pack_pairs(batch.pairs) for batch in batches if batch.pairs is not None]
+    return sum(row.num_tokens for row in rows) / len(batches)
+
+
 def useful_flops(shape: dict[str, int], batches: Sequence[TrainBatch], *, layer: int) -> float:
     """Of a mean step: 6 per parameter and token of instructions, of the head where supervised, of pairs up to a layer.
 

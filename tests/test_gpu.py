@@ -183,23 +183,27 @@ def test_a_probe_tells_memory_and_what_fits(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.ray
-def test_trials_share_a_gpu_on_ray(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", ["eager", "graph"])
+def test_trials_of_a_study_share_a_gpu_and_say_how_their_steps_ran(tmp_path: Path, step: str) -> None:
     pytest.importorskip("ray")
-    study = _study(tmp_path, gpus_per_worker=0.5)
+    study = _study(tmp_path, gpus_per_worker=0.5, step=step)
     command = [sys.executable, "-m", "services.cli", "run", str(study), "--storage", str(tmp_path / "runs"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
     assert len(results) >= 4
     assert all(result["environment"]["device"].startswith("cuda") for result in results)
+    trained = [result["training"] for result in results if result["training"]["steps"]]
+    assert len(trained) == 3
+    assert [(summary["step_form"], summary["notes"]) for summary in trained] == [(step, [])] * 3
 
 
 def _study(folder: Path, **runtime: Any) -> Path:
     """A study of two arms and three seeds on the embedded corpus, each trial some seconds long."""
     file = folder / "shared.yaml"
     file.write_text(
-        "name: shared\nfixed: {data.num_pairs: 200, data.num_instructions: 60, training.max_steps: 3, "
-        "training.batch_size: 4, evaluation.tasks: [xcopa], evaluation.limit: 12, "
+        "name: shared\nfixed: {data.num_pairs: 200, data.num_instructions: 60, training.max_steps: 40, "
+        "training.batch_size: 4, training.precision: bf16, evaluation.tasks: [xcopa], evaluation.limit: 12, "
         "evaluation.representation.num_pairs: 20}\n"
         f"compare: {{method: [base, afp]}}\nseeds: [0, 1, 2]\nruntime: {json.dumps(runtime)}\n"
     )

@@ -3,12 +3,13 @@
 NCCL refuses two workers on one card, so their exchange over NCCL is not among these tests.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gloo_workers import run_workers
-from shard_cases import ON_ANY_DEVICE, compute_on
+from shard_cases import ON_ANY_DEVICE, captured_on, compute_on
 from training_cases import relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -49,6 +50,17 @@ def test_weights_under_fsdp2_are_those_that_are_whole(
 ) -> None:
     assert _differences(one_of_nccl[case]["whole"], alone[case]["whole"]) == []
     assert _differences(one_of_nccl[case]["shares"], alone[case]["whole"]) == []
+
+
+def test_captured_halves_exchange_their_gradients_between_them(tmp_path: Path) -> None:
+    eager = captured_on(0, "cuda:0", 1, "eager")
+    runs = run_workers(captured_on, tmp_path / "captured", "cuda:0", 2, "graph", start="spawn")
+    for run in runs:
+        assert (run["form"], run["notes"]) == ("graph", ())
+        assert run["losses"] == pytest.approx(eager["losses"], rel=0.02)
+    first, second = (run["weights"] for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert relative_error(first, eager["weights"]) <= 1e-2
 
 
 def _differences(run: dict[str, Any], expected: dict[str, Any]) -> list[str]:

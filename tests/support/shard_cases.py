@@ -5,12 +5,16 @@ from typing import Any
 
 import torch
 from tiny_models import build_model
-from training_cases import RandomBatches, make_training
+from training_cases import Listener, RandomBatches, make_training
 
 from afp_ray.config.loss import LossConfig
+from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.models.recomputing import recomputed
+from afp_ray.records import Host
+from afp_ray.training import loop
 from afp_ray.training.bf16_adamw import resident
 from afp_ray.training.gather import sum_gradients, sum_over_workers
+from afp_ray.training.loop import TrainingRequest
 from afp_ray.training.oom_retry import Sizes, fit_sizes
 from afp_ray.training.optimizer import clip_gradients, make_optimizer
 from afp_ray.training.sharding import free_gathered, sharded
@@ -115,6 +119,22 @@ def compute_on(rank: int, device: str, num_workers: int, is_sharded: bool) -> di
             for form, shares in forms.items()
         }
         for name in ON_ANY_DEVICE
+    }
+
+
+def captured_on(rank: int, device: str, num_workers: int, step: str) -> dict[str, Any]:
+    """Six steps of the training loop on instructions, each captured in two halves with the exchange between them."""
+    model, listener = build_model("llama").to(device), Listener()
+    training = make_training(precision="bf16", max_steps=10_000, warmup_ratio=0.0)
+    request = TrainingRequest(LossConfig(contrastive_weight=0.0), training, is_rung=lambda done, tokens: done >= 6)
+    runtime = TrainingRuntime.model_validate({"step": step, "checkpoint_every_s": None})
+    batches = RandomBatches(rank=rank, world_size=num_workers)
+    summary = loop.train(model, batches, request, Host(reporter=listener, runtime=runtime))
+    return {
+        "form": summary.step_form,
+        "notes": summary.notes,
+        "losses": [metrics["instruction_loss"] for metrics in listener.metrics],
+        "weights": {name: value.detach().cpu() for name, value in model.named_parameters()},
     }
 
 
