@@ -83,7 +83,7 @@ SIZES = {
     "runtime.checkpoint_every_s": "null",
     "data.num_pairs": "40",
     "data.num_instructions": "40",
-    "training.max_steps": "2",
+    "training.max_steps": "1",
     "training.batch_size": "4",
     "training.max_length": "64",
     "training.precision": "fp32",
