@@ -6,9 +6,7 @@ different lengths side by side, tried on a few tokens or known of the model, `ge
 Shapes: B rows of a batch, T tokens of the longest prompt, V vocabulary.
 """
 
-import copy
 import hashlib
-import inspect
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,28 +21,19 @@ from afp_ray.evaluation.beginnings import beginnings
 from afp_ray.evaluation.questions import SEPARATOR
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.evaluation.workers import Workers
-from afp_ray.models.lengths import is_of_library
-from afp_ray.models.packing import lengths_of
+from afp_ray.models.decoding import Decoder, fork, left_padded
+from afp_ray.models.decoding_limits import DecodingLimits, find_limits
 from afp_ray.models.plain_generation import (
-    is_of_transformers,
-    most_rows,
     refused_where_impossible,
     row_processors,
     stated_changes,
     write_by_library,
 )
-from afp_ray.models.stated_lengths import UNENDING, Lengths
 
 _MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 33
 """Bytes of keys and values of a batch, on a CPU and elsewhere."""
 _WINDOW = 8
 """Last tokens of a row that are looked at for a stop; a stop is shorter than they are."""
-_PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
-"""Kinds of keys and values that can be handed to several rows."""
-_WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
-"""Fields that families give the tokens of a window in."""
-_PADDING = 0
-"""Any id will do: padding is masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +98,9 @@ class TextGenerator:
         self.separator = _separator(tokenizer)
         self.ends = _ends(model, tokenizer)
         self.num_without_demonstrations = self.num_truncated = self.num_capped = 0
-        names = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in names
-        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-        self._has_library = is_of_transformers(model)
+        self._decoder = Decoder(self.model)
         self._processors = row_processors(stated_changes(model))
-        self._may_pad: bool | None = None
-        self._token_bytes = self._longest_shared = self._longest_beside = 0
-        self._most_rows = UNENDING
+        self._limits: DecodingLimits | None = None
 
     def generate(
         self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), workers: Workers | None = None
@@ -145,6 +129,14 @@ class TextGenerator:
         self.num_capped += sum(not written[ids][1] for ids in encoded)
         return [written[ids][0] for ids in encoded]
 
+    @property
+    def limits(self) -> DecodingLimits:
+        """What the first prompts found out of the model."""
+        if self._limits is None:
+            with refused_where_impossible(self.model):
+                self._limits = find_limits(self._decoder, changes_row_by_row=self._processors is not None)
+        return self._limits
+
     def _write_all(self, prompts: Sequence[tuple[int, ...]], *, stop: Sequence[str]) -> list[tuple[str, bool]]:
         """The text after each of distinct prompts, and whether it ended before the cap."""
         rows = {ids: _Row(ids, self._draws(ids), []) for ids in prompts}
@@ -152,20 +144,17 @@ class TextGenerator:
         self.model.eval()
         try:
             with torch.inference_mode():
-                if self._may_pad is None:
-                    with refused_where_impossible(self.model):
-                        self._try_out()
-                beside = [row for row in rows.values() if len(row.ids) + self.max_new_tokens <= self._longest_beside]
+                limits = self.limits
+                beside = [row for row in rows.values() if len(row.ids) + self.max_new_tokens <= limits.longest_beside]
                 for depth, members in self._groups(beside):
-                    past = (
-                        self._forward(*_left_padded([members[0].ids[:depth]], self.device), None)[1] if depth else None
-                    )
-                    for batch in self._batches(members, may_pad=self._may_pad is True):
+                    beginning = left_padded([members[0].ids[:depth]], self.device) if depth else None
+                    past = self._decoder.forward(*beginning, None)[1] if beginning else None
+                    for batch in self._batches(members, may_pad=limits.may_pad):
                         self._write(batch, tuple(stop), depth, past)
-                others = [row for row in rows.values() if len(row.ids) + self.max_new_tokens > self._longest_beside]
+                others = [row for row in rows.values() if len(row.ids) + self.max_new_tokens > limits.longest_beside]
                 for batch in self._batches(others, may_pad=False):
-                    for first in range(0, len(batch), self._most_rows):
-                        self._write_plain(batch[first : first + self._most_rows], tuple(stop))
+                    for first in range(0, len(batch), limits.most_rows):
+                        self._write_plain(batch[first : first + limits.most_rows], tuple(stop))
         finally:
             self.model.train(was_training)
         return [(self._text(row, stop), row.is_done) for row in rows.values()]
@@ -195,10 +184,10 @@ class TextGenerator:
     def _groups(self, rows: Collection[_Row]) -> Iterator[tuple[int, list[_Row]]]:
         """Rows by the tokens that they share at their beginning; 0 for those that are run whole."""
         by_ids = {row.ids: row for row in rows}
-        short = [ids for ids in by_ids if len(ids) + self.max_new_tokens <= self._longest_shared]
+        short = [ids for ids in by_ids if len(ids) + self.max_new_tokens <= self.limits.longest_shared]
         for depth, members in beginnings(short):
             yield depth, [by_ids[ids] for ids in members]
-        if long := [row for ids, row in by_ids.items() if len(ids) + self.max_new_tokens > self._longest_shared]:
+        if long := [row for ids, row in by_ids.items() if len(ids) + self.max_new_tokens > self.limits.longest_shared]:
             yield 0, long
 
     def _batches(self, rows: Sequence[_Row], *, may_pad: bool) -> Iterator[list[_Row]]:
@@ -208,7 +197,7 @@ class TextGenerator:
         width = 0
         for row in sorted(rows, key=lambda row: (-len(row.ids), row.ids)):
             tokens = (len(batch) + 1) * width
-            is_full = tokens > self.max_batch_tokens or tokens * self._token_bytes > limit
+            is_full = tokens > self.max_batch_tokens or tokens * self.limits.token_bytes > limit
             if batch and (is_full or not (may_pad or len(row.ids) == len(batch[0].ids))):
                 yield batch
                 batch = []
@@ -220,12 +209,12 @@ class TextGenerator:
 
     def _write(self, rows: list[_Row], stop: tuple[str, ...], depth: int, shared: Any) -> None:
         """Write the texts of one batch; `shared` holds the keys and values of the first `depth` tokens of every row."""
-        ids, mask = _left_padded([row.ids[depth:] for row in rows], self.device)
+        ids, mask = left_padded([row.ids[depth:] for row in rows], self.device)
         past = None
         if depth:
-            past, mask = _fork(shared, len(rows)), torch.cat([mask.new_ones(len(rows), depth), mask], dim=1)
+            past, mask = fork(shared, len(rows)), torch.cat([mask.new_ones(len(rows), depth), mask], dim=1)
         for step in range(self.max_new_tokens):
-            logits, past = self._forward(ids, mask, past)
+            logits, past = self._decoder.forward(ids, mask, past)
             if not bool(torch.isfinite(logits).all()):
                 raise _not_finite()
             chosen = self._step(self._changed(logits, rows), rows, stop)
@@ -276,14 +265,6 @@ class TextGenerator:
         if stop and any(text in self._decode(row.written[-_WINDOW:]) for text in stop):
             row.is_done = self._stop_index(self._decode(row.written).lstrip(), stop) is not None
 
-    def _forward(self, ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]:
-        """(B, V) logits of the next token, and keys and values with those of `ids` added."""
-        options: dict[str, Any] = dict(self._last_only)
-        if self._takes_positions:
-            options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        out = self.model(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True, **options)
-        return out.logits[:, -1].float(), getattr(out, "past_key_values", None)
-
     def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
         """(B,) next token of each row: the likeliest, or one drawn among the likeliest that have `top_p` together."""
         if self.temperature == 0:
@@ -311,75 +292,6 @@ class TextGenerator:
         text = self._decode(row.written).lstrip()
         return text[: self._stop_index(text, stop)].strip()
 
-    def _try_out(self) -> None:
-        """Find out which rows may be written side by side, and which by the library alone."""
-        lengths = lengths_of(self.model) if self._has_library else Lengths()
-        self._may_pad, self._token_bytes = self._try_padding()
-        self._longest_shared = self._try_sharing() if self._may_pad else 0
-        is_proven = self._may_pad and self._processors is not None and is_of_library(self.model)
-        self._longest_beside = lengths.longest_plain if is_proven or not self._has_library else 0
-        if self._has_library and self._longest_beside < UNENDING:
-            self._most_rows = most_rows(self.model)
-
-    def _try_padding(self) -> tuple[bool, int]:
-        """Whether a row padded on the left gives what it gives alone, now and one step on; bytes kept of one token."""
-        size = int(self.model.get_input_embeddings().weight.shape[0])
-        long = [1 + index % (size - 1) for index in range(9)]
-        short = long[4:]
-        ids, mask = _left_padded([long, short], self.device)
-        padded, past = self._forward(ids, mask, None)
-        layers = getattr(past, "layers", None) or ()
-        if self._has_library and not _are_plain(layers):
-            return False, 0
-        cached = [part for layer in layers for part in (getattr(layer, "keys", None), getattr(layer, "values", None))]
-        token_bytes = sum(part.nbytes for part in cached if isinstance(part, Tensor)) // ids.numel()
-        after = torch.full((2, 1), 1, device=self.device)
-        later, _ = self._forward(after, torch.cat([mask, mask.new_ones(2, 1)], dim=1), past)
-        ids, mask = _left_padded([short], self.device)
-        alone, _ = self._forward(ids, mask, None)
-        ids, mask = _left_padded([[*short, 1]], self.device)
-        whole, _ = self._forward(ids, mask, None)
-        gaps = [float((left - right).abs().max()) for left, right in ((padded[1:], alone), (later[1:], whole))]
-        return max(gaps) <= self._reach(whole), token_bytes
-
-    def _try_sharing(self) -> int:
-        """The longest text, prompt included, whose beginning may be run once for several rows; 0 for none.
-
-        Rows are run whole and after a shared beginning, padding between the two. Layers that look at a window count
-        that padding, so that texts beyond the window are run whole.
-        """
-        size = int(self.model.get_input_embeddings().weight.shape[0])
-        long = [1 + index % (size - 1) for index in range(11)]
-        rows = [long, long[:7]]
-        _, past = self._forward(*_left_padded([long[:5]], self.device), None)
-        layers = getattr(past, "layers", None) or ()
-        if not _are_plain(layers):
-            return 0
-        windows = [layer.sliding_window for layer in layers if layer.is_sliding]
-        config = self.model.config.get_text_config()  # some cut windows out of all that they keep (GPT-Neo)
-        windows += [window for name in _WINDOWS if isinstance(window := getattr(config, name, None), int)]
-        if (longest := min(windows, default=1 << 30)) < len(long) + 1:
-            return 0
-        ids, mask = _left_padded([row[5:] for row in rows], self.device)
-        mask = torch.cat([mask.new_ones(2, 5), mask], dim=1)
-        now, past = self._forward(ids, mask, _fork(past, 2))
-        after = torch.full((2, 1), 1, device=self.device)
-        later, _ = self._forward(after, torch.cat([mask, mask.new_ones(2, 1)], dim=1), past)
-        whole, past = self._forward(*_left_padded(rows, self.device), None)
-        _, mask = _left_padded([[*row, 1] for row in rows], self.device)
-        expected, _ = self._forward(after, mask, past)
-        gaps = [float((left - right).abs().max()) for left, right in ((now, whole), (later, expected))]
-        return longest if max(gaps) <= self._reach(whole) else 0
-
-    def _reach(self, logits: Tensor) -> float:
-        """The largest difference of logits that counts as rounding."""
-        exact = next(self.model.parameters()).dtype == torch.float32
-        return (1e-3 if exact else 0.1) * max(1.0, float(logits.abs().max()))
-
-
-def _are_plain(layers: Collection[Any]) -> bool:
-    return bool(layers) and all(type(layer).__name__ in _PLAIN_LAYERS for layer in layers)
-
 
 def _not_finite() -> ModelError:
     return ModelError(
@@ -387,24 +299,6 @@ def _not_finite() -> ModelError:
         allowed="finite numbers",
         fix="the weights hold NaN or infinities: lower training.learning_rate, or check the checkpoint",
     )
-
-
-def _fork(past: Any, rows: int) -> Any:
-    """A copy of the keys and values of one sequence for `rows` sequences."""
-    copied = copy.deepcopy(past)
-    copied.batch_repeat_interleave(rows)
-    return copied
-
-
-def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, T) ids and mask; padding stands on the left, so that the next token follows every row."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), _PADDING, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, width - len(row) :] = torch.tensor(row)
-        mask[index, width - len(row) :] = 1
-    return ids.to(device), mask.to(device)
 
 
 def _separator(tokenizer: Any) -> str:

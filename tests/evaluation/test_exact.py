@@ -67,8 +67,8 @@ def test_a_text_is_that_of_the_library_for_its_prompt_alone(name: str, tokenizer
         tokenizer.padding_side = side
     assert len(set(texts)) > 4
     if name in BATCHED:
-        assert writer._may_pad
-        assert writer._longest_beside >= 256
+        assert writer.limits.may_pad
+        assert writer.limits.longest_beside >= 256
     assert writer.generate(PROMPTS[-1:]) == texts[-1:]
 
 
@@ -131,7 +131,7 @@ def test_a_text_of_a_family_with_states_ends_at_its_stop(tokenizer: Any) -> None
 def test_rows_that_change_each_other_are_written_one_at_a_time(tokenizer: Any) -> None:
     writer = TextGenerator(build("rwkv"), tokenizer, max_new_tokens=4)
     writer.generate(PROMPTS[:2])
-    assert writer._most_rows == 1
+    assert writer.limits.most_rows == 1
 
 
 def test_a_model_that_the_library_cannot_write_with_is_refused_with_the_reason(tokenizer: Any) -> None:

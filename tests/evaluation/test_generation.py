@@ -50,7 +50,7 @@ def test_greedy_texts_are_those_of_the_library_one_by_one(tokenizer: Any, models
         expected.append(tokenizer.decode(new, skip_special_tokens=True).strip())
     batched = generator(model, tokenizer)
     assert batched.generate(PROMPTS) == expected
-    assert batched._may_pad is True
+    assert batched.limits.may_pad is True
     assert len(set(expected)) > 3
 
 
@@ -222,7 +222,7 @@ def test_a_model_that_minds_padding_is_given_rows_of_equal_length(tokenizer: Any
     model.forward = without_mask
     writer = generator(model, tokenizer)
     assert writer.generate([*PROMPTS, Prompt((), "b")])[: len(PROMPTS)] == expected
-    assert writer._may_pad is False
+    assert writer.limits.may_pad is False
     assert (2, 1) in shapes  # "a" and "b" ran side by side
 
 

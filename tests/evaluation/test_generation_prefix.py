@@ -1,6 +1,7 @@
 """Demonstrations that run once for all prompts of a cell: the same texts, fewer tokens, and where it is not done."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ def count_inputs(model: Any) -> list[int]:
 def whole_writer(model: Any, tokenizer: Any, **options: Any) -> TextGenerator:
     """A generator that runs every prompt whole."""
     writer = TextGenerator(model, tokenizer, **{"max_new_tokens": 10, **options})
-    writer._try_sharing = lambda: 0  # type: ignore[method-assign]
+    with torch.inference_mode():
+        writer._limits = replace(writer.limits, longest_shared=0)
     return writer
 
 
@@ -41,7 +43,7 @@ def test_a_shared_beginning_changes_no_text(tokenizer: Any, make_model: Any, fam
     expected = whole_writer(model, tokenizer, **options).generate(PROMPTS)
     writer = TextGenerator(model, tokenizer, max_new_tokens=10, **options)
     assert writer.generate(PROMPTS) == expected
-    assert writer._longest_shared > 0
+    assert writer.limits.longest_shared > 0
     assert len(set(expected)) > 3
 
 
@@ -80,7 +82,7 @@ def test_prompts_beyond_a_window_are_run_whole(tokenizer: Any) -> None:
     writer = TextGenerator(model, tokenizer, max_new_tokens=10)
     alone = [TextGenerator(model, tokenizer, max_new_tokens=10).generate([prompt])[0] for prompt in PROMPTS]
     assert writer.generate(PROMPTS) == alone
-    assert 0 < writer._longest_shared <= 40
+    assert 0 < writer.limits.longest_shared <= 40
     assert all(len(writer._encode(prompt)) + 10 > 40 for prompt in PROMPTS)
 
 
