@@ -7,9 +7,10 @@ Shapes: B rows of a batch, T tokens of the longest prompt, V vocabulary.
 """
 
 import hashlib
+import math
 import random
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from afp_ray.errors import ModelError, TaskError
 from afp_ray.evaluation.beginnings import beginnings
+from afp_ray.evaluation.continuous_batching import ON_DEVICE, ContinuousBatch, Pace, Row
 from afp_ray.evaluation.questions import SEPARATOR
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.evaluation.workers import Workers
@@ -29,7 +31,9 @@ from afp_ray.models.plain_generation import (
     stated_changes,
     write_by_library,
 )
+from afp_ray.models.slots import Slots, Step
 
+_Prefill = Callable[[Sequence[Row]], tuple[Tensor, Any, Tensor]]
 _MAX_CACHE, _MAX_CACHE_ELSEWHERE = 1 << 28, 1 << 33
 """Bytes of keys and values of a batch, on a CPU and elsewhere."""
 _WINDOW = 8
@@ -49,16 +53,6 @@ class Prompt:
     question: str
 
 
-@dataclass(slots=True)
-class _Row:
-    """A prompt on its way: its tokens, its draws and what it has written."""
-
-    ids: tuple[int, ...]
-    draws: random.Random
-    written: list[int]
-    is_done: bool = False
-
-
 class TextGenerator:
     """Writes texts with one model and tokenizer.
 
@@ -70,6 +64,11 @@ class TextGenerator:
         top_p: probability of the likeliest tokens that are drawn from.
         seed: of the draws; each prompt has draws of its own, whatever else is in the batch.
         max_batch_tokens: tokens of a padded batch, new ones included; null takes 16,384 on a CPU and 131,072 elsewhere.
+        pace: how steps of decoding follow each other; null takes what suits the device.
+        capture: makes of a step of decoding one that is cheaper to run, as `cuda_graphs`; null runs each as it is.
+
+    Attributes:
+        warnings: what was run in another way than was asked for.
     """
 
     def __init__(
@@ -82,11 +81,14 @@ class TextGenerator:
         top_p: float = 1.0,
         seed: int = 0,
         max_batch_tokens: int | None = None,
+        pace: Pace | None = None,
+        capture: Callable[[Step], Step] | None = None,
     ) -> None:
         self.model, self.tokenizer = cast(Any, model), tokenizer
         self.device = next(model.parameters()).device
         self.max_new_tokens, self.temperature, self.top_p, self.seed = max_new_tokens, temperature, top_p, seed
         self.max_batch_tokens = max_batch_tokens or (16_384 if self.device.type == "cpu" else 131_072)
+        self.pace, self._capture = pace or (Pace() if self.device.type == "cpu" else ON_DEVICE), capture
         self.max_prompt_tokens = max_positions(model) - max_new_tokens
         if self.max_prompt_tokens < 1:
             raise TaskError(
@@ -98,9 +100,11 @@ class TextGenerator:
         self.separator = _separator(tokenizer)
         self.ends = _ends(model, tokenizer)
         self.num_without_demonstrations = self.num_truncated = self.num_capped = 0
+        self.warnings: list[str] = []
         self._decoder = Decoder(self.model)
         self._processors = row_processors(stated_changes(model))
         self._limits: DecodingLimits | None = None
+        self._slots: Slots | None = None
 
     def generate(
         self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), workers: Workers | None = None
@@ -137,9 +141,15 @@ class TextGenerator:
                 self._limits = find_limits(self._decoder, changes_row_by_row=self._processors is not None)
         return self._limits
 
+    @property
+    def _budget(self) -> int:
+        """Tokens of a batch, new ones included."""
+        limit = _MAX_CACHE if self.device.type == "cpu" else _MAX_CACHE_ELSEWHERE
+        return min(self.max_batch_tokens, limit // max(1, self.limits.token_bytes))
+
     def _write_all(self, prompts: Sequence[tuple[int, ...]], *, stop: Sequence[str]) -> list[tuple[str, bool]]:
         """The text after each of distinct prompts, and whether it ended before the cap."""
-        rows = {ids: _Row(ids, self._draws(ids), []) for ids in prompts}
+        rows = {ids: Row(ids, self._draws(ids), []) for ids in prompts}
         was_training = self.model.training
         self.model.eval()
         try:
@@ -149,14 +159,20 @@ class TextGenerator:
                 for depth, members in self._groups(beside):
                     beginning = left_padded([members[0].ids[:depth]], self.device) if depth else None
                     past = self._decoder.forward(*beginning, None)[1] if beginning else None
+                    prefill = partial(self._prefill, depth=depth, shared=past)
+                    if all(len(row.ids) + self.max_new_tokens <= limits.longest_in_slots for row in members):
+                        self._write_in_slots(members, tuple(stop), prefill)
+                        continue
                     for batch in self._batches(members, may_pad=limits.may_pad):
-                        self._write(batch, tuple(stop), depth, past)
+                        self._write(batch, tuple(stop), prefill)
                 others = [row for row in rows.values() if len(row.ids) + self.max_new_tokens > limits.longest_beside]
                 for batch in self._batches(others, may_pad=False):
                     for first in range(0, len(batch), limits.most_rows):
                         self._write_plain(batch[first : first + limits.most_rows], tuple(stop))
         finally:
             self.model.train(was_training)
+            if self._capture is None:
+                self._slots = None  # nothing is bound to their addresses
         return [(self._text(row, stop), row.is_done) for row in rows.values()]
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -181,7 +197,7 @@ class TextGenerator:
     def _draws(self, ids: tuple[int, ...]) -> random.Random:
         return random.Random(hashlib.sha256(f"{self.seed} {ids}".encode()).hexdigest())  # noqa: S311
 
-    def _groups(self, rows: Collection[_Row]) -> Iterator[tuple[int, list[_Row]]]:
+    def _groups(self, rows: Collection[Row]) -> Iterator[tuple[int, list[Row]]]:
         """Rows by the tokens that they share at their beginning; 0 for those that are run whole."""
         by_ids = {row.ids: row for row in rows}
         short = [ids for ids in by_ids if len(ids) + self.max_new_tokens <= self.limits.longest_shared]
@@ -190,15 +206,14 @@ class TextGenerator:
         if long := [row for ids, row in by_ids.items() if len(ids) + self.max_new_tokens > self.limits.longest_shared]:
             yield 0, long
 
-    def _batches(self, rows: Sequence[_Row], *, may_pad: bool) -> Iterator[list[_Row]]:
+    def _batches(self, rows: Sequence[Row], *, may_pad: bool) -> Iterator[list[Row]]:
         """Rows of similar length, longest first, within the budgets; of equal length where they may not be padded."""
-        limit = _MAX_CACHE if self.device.type == "cpu" else _MAX_CACHE_ELSEWHERE
-        batch: list[_Row] = []
+        batch: list[Row] = []
         width = 0
         for row in sorted(rows, key=lambda row: (-len(row.ids), row.ids)):
-            tokens = (len(batch) + 1) * width
-            is_full = tokens > self.max_batch_tokens or tokens * self.limits.token_bytes > limit
-            if batch and (is_full or not (may_pad or len(row.ids) == len(batch[0].ids))):
+            if batch and (
+                (len(batch) + 1) * width > self._budget or not (may_pad or len(row.ids) == len(batch[0].ids))
+            ):
                 yield batch
                 batch = []
             if not batch:
@@ -207,17 +222,53 @@ class TextGenerator:
         if batch:
             yield batch
 
-    def _write(self, rows: list[_Row], stop: tuple[str, ...], depth: int, shared: Any) -> None:
-        """Write the texts of one batch; `shared` holds the keys and values of the first `depth` tokens of every row."""
+    def _prefill(self, rows: Sequence[Row], *, depth: int, shared: Any) -> tuple[Tensor, Any, Tensor]:
+        """Logits, keys and values of prompts, and their mask; `shared` holds the first `depth` tokens of each."""
         ids, mask = left_padded([row.ids[depth:] for row in rows], self.device)
         past = None
         if depth:
             past, mask = fork(shared, len(rows)), torch.cat([mask.new_ones(len(rows), depth), mask], dim=1)
+        return (*self._decoder.forward(ids, mask, past), mask)
+
+    def _write_in_slots(self, rows: Sequence[Row], stop: tuple[str, ...], prefill: _Prefill) -> None:
+        """Write texts in the slots of a static cache, longest prompts first."""
+        waiting = sorted(rows, key=lambda row: (-len(row.ids), row.ids))
+        pace = self.pace if not self._processors else replace(self.pace, lag=0)  # they look at what was written
+        while waiting:
+            longest = len(waiting[0].ids) + self.max_new_tokens
+            longest_of_all = min(self.limits.longest_in_slots, self.max_prompt_tokens + self.max_new_tokens)
+            places = min(math.ceil(longest / pace.places) * pace.places, longest_of_all)
+            number = max(1, self._budget // places)
+            members = waiting
+            if len(waiting) > number:  # prompts less than half as long would leave most of their slots unused
+                members = [row for row in waiting if 2 * (len(row.ids) + self.max_new_tokens) > longest]
+            waiting = waiting[len(members) :]
+            ContinuousBatch(
+                self._slots_of(math.ceil(min(number, len(members)) / pace.rows) * pace.rows, places),
+                max_new_tokens=self.max_new_tokens,
+                prefill=prefill,
+                choose=self._next,
+                append=partial(self._append, stop=stop),
+                pace=pace,
+            ).write(members)
+
+    def _slots_of(self, number: int, places: int) -> Slots:
+        """At least so many slots, of at least so many places: those of the last texts where they do."""
+        slots = self._slots
+        if slots is not None and slots.number >= number and slots.places >= places:
+            return slots
+        if slots is not None and max(slots.number, number) * max(slots.places, places) <= self._budget:
+            number, places = max(slots.number, number), max(slots.places, places)
+        capture = None if self.warnings else self._capture  # what failed once is not tried again
+        states, options = self.limits.token_states, {"number": number, "places": places}
+        self._slots = Slots(self._decoder, states, **options, capture=capture, warnings=self.warnings)
+        return self._slots
+
+    def _write(self, rows: list[Row], stop: tuple[str, ...], prefill: _Prefill) -> None:
+        """Write the texts of one batch to the end of the longest."""
+        logits, past, mask = prefill(rows)
         for step in range(self.max_new_tokens):
-            logits, past = self._decoder.forward(ids, mask, past)
-            if not bool(torch.isfinite(logits).all()):
-                raise _not_finite()
-            chosen = self._step(self._changed(logits, rows), rows, stop)
+            chosen = self._step(self._next(logits, rows), rows, stop)
             going_on = [index for index, row in enumerate(rows) if not row.is_done]
             if not going_on or step + 1 == self.max_new_tokens:
                 return
@@ -226,38 +277,42 @@ class TextGenerator:
                 left = torch.tensor(going_on, device=self.device)
                 past.batch_select_indices(left)
                 chosen, mask, rows = chosen[left], mask[left], [rows[index] for index in going_on]
-            ids = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            logits, past = self._decoder.forward(chosen[:, None], mask, past)
 
-    def _write_plain(self, rows: list[_Row], stop: tuple[str, ...]) -> None:
+    def _write_plain(self, rows: list[Row], stop: tuple[str, ...]) -> None:
         """Write the texts of rows of equal length by the library."""
 
         def step(scores: Tensor) -> tuple[Tensor, list[bool]]:
             if bool(scores.isnan().any() | scores.isposinf().any() | scores.isneginf().all(dim=-1).any()):
                 raise _not_finite()
-            chosen = self._step(scores, rows, stop)
+            chosen = self._step(self._choose(scores, rows), rows, stop)
             return chosen, [row.is_done for row in rows]
 
         options: dict[str, Any] = {"ends": sorted(self.ends), "max_new_tokens": self.max_new_tokens}
         write_by_library(self.model, [row.ids for row in rows], step=step, **options)
 
-    def _changed(self, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
-        """(B, V) logits after what generation_config.json makes of each row's."""
-        if not self._processors:
-            return logits
-        texts = (torch.tensor([[*row.ids, *row.written]], device=self.device) for row in rows)
-        return torch.cat([self._processors(ids, row[None]) for ids, row in zip(texts, logits, strict=True)])
+    def _next(self, logits: Tensor, rows: Sequence[Row | None]) -> Tensor:
+        """(B,) next token of each row, after what generation_config.json makes of its logits; -1 where none is."""
+        is_finite = logits.isfinite().all(dim=-1)
+        if self._processors:
+            logits = logits.clone()
+            for index, row in enumerate(rows):
+                if row is not None:
+                    text = torch.tensor([[*row.ids, *row.written]], device=self.device)
+                    logits[index] = self._processors(text, logits[index][None])[0]
+        return self._choose(logits, rows).masked_fill(~is_finite, -1)
 
-    def _step(self, logits: Tensor, rows: Sequence[_Row], stop: tuple[str, ...]) -> Tensor:
-        """(B,) next token of each row, which is added to it."""
-        chosen = self._choose(logits, rows)
+    def _step(self, chosen: Tensor, rows: Sequence[Row], stop: tuple[str, ...]) -> Tensor:
+        """The tokens chosen, which are added to their rows."""
         for row, token in zip(rows, chosen.tolist(), strict=True):
-            self._append(row, token, stop)
+            if not row.is_done:
+                self._append(row, token, stop=stop)
         return chosen
 
-    def _append(self, row: _Row, token: int, stop: tuple[str, ...]) -> None:
-        if row.is_done:
-            return
+    def _append(self, row: Row, token: int, *, stop: tuple[str, ...]) -> None:
+        if token < 0:
+            raise _not_finite()
         if token in self.ends:
             row.is_done = True
             return
@@ -265,7 +320,7 @@ class TextGenerator:
         if stop and any(text in self._decode(row.written[-_WINDOW:]) for text in stop):
             row.is_done = self._stop_index(self._decode(row.written).lstrip(), stop) is not None
 
-    def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
+    def _choose(self, logits: Tensor, rows: Sequence[Row | None]) -> Tensor:
         """(B,) next token of each row: the likeliest, or one drawn among the likeliest that have `top_p` together."""
         if self.temperature == 0:
             return logits.argmax(dim=-1)
@@ -274,8 +329,11 @@ class TextGenerator:
         )
         before = ranked.cumsum(dim=-1) - ranked
         ranked = ranked.masked_fill(before >= self.top_p, 0.0)
-        draws = torch.tensor([row.draws.random() for row in rows], dtype=torch.double, device=self.device)
+        draws = torch.tensor([0.0 if row is None else row.draws.random() for row in rows], dtype=torch.double)
+        if self.device.type == "cuda":
+            draws = draws.pin_memory()  # else the host would wait for the steps before
         reached = ranked.cumsum(dim=-1)
+        draws = draws.to(reached.device, non_blocking=True)
         rank = torch.searchsorted(reached, (draws * reached[:, -1])[:, None], right=True)
         rank = torch.minimum(rank, (ranked > 0).sum(dim=-1, keepdim=True) - 1)  # rounding may reach beyond the last
         return order.gather(1, rank)[:, 0]
@@ -288,7 +346,7 @@ class TextGenerator:
         starts = [start for word in stop if (start := text.find(word)) >= 0]
         return min(starts, default=None)
 
-    def _text(self, row: _Row, stop: Sequence[str]) -> str:
+    def _text(self, row: Row, stop: Sequence[str]) -> str:
         text = self._decode(row.written).lstrip()
         return text[: self._stop_index(text, stop)].strip()
 

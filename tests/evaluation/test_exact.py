@@ -69,6 +69,9 @@ def test_a_text_is_that_of_the_library_for_its_prompt_alone(name: str, tokenizer
     if name in BATCHED:
         assert writer.limits.may_pad
         assert writer.limits.longest_beside >= 256
+        assert writer.limits.longest_in_slots >= (16 if name == "mistral" else 256), (
+            "to the window or the last position"
+        )
     assert writer.generate(PROMPTS[-1:]) == texts[-1:]
 
 
