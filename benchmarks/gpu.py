@@ -35,6 +35,7 @@ from afp_ray.evaluation.generation import Prompt, TextGenerator
 from afp_ray.evaluation.scoring import ContinuationScorer
 from afp_ray.models.describe import EMBEDDED_FOLDER
 from afp_ray.models.precision import Precision, weights_in
+from afp_ray.models.slots import cuda_graphs
 from afp_ray.records import Host
 from afp_ray.training.captured_step import StepForm
 from afp_ray.training.loop import TrainingRequest, train
@@ -311,20 +312,19 @@ def _texts(setting: Setting) -> list[Figure]:
     model = setting.model(vocab_size=max(len(tokenizer), setting.shape["vocab_size"])).eval()
     with _exact_products():
         few = texts[:4] if setting.is_tiny else texts[:8]
-        own = _our_texts(model, tokenizer, few, 16)
+        own = TextGenerator(model, tokenizer, max_new_tokens=16).generate([Prompt((), text) for text in few])
         equal = any(own) and own == padded.generate(model, tokenizer, few, 16, len(few))
     with weights_in(model, "bf16"):
-        _, own_s = _timed(setting, lambda: _our_texts(model, tokenizer, texts, length))
+        capture = cuda_graphs() if setting.device.type == "cuda" else None
+        generator = TextGenerator(model, tokenizer, max_new_tokens=length, capture=capture)  # one serves many cells
+        _, own_s = _timed(setting, lambda: generator.generate([Prompt((), text) for text in texts]))
+        for warning in generator.warnings:
+            sys.stdout.write(f"  {warning}\n")
         sizes = _sizes(setting, 16, 32, 64)
         peers = {size: functools.partial(padded.generate, model, tokenizer, texts, length, size) for size in sizes}
         size, _, other_s = _best(setting, peers)
     sys.stdout.write(f"  the peer's best batch size: {size}\n")
     return [Figure("gpu.greedy_texts_per_s", number / own_s, number / other_s, other_s / own_s, 2.0, equal)]
-
-
-def _our_texts(model: Any, tokenizer: Any, texts: Sequence[str], length: int) -> list[str]:
-    generator = TextGenerator(model, tokenizer, max_new_tokens=length)
-    return generator.generate([Prompt((), text) for text in texts])
 
 
 def _sizes(setting: Setting, *sizes: int) -> tuple[int, ...]:

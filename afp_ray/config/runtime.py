@@ -36,6 +36,10 @@ class TrainingRuntime(StrictModel):
     both have been run on a card. The result says which it was, and why."""
     profile_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Write a Chrome trace of so many steps, from the third on, beside the trial's log."""
+    decoding: Literal["eager", "graph"] = "eager"
+    """`graph` captures the steps that write texts as CUDA graphs where they give the same logits; where they do not,
+    or the device is none of CUDA, a warning in the result says so. It has not been run on a card yet, so that `eager`
+    is the default."""
 
 
 class RuntimeConfig(TrainingRuntime):

@@ -18,11 +18,13 @@ class ScoringHost:
         reporter: told after every cell, as stage `evaluate`.
         cache: what this very model answered before; None asks for everything anew.
         workers: those that answer a part each, and end with all answers; the default leaves all to this process.
+        captures_decoding: capture the steps that write texts as CUDA graphs.
     """
 
     reporter: Reporter = field(default_factory=SilentReporter)
     cache: ScoreCache | None = None
     workers: Workers = field(default_factory=Workers)
+    captures_decoding: bool = False
 
 
 @dataclass

@@ -41,8 +41,16 @@ class GenerationScoring(CellScoring):
     @cached_property
     def _generator(self) -> "TextGenerator":
         from afp_ray.evaluation.generation import TextGenerator  # checks of an evaluation must not load torch
+        from afp_ray.models.slots import cuda_graphs
 
-        return TextGenerator(self.model, self.tokenizer, **self._settings)
+        capture = None
+        if self.host.captures_decoding:
+            device = next(self.model.parameters()).device
+            if device.type == "cuda":
+                capture = cuda_graphs()
+            else:
+                self.warnings.append(f"runtime.decoding: graph needs a CUDA device; on {device} steps ran as they are")
+        return TextGenerator(self.model, self.tokenizer, **self._settings, capture=capture)
 
     def _metrics(self, direction: str, language: str) -> tuple[TextMetric, ...]:
         target = sides(direction, language=language, pivot=self.pivot)[1]
@@ -72,6 +80,7 @@ class GenerationScoring(CellScoring):
             generator, prompts = self._generator, [Prompt(*prompt) for prompt in asked]
             before = {name: getattr(generator, name) for name in _COUNTED}
             texts = generator.generate(prompts, stop=stop, workers=self.host.workers)
+            self.warnings += [warning for warning in generator.warnings if warning not in self.warnings]
             return texts, {name: getattr(generator, name) - count for name, count in before.items()}
 
         rendered = [[list(demonstrations), question] for demonstrations, question in asked]

@@ -121,7 +121,7 @@ def _scores(run: _Run, loaded: "LoadedModel", stored: TrialResult | None, *, is_
     """
     host, paths = run.host, run.paths
     cache = ScoreCache(loaded.model, loaded.tokenizer) if host.caches_scores else None
-    scoring = ScoringHost(host.reporter, cache, run.workers)
+    scoring = ScoringHost(host.reporter, cache, run.workers, captures_decoding=host.runtime.decoding == "graph")
     splits: list[Split] = ["validation"] if is_paused else [name for name in SPLITS if name in run.request.splits]
     try:
         return score_splits(run.config, loaded, splits, paths=paths, stored=stored, host=scoring)

@@ -23,6 +23,7 @@ from afp_ray.config import (
 from afp_ray.data import embedded
 from afp_ray.errors import DataError, TaskError, UserError
 from afp_ray.evaluation.answer_rate import language_of
+from afp_ray.evaluation.cell_scoring import ScoringHost
 from afp_ray.evaluation.check import check_evaluation, evaluation_fingerprint
 from afp_ray.evaluation.generation_tasks import GENERATION
 from afp_ray.evaluation.objective import allowed_metrics, objective_value
@@ -499,6 +500,17 @@ def test_unfinished_and_cut_texts_are_told_in_words(tokenizer: Any, make_model: 
     told = " ".join(result.warnings)
     assert "summarization/zh at 3 shots: 4 of 4 prompts were too long for the model and lost demonstrations" in told
     assert "not finished after 3 tokens" in told
+
+
+def test_steps_that_cannot_be_captured_are_told_once(tokenizer: Any, llama: Any) -> None:
+    languages, captures = ("en", "zh"), ScoringHost(captures_decoding=True)
+    settings = SETTINGS.model_copy(update={"tasks": ("translation",), "demo_seeds": (0,)})
+    result = evaluate_tasks(llama, tokenizer, settings, languages=languages, pivot="en", split="test", host=captures)
+    asked = [warning for warning in result.warnings if "runtime.decoding" in warning]
+    assert len(asked) == 1 and "graph needs a CUDA device; on cpu" in asked[0]
+    plain = evaluate_tasks(llama, tokenizer, settings, languages=languages, pivot="en", split="test")
+    assert result.predictions == plain.predictions
+    assert not [warning for warning in plain.warnings if "runtime.decoding" in warning]
 
 
 @pytest.mark.shared_data
