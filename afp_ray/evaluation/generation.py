@@ -238,19 +238,23 @@ class TextGenerator:
             longest = len(waiting[0].ids) + self.max_new_tokens
             longest_of_all = min(self.limits.longest_in_slots, self.max_prompt_tokens + self.max_new_tokens)
             places = min(math.ceil(longest / pace.places) * pace.places, longest_of_all)
-            number = max(1, self._budget // places)
             members = waiting
-            if len(waiting) > number:  # prompts less than half as long would leave most of their slots unused
+            if self._num_slots(waiting) < len(waiting):  # prompts less than half as long would leave much of a slot
                 members = [row for row in waiting if 2 * (len(row.ids) + self.max_new_tokens) > longest]
-            waiting = waiting[len(members) :]
+            waiting, number = waiting[len(members) :], self._num_slots(members)
             ContinuousBatch(
-                self._slots_of(math.ceil(min(number, len(members)) / pace.rows) * pace.rows, places),
+                self._slots_of(math.ceil(number / pace.rows) * pace.rows, places),
                 max_new_tokens=self.max_new_tokens,
                 prefill=prefill,
                 choose=self._next,
                 append=partial(self._append, stop=stop),
                 pace=pace,
             ).write(members)
+
+    def _num_slots(self, rows: Sequence[Row]) -> int:
+        """How many texts stand side by side: by their mean length within the budget, and as many in every round."""
+        number = max(1, self._budget * len(rows) // sum(len(row.ids) + self.max_new_tokens for row in rows))
+        return math.ceil(len(rows) / math.ceil(len(rows) / number))
 
     def _slots_of(self, number: int, places: int) -> Slots:
         """At least so many slots, of at least so many places: those of the last texts where they do."""
