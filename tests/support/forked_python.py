@@ -94,6 +94,8 @@ def forked_by_ray(**environment: str) -> Iterator[None]:
     from ray._private import services
 
     with forked_python(_RAY_MODULES, **_OF_RAY, **environment) as python:
+        # A node gives up its own start after half a minute, which on a busy machine the imports may take.
+        subprocess.run([python, "-c", ""], check=True)
         services.sys = SimpleNamespace(**{**vars(sys), "executable": python})
         try:
             yield
