@@ -149,9 +149,9 @@ class CapturedStep:
         self._gradients: list[Tensor] = []
 
     @property
-    def num_recordings(self) -> int:
-        """Passes that are recorded."""
-        return len(self._passes)
+    def has_replayed(self) -> bool:
+        """Whether a step was taken; a short training compares the gradients of its terms in every step, eagerly."""
+        return bool(self._passes)
 
     @property
     def has_begun(self) -> bool:

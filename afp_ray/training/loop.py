@@ -175,7 +175,6 @@ class _Loop:
         )
         self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=form.uses_copies)
         obstacle = refuses_capture_of(self.terms, training, host.runtime, form.record)
-        self._step_form = "compile" if host.runtime.step == "compile" else "eager"
         self.optimizer = make_optimizer(
             model,
             training,
@@ -194,7 +193,6 @@ class _Loop:
                 record=form.record or CudaGraphs(),
                 granularity=Granularity(512, 256, 128, longest=training.max_length),
             )
-            self._step_form = "compile" if host.runtime.step == "compile" else "graph"
         elif host.runtime.step == "graph":
             self._leave_capture(obstacle)
         # With a rung the tokens of all workers have to be there at every step.
@@ -295,7 +293,6 @@ class _Loop:
         self._notes.append(f"steps are not captured from step {self.step} on: {reason}")
         logger.warning(self._notes[-1])
         self._captured = None
-        self._step_form = "compile" if self.host.runtime.step == "compile" else "eager"
 
     def _take_eagerly(self, batches: Batches) -> tuple[TrainBatch, StepLosses, Tensor]:
         batch, losses = self._accumulate(batches)
@@ -315,6 +312,13 @@ class _Loop:
         norm = clip_gradients(self.model.parameters(), self.request.training.max_grad_norm)
         self.optimizer.step()
         return norm
+
+    @property
+    def _form(self) -> str:
+        """How steps are taken at the end, as `runtime.step` names it."""
+        if self.host.runtime.step == "compile":
+            return "compile"
+        return "graph" if self._captured is not None and self._captured.has_replayed else "eager"
 
     @property
     def _compares(self) -> bool:
@@ -400,7 +404,7 @@ class _Loop:
             steps=self.step,
             trainable_parameters=self._num_trainable,
             computed_from=self._computed_from,
-            step_form=self._step_form,
+            step_form=self._form,
             notes=tuple(notes),
             **dataclasses.asdict(self.sizes),
         )

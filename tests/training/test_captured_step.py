@@ -203,6 +203,11 @@ def test_a_graph_that_is_asked_for_where_there_is_none_leaves_a_note(tmp_path: P
     assert summary.notes == ("steps are not captured from step 0 on: the device is cpu, not CUDA",)
 
 
+def test_a_training_that_compares_gradients_in_every_step_is_eager(tmp_path: Path) -> None:
+    _, summary = trained(tmp_path, plain, training={"max_steps": 12})
+    assert (summary.step_form, summary.notes) == ("eager", ())
+
+
 def test_eager_is_the_rule(tmp_path: Path) -> None:
     _, summary = trained(tmp_path, None)
     assert (summary.step_form, summary.notes) == ("eager", ())
