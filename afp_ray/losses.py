@@ -185,7 +185,7 @@ def next_token_sum(
         elements = max(elements, _LEAST_CHUNK_ROWS * len(head_weight))
     chunk_rows = max(1, elements // len(head_weight))
     loss: Tensor = _CrossEntropySum.apply(  # type: ignore[no-untyped-call]
-        rows, head_weight, head_bias, chosen.tokens, chosen.weights, form, chunk_rows
+        rows, head_weight, head_bias, chosen, form, chunk_rows
     )
     return loss
 
@@ -199,8 +199,7 @@ class _CrossEntropySum(torch.autograd.Function):
         rows: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
-        weights: Tensor | None,
+        chosen: Supervised,
         form: LogitForm,
         chunk_rows: int,
     ) -> Tensor:
@@ -214,9 +213,9 @@ class _CrossEntropySum(torch.autograd.Function):
             for start in range(0, len(rows), chunk_rows):
                 chunk = slice(start, start + chunk_rows)
                 logits = cast_rows[chunk] @ cast_weight.T  # (S', V)
-                losses, slope = loss_and_slope(logits, bias, targets[chunk], form.scale, form.softcap)
-                if weights is not None:
-                    losses, slope = losses * weights[chunk], slope.mul_(weights[chunk, None])
+                losses, slope = loss_and_slope(logits, bias, chosen.tokens[chunk], form.scale, form.softcap)
+                if chosen.weights is not None:
+                    losses, slope = losses * chosen.weights[chunk], slope.mul_(chosen.weights[chunk, None])
                 total += losses.sum()
                 gradients.add(chunk, slope.to(dtype), cast_rows[chunk], cast_weight)
         ctx.gradients = gradients
@@ -227,7 +226,7 @@ class _CrossEntropySum(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         (upstream,) = grad_outputs
         made = [None if part is None else part.mul_(upstream) for part in gradients.parts]
-        return made[0], made[1], made[2], None, None, None, None
+        return made[0], made[1], made[2], None, None, None
 
 
 class _Gradients:

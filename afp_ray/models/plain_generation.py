@@ -91,6 +91,11 @@ def write_by_library(
     steps = _Steps(step)
     stated, model.generation_config = model.generation_config, settings  # it would fill what is left open here
     forget_lengths(model)
+    if ids.shape[1] == 1:
+        # RecurrentGemma keeps its states in its modules, and takes a prompt of one token for the next one of whatever
+        # text came before; a forward without a cache makes it forget that.
+        with torch.no_grad():
+            model(ids, use_cache=False)
     try:
         with quiet_transformers():
             model.generate(

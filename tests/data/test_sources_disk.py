@@ -239,7 +239,7 @@ def test_instructions_join_from_disk_in_the_order_of_the_pivot(tmp_path: Path, m
 @pytest.mark.parametrize("form", ["bactrian_x.gz", "tsv"])
 def test_memory_does_not_grow_with_the_file(form: str, tmp_path: Path) -> None:
     peaks = []
-    for name, size in (("small", 8_000_000), ("large", 32_000_000)):
+    for name, size in (("small", 8_000_000), ("large", 48_000_000)):
         (tmp_path / name).mkdir()
         reading.WRITERS[form](tmp_path / name, size)
         peaks.append(reading.in_process(form, tmp_path / name)["peak_mb"])
