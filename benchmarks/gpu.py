@@ -33,9 +33,9 @@ from afp_ray.data.batches import InstructionBatch, TrainBatch
 from afp_ray.errors import TrainingInterruptedError
 from afp_ray.evaluation.generation import Prompt, TextGenerator
 from afp_ray.evaluation.scoring import ContinuationScorer
+from afp_ray.models.cuda_graphs import Recorder, cuda_graphs
 from afp_ray.models.describe import EMBEDDED_FOLDER
 from afp_ray.models.precision import Precision, weights_in
-from afp_ray.models.slots import cuda_graphs
 from afp_ray.records import Host
 from afp_ray.training.captured_step import StepForm
 from afp_ray.training.loop import TrainingRequest, train
@@ -315,7 +315,7 @@ def _texts(setting: Setting) -> list[Figure]:
         own = TextGenerator(model, tokenizer, max_new_tokens=16).generate([Prompt((), text) for text in few])
         equal = any(own) and own == padded.generate(model, tokenizer, few, 16, len(few))
     with weights_in(model, "bf16"):
-        capture = cuda_graphs() if setting.device.type == "cuda" else None
+        capture: Recorder[torch.Tensor] | None = cuda_graphs() if setting.device.type == "cuda" else None
         generator = TextGenerator(model, tokenizer, max_new_tokens=length, capture=capture)  # one serves many cells
         _, own_s = _timed(setting, lambda: generator.generate([Prompt((), text) for text in texts]))
         for warning in generator.warnings:

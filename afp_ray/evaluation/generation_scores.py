@@ -18,7 +18,10 @@ from afp_ray.records import Score
 from afp_ray.statistics import clustered_standard_error
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from afp_ray.evaluation.generation import TextGenerator
+    from afp_ray.models.cuda_graphs import Recorder
 
 _COUNTED = {
     "num_without_demonstrations": "prompts were too long for the model and lost demonstrations",
@@ -41,9 +44,9 @@ class GenerationScoring(CellScoring):
     @cached_property
     def _generator(self) -> "TextGenerator":
         from afp_ray.evaluation.generation import TextGenerator  # checks of an evaluation must not load torch
-        from afp_ray.models.slots import cuda_graphs
+        from afp_ray.models.cuda_graphs import cuda_graphs
 
-        capture = None
+        capture: Recorder[Tensor] | None = None
         if self.host.captures_decoding:
             device = next(self.model.parameters()).device
             if device.type == "cuda":

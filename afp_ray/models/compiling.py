@@ -29,7 +29,7 @@ def compiled_blocks(model: CausalModel, *, is_asked: bool = True) -> Iterator[No
         yield
         return
     _require_compiler(model.device)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
+    keep_compiled()
     blocks = list(decoder_blocks(model))
     for block in blocks:
         # On the instance, so that hooks of the block, which stop a forward at a layer, stay outside.
@@ -39,6 +39,11 @@ def compiled_blocks(model: CausalModel, *, is_asked: bool = True) -> Iterator[No
     finally:
         for block in blocks:
             block.__dict__.pop("forward", None)
+
+
+def keep_compiled() -> None:
+    """Let every process of a user find what one of them has compiled; call it before the compiler starts."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
 
 
 def _require_compiler(device: torch.device) -> None:

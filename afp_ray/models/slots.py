@@ -129,33 +129,6 @@ class Slots:
         self._capture = None
 
 
-def cuda_graphs() -> Callable[[Step], Step]:
-    """What captures steps as CUDA graphs, which share their memory: the logits of one last until the next is run.
-
-    Returns: takes a step that launches kernels and never waits for the device, and gives one that replays them, to be
-        used while the tensors that it works on live; raises RuntimeError when a step cannot be captured.
-    """
-    pool = torch.cuda.graph_pool_handle()
-
-    def capture(step: Step) -> Step:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            step()  # what libraries set up at a first call must not be captured
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            logits = step()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return logits
-
-        return replay
-
-    return capture
-
-
 class _View:
     """What the layers of a cache know of the step under way.
 

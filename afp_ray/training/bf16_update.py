@@ -8,7 +8,6 @@ Shapes: n elements of one or several parameters, end to end.
 """
 
 import functools
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from afp_ray.cache import cache_folder
+from afp_ray.models.compiling import keep_compiled
 from afp_ray.training.gather import sum_over_workers, world_size
 from afp_ray.training.oom_retry import is_out_of_memory
 
@@ -127,8 +126,7 @@ def _update_in_one_kernel(
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    # Every process of a user finds what one of them has compiled.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
+    keep_compiled()
     return torch.compile(_formula, dynamic=True, fullgraph=True)
 
 

@@ -18,7 +18,7 @@ Source: CUDA graphs, https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
+from afp_ray.models.cuda_graphs import Recorder
 from afp_ray.models.packed_attention import NoVarlenError
 from afp_ray.models.packing import lengths_of
 from afp_ray.training.gather import sum_gradients, world_size
@@ -42,8 +43,6 @@ from afp_ray.training.step_inputs import (
     tensors_of,
 )
 
-Recorder: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
-"""Runs a function of tensors at fixed addresses once, and gives what runs it again."""
 PassInputs: TypeAlias = PairInputs | InstructionInputs
 LOSS_TOLERANCE, NORM_TOLERANCE = 2e-3, 2e-2
 """Relative differences that rounding to bf16 makes of a loss and of a gradient's norm; a wrong token makes more."""
@@ -61,7 +60,7 @@ class StepForm:
 
     uses_copies: bool | None = None
     lag: int | None = None
-    record: Recorder | None = None
+    record: Recorder[None] | None = None
 
 
 class CaptureRefusedError(Exception):
@@ -69,7 +68,7 @@ class CaptureRefusedError(Exception):
 
 
 def refuses_capture_of(
-    terms: TrainingStep, training: TrainingConfig, runtime: TrainingRuntime, record: Recorder | None
+    terms: TrainingStep, training: TrainingConfig, runtime: TrainingRuntime, record: Recorder[None] | None
 ) -> str | None:
     """Why the steps of a training are not captured; None where they are.
 
@@ -108,26 +107,6 @@ def refuses_capture_of(
     return refuses_capture(training)
 
 
-class CudaGraphs:
-    """Records what runs on a CUDA device; all recordings share one pool of memory."""
-
-    def __init__(self) -> None:
-        self._pool: Any = None
-
-    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Run on a stream of its own, as capture asks for, then record."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            run()
-        self._pool = self._pool or graph.pool()
-        return graph.replay
-
-
 class CapturedStep:
     """Takes whole steps of one training by replaying what was recorded.
 
@@ -139,7 +118,7 @@ class CapturedStep:
     """
 
     def __init__(
-        self, terms: TrainingStep, update: Callable[[], Tensor], *, record: Recorder, granularity: Granularity
+        self, terms: TrainingStep, update: Callable[[], Tensor], *, record: Recorder[None], granularity: Granularity
     ) -> None:
         self.terms, self._update, self._record, self._granularity = terms, update, record, granularity
         self._passes: dict[Hashable, _RecordedPass] = {}
@@ -277,7 +256,7 @@ class _RecordedPass:
     """
 
     def __init__(
-        self, run: Callable[[PassInputs], Tensor], inputs: PassInputs, record: Recorder, device: torch.device
+        self, run: Callable[[PassInputs], Tensor], inputs: PassInputs, record: Recorder[None], device: torch.device
     ) -> None:
         self._inputs = map_tensors(inputs, lambda value, _: torch.empty_like(value, device=device))
         self.loss = torch.zeros((), device=device)

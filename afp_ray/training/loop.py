@@ -20,13 +20,13 @@ from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.models.adapters import num_trainable
 from afp_ray.models.compiling import compiled_blocks
+from afp_ray.models.cuda_graphs import cuda_graphs
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
 from afp_ray.training.captured_step import (
     CapturedStep,
     CaptureRefusedError,
-    CudaGraphs,
     StepForm,
     refuses_capture_of,
 )
@@ -190,7 +190,7 @@ class _Loop:
             self._captured = CapturedStep(
                 self.terms,
                 self._update,
-                record=form.record or CudaGraphs(),
+                record=form.record or cuda_graphs(),
                 granularity=Granularity(512, 256, 128, longest=training.max_length),
             )
         elif host.runtime.step == "graph":

@@ -8,7 +8,7 @@ import torch
 
 from afp_ray.evaluation.continuous_batching import ON_DEVICE
 from afp_ray.evaluation.generation import Prompt, TextGenerator
-from afp_ray.models.slots import cuda_graphs
+from afp_ray.models.cuda_graphs import cuda_graphs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 FAMILIES = ("llama", "gpt2", "bloom", "xglm")

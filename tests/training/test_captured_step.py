@@ -19,8 +19,9 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import ConfigError, DivergedError
+from afp_ray.models.cuda_graphs import Recorder
 from afp_ray.records import TrainingSummary
-from afp_ray.training.captured_step import Recorder, StepForm, refuses_capture_of
+from afp_ray.training.captured_step import StepForm, refuses_capture_of
 from afp_ray.training.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def plain(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def trained(
-    folder: Path, record: Recorder | None, *, lag: int = 0, family: str = "llama", **fields: Any
+    folder: Path, record: Recorder[None] | None, *, lag: int = 0, family: str = "llama", **fields: Any
 ) -> tuple[Run, TrainingSummary]:
     run = Run(folder, family=family, **fields)
     summary = run.go(form=StepForm(record=record, lag=lag))
