@@ -104,6 +104,17 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.undo()
 
 
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """Products of float32 in float32 on a card: what differs otherwise is tf32, not our code."""
+    import torch
+
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[str]:
     """The address of a cluster of two CPUs with its own ports and folder, shared since starting one takes seconds."""

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,13 @@ from afp_ray.training.step import TrainingStep
 from afp_ray.trial.run import run_trial
 from services import cli
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.usefixtures("exact_products"),
+]
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 LENGTHS = (60, 9, 57, 63, 1, 1, 30)
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Products of float32 in float32: what differs otherwise is tf32, not our code."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @pytest.mark.parametrize("family", FAMILIES)

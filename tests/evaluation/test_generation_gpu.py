@@ -1,6 +1,5 @@
 """Texts on a GPU: those of a CPU, with steps captured as CUDA graphs or not, whatever ends when."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,21 +9,16 @@ from afp_ray.evaluation.continuous_batching import ON_DEVICE
 from afp_ray.evaluation.generation import Prompt, TextGenerator
 from afp_ray.models.cuda_graphs import cuda_graphs
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.usefixtures("exact_products"),
+]
 FAMILIES = ("llama", "gpt2", "bloom", "xglm")
 QUESTIONS = ("Adam", "The trophy does not fit.", "a", "Geçen hafta Adam", "亚当种下")
 PROMPTS = [Prompt((), f"{question} {number}") for question in QUESTIONS for number in range(8)]
 ENDS = frozenset(range(1, 400, 9))
 """So many ends that texts of random models have lengths of their own."""
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Products of float32 in float32: what differs otherwise is tf32, not our code."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def generator(model: Any, tokenizer: Any, **options: Any) -> TextGenerator:

@@ -1,7 +1,5 @@
 """Choices on a GPU: those of a CPU in eleven families, in both precisions, under masks, padded, behind trunks."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from tiny_models import FAMILIES, build_model, build_tokenizer
@@ -11,7 +9,11 @@ from afp_ray.models import attention_totals
 from afp_ray.models.attention_totals import kernel_obstacle, kernel_obstacles
 from afp_ray.models.precision import weights_in
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.usefixtures("exact_products"),
+]
 GPU = torch.device("cuda:0")
 WORDS = [f"w{number}" for number in range(58)]
 BEGINNING = " ".join(WORDS[:40])
@@ -23,15 +25,6 @@ QUESTIONS = [
     for at in range(160)
 ]
 """Most of them behind a trunk of 40 tokens, the rest without one; choices of a question share its tokens."""
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Products of float32 in float32: what differs otherwise is tf32, not our code."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @pytest.mark.parametrize("max_batch_tokens", [None, 150])

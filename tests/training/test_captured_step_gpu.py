@@ -1,7 +1,6 @@
 """On a card: attention by one call, and steps as CUDA graphs, against the forms that they stand for."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,15 @@ from afp_ray.errors import DivergedError
 from afp_ray.models.packed_attention import Samples, SamplesInBucket, ScoreForm, attend, samples_in_row
 from afp_ray.models.packing import packed_last_hidden_state
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.usefixtures("exact_products"),
+]
 GPU = torch.device("cuda:0")
 LENGTHS = (60, 9, 57, 63, 1, 1, 30)
 CAPTURED = ("gpt2", "granite", "llama", "mistral", "qwen2", "qwen3", "xglm")
 """Families whose attention has a kernel that reads the bounds of samples on the device."""
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Products of float32 in float32: what differs otherwise is tf32, not our code."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @pytest.mark.parametrize("window", [None, 8])
