@@ -31,9 +31,10 @@ class TrainingRuntime(StrictModel):
     keep_last: int = Field(default=2, ge=1, le=1_000_000)
     """Resumable checkpoints of a running trial that are kept; a damaged one is passed over for the one before."""
     step: Literal["auto", "graph", "compile", "eager"] = "auto"
-    """`graph` records a training step on a CUDA device and replays it, which spares the host's part of it; `compile`
-    compiles the blocks of the model too, which takes up to a minute; `eager` does neither, and so does `auto` until
-    both have been run on a card. The result says which it was, and why."""
+    """`graph` records a training step on a CUDA device and replays it, which spares the host's part of it, and
+    compiles the blocks of the model where a training is long enough to pay that back; `compile` always compiles them,
+    which takes up to a minute; `eager` does neither, and so does `auto` until both have been run on a card. The result
+    says which it was, and why."""
     profile_steps: int = Field(default=0, ge=0, le=1_000_000)
     """Write a Chrome trace of so many steps, from the third on, beside the trial's log."""
     decoding: Literal["eager", "graph"] = "eager"

@@ -30,6 +30,9 @@ _CHUNK_ELEMENTS = 2**27
 """Logits at a time on a GPU, as afp_ray.losses has it."""
 _COMPARISON_COPIES = 4
 """Of the largest gradient, while the gradients of two terms are compared: their difference, and three products."""
+_CAPTURED = ("graph", "compile")
+_BUCKETS = {"tokens": 512, "supervised": 256, "pair_tokens": 128}
+"""To multiples of which captured passes are filled up, as afp_ray.training.step_inputs has it."""
 _SIMILARITY_BYTES = 17
 """Of each pair of rows that are compared: products, scaled, masked and normalised ones in float32, and a mask."""
 
@@ -144,8 +147,8 @@ class MemoryModel:
         """Bytes of a pass of so many instructions, all as long as they may be."""
         if not number:
             return 0
-        rows = number * (self.config.training.max_length - 1)
-        return round(self.scale * (self._saved(self.footprint.whole, number) + self._head(rows)))
+        rows = self._filled_up(number * (self.config.training.max_length - 1), "supervised")
+        return round(self.scale * (self._saved(self.footprint.whole, number, bucket="tokens") + self._head(rows)))
 
     def of_pairs(self, number: int) -> int:
         """Bytes of a pass of so many pairs, both sides as long as they may be, and of all similarities."""
@@ -154,7 +157,8 @@ class MemoryModel:
         loss, own = self.config.loss, self.whole.pairs
         candidates = own * self.num_workers + (loss.queue_size if loss.negatives == "queue" else 0)
         compared = own * candidates * self._num_layers_of_loss * (2 if loss.symmetric else 1)
-        saved = self._saved(self.footprint.lower, 2 * number, num_blocks=self._num_blocks_of_loss)
+        blocks = self._num_blocks_of_loss
+        saved = self._saved(self.footprint.lower, 2 * number, bucket="pair_tokens", num_blocks=blocks)
         return round(self.scale * (saved + _SIMILARITY_BYTES * compared))
 
     def peak(self, sizes: PassSizes) -> int:
@@ -203,9 +207,14 @@ class MemoryModel:
     def _num_layers_of_loss(self) -> int:
         return self.footprint.num_layers + 1 if self.config.loss.layer == "all" else 1
 
-    def _saved(self, forward: "Saved", num_samples: int, *, num_blocks: int | None = None) -> int:
-        """What a forward saves, and one block once more for the gradients of its states."""
-        shape = self.footprint
+    def _filled_up(self, count: int, bucket: str) -> int:
+        """Tokens or positions of a pass, with those that fill up its bucket where steps are captured."""
+        return math.ceil(count / _BUCKETS[bucket]) * _BUCKETS[bucket] if self.runtime.step in _CAPTURED else count
+
+    def _saved(self, forward: "Saved", number: int, *, bucket: str, num_blocks: int | None = None) -> int:
+        """What a forward of so many samples saves, and one block once more for the gradients of its states."""
+        shape, length = self.footprint, self.config.training.max_length
+        num_samples = math.ceil(self._filled_up(number * length, bucket) / length)
         at_work = shape.block.sample * num_samples
         # Of copies that stand, the gradients of one block, until they are added to the others.
         fixed = shape.block.fixed if self.has_copies else forward.fixed

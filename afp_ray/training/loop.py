@@ -19,17 +19,12 @@ from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import DivergedError, TrainingInterruptedError
 from afp_ray.models.adapters import num_trainable
-from afp_ray.models.compiling import compiled_blocks
+from afp_ray.models.compiling import Compiling, compiled_blocks, judge_compiling
 from afp_ray.models.cuda_graphs import cuda_graphs
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.records import Host, TrainingSummary
 from afp_ray.store import TrialPaths
-from afp_ray.training.captured_step import (
-    CapturedStep,
-    CaptureRefusedError,
-    StepForm,
-    refuses_capture_of,
-)
+from afp_ray.training.captured_step import CapturedStep, CaptureRefusedError, StepForm, refuses_capture_of
 from afp_ray.training.curves import Curve, Record, StepTrace, lag_on
 from afp_ray.training.gather import rank, sum_gradients, world_size
 from afp_ray.training.oom_retry import Sizes, fit_sizes
@@ -47,7 +42,7 @@ from afp_ray.training.setup import copies_for, own_random_state, prepared, seed_
 from afp_ray.training.sharding import free_gathered
 from afp_ray.training.state import States, set_weights, trained_weights
 from afp_ray.training.step import StepLosses, TrainingStep
-from afp_ray.training.step_inputs import Granularity
+from afp_ray.training.step_inputs import BUCKETS
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +133,10 @@ def train(
         if paths is not None and (may_pause or runtime.checkpoint_every_s is not None):
             identity = request.identity(trained_weights(trained))
             states = States(paths.states, identity=identity, keep_last=runtime.keep_last, model=trained, device=device)
-        with compiled_blocks(trained, is_asked=runtime.step == "compile"):
-            loop = _Loop(trained, request, host, device=device, states=states, form=form or StepForm())
+        tokens = training.max_steps * num_tokens(batches.batch(0)) if runtime.step == "graph" else 0
+        compiling = judge_compiling(trained, runtime.step, device, tokens)
+        with compiled_blocks(trained, is_asked=compiling.is_on):
+            loop = _Loop(trained, request, host, states=states, form=form or StepForm(), compiling=compiling)
             return loop.run(batches, paths if rank() == 0 else None)
 
 
@@ -156,13 +153,14 @@ class _Loop:
         request: TrainingRequest,
         host: Host,
         *,
-        device: torch.device,
         states: States | None,
         form: StepForm,
+        compiling: Compiling,
     ) -> None:
         training, loss = request.training, request.loss
-        self.model, self.request, self.host, self.device, self.states = model, request, host, device, states
-        self.step = 0
+        self.model, self.request, self.host, self.states = model, request, host, states
+        self.device = device = next(model.parameters()).device
+        self.step, self._is_compiled = 0, compiling.is_on
         self._notes: list[str] = []
         self.record = Record(training.max_steps, device, period=2 if alternates(loss) else 1)
         self.sizes = _first_sizes(training, host.runtime)
@@ -171,7 +169,7 @@ class _Loop:
             loss,
             device=device,
             is_bf16=training.precision == "bf16",
-            is_compiled=host.runtime.step == "compile",
+            is_compiled=compiling.is_on,
         )
         self.copies, self._computed_from = copies_for(model, training, host.runtime, device, is_asked=form.uses_copies)
         obstacle = refuses_capture_of(self.terms, training, host.runtime, form.record)
@@ -185,13 +183,15 @@ class _Loop:
         )
         if (how := describe_update(self.optimizer)) is not None:
             self._computed_from += f", updated {how}"
+        if compiling.because is not None:
+            self._computed_from += f", {compiling.because}"
         self._captured: CapturedStep | None = None
         if obstacle is None:
             self._captured = CapturedStep(
                 self.terms,
                 self._update,
                 record=form.record or cuda_graphs(),
-                granularity=Granularity(512, 256, 128, longest=training.max_length),
+                granularity=dataclasses.replace(BUCKETS, longest=training.max_length),
             )
         elif host.runtime.step == "graph":
             self._leave_capture(obstacle)
@@ -316,7 +316,7 @@ class _Loop:
     @property
     def _form(self) -> str:
         """How steps are taken at the end, as `runtime.step` names it."""
-        if self.host.runtime.step == "compile":
+        if self._is_compiled:
             return "compile"
         return "graph" if self._captured is not None and self._captured.has_replayed else "eager"
 

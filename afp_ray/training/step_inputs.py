@@ -47,6 +47,8 @@ class Granularity:
 
 
 EXACT = Granularity()
+BUCKETS = Granularity(tokens=512, supervised=256, pair_tokens=128)
+"""Of captured steps: few enough shapes to record each, and little that is computed for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

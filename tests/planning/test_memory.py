@@ -29,6 +29,7 @@ from afp_ray.planning.memory import (
 from afp_ray.training.bf16_adamw import resident
 from afp_ray.training.optimizer import make_optimizer
 from afp_ray.training.step import TrainingStep
+from afp_ray.training.step_inputs import BUCKETS
 from services import cli
 
 XGLM_564M = {"vocab_size": 256_008, "d_model": 1024, "num_layers": 24, "attention_heads": 16, "ffn_dim": 4096}
@@ -94,6 +95,17 @@ def test_chunks_of_logits_are_those_of_the_loss() -> None:
     assert losses._CHUNK_ELEMENTS["cuda"] == memory._CHUNK_ELEMENTS
 
 
+def test_a_captured_pass_takes_its_whole_bucket() -> None:
+    assert {name: getattr(BUCKETS, name) for name in memory._BUCKETS} == memory._BUCKETS
+    fields = {"training.max_length": 128, "loss.schedule": "alternate"}
+    eager, captured = make_model(fields), make_model(fields, step="graph")
+    assert captured.of_instructions(3) == captured.of_instructions(4) > eager.of_instructions(3)
+    assert captured._saved(captured.footprint.whole, 4, bucket="tokens") == eager._saved(
+        eager.footprint.whole, 4, bucket="tokens"
+    )
+    assert captured.of_pairs(2) == eager.of_pairs(2)  # 512 tokens, a multiple of 128
+
+
 def test_the_largest_passes_are_the_last_that_fit() -> None:
     model = make_model({"training.batch_size": 64, "training.pair_batch_size": 512})
     assert model.largest(model.peak(model.whole)) == model.whole == PassSizes(64, 512)
@@ -131,8 +143,8 @@ def test_recomputed_blocks_leave_their_inputs_and_one_block() -> None:
     plain, again = make_model(), make_model(gradient_checkpointing=True)
     shape = plain.footprint
     outside = shape.whole.sample - 3 * shape.block.sample
-    assert plain._saved(shape.whole, 5) == 5 * (shape.whole.sample + shape.block.sample)
-    assert again._saved(shape.whole, 5) == 5 * (outside + 3 * shape.state + 2 * shape.block.sample)
+    assert plain._saved(shape.whole, 5, bucket="tokens") == 5 * (shape.whole.sample + shape.block.sample)
+    assert again._saved(shape.whole, 5, bucket="tokens") == 5 * (outside + 3 * shape.state + 2 * shape.block.sample)
     assert again.of_instructions(5) < plain.of_instructions(5)
 
 

@@ -19,6 +19,7 @@ from afp_ray.config.loss import LossConfig
 from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.data.batches import TrainBatch
 from afp_ray.errors import ConfigError, DivergedError
+from afp_ray.models.compiling import Compiling, judge_compiling
 from afp_ray.models.cuda_graphs import Recorder
 from afp_ray.records import TrainingSummary
 from afp_ray.training.captured_step import StepForm, refuses_capture_of
@@ -218,6 +219,19 @@ def test_a_compiler_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="a C\\+\\+ compiler, and it is not installed"):
         Run(tmp_path, family="llama", runtime={"step": "compile"}).go()
+
+
+def test_long_trainings_on_a_card_compile_their_blocks() -> None:
+    model, card = build_model("llama"), torch.device("cuda")
+    shape = model.config.get_text_config()
+    least = 60 / (1.2e-10 * shape.num_hidden_layers * shape.hidden_size)
+    short, long = (judge_compiling(model, "graph", card, round(factor * least)) for factor in (0.5, 2))
+    assert (short.is_on, long.is_on) == (False, True)
+    assert short.because == "blocks not compiled: compiling takes up to 60 s and would save about 30 s"
+    assert long.because == "blocks compiled, which saves about 120 s"
+    for step in ("auto", "eager", "compile"):
+        assert judge_compiling(model, step, card, 10**15) == Compiling(step == "compile")
+    assert not judge_compiling(model, "graph", CPU, 10**15).is_on
 
 
 @pytest.mark.slow
