@@ -296,7 +296,8 @@ def pack(study: StudyConfig, folder: Path) -> None:
 def _named_files(study: StudyConfig) -> Iterator[str]:
     """Relative paths in the study that are there; what is not, and absolute paths, are the cluster's own."""
     choices = {name: list(getattr(spec, "choices", ())) for name, spec in study.tune.items()}
-    for name, value in (*flatten(study.fixed).items(), *study.compare.items(), *choices.items()):
+    named = [item for fields in study.arms.values() for item in flatten(fields).items()]
+    for name, value in (*flatten(study.fixed).items(), *study.compare.items(), *named, *choices.items()):
         for field, text in _texts(name, value):
             if field.rpartition(".")[2] not in _NAMES_A_FILE or "\0" in text or text.startswith(("~", "$", "/")):
                 continue

@@ -67,7 +67,7 @@ def best(
     assert score is not None
     base, warnings = base_of(winner, bases), [*study.warnings, *left_out]
     if not bases:
-        warnings.append("no base arm: differences to base are null; add base to compare.method")
+        warnings.append("no base arm: differences to base are null; add an arm of method base (compare.method or arms)")
     elif base is None:
         warnings.append("base itself scores best on validation: no arm improved on it")
     warnings += seed_warnings([winner])
@@ -192,7 +192,7 @@ def _remembering(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], li
         raise ConfigError(
             "forgetting cannot be limited: it is measured against base in the pivot language",
             where="--max-forgetting",
-            fix="add base to compare.method and the pivot to evaluation.languages",
+            fix="add an arm of method base (compare.method or arms) and the pivot to evaluation.languages",
         )
     # What was not measured is not known to have been kept; base itself has forgotten nothing.
     remembering = [arm for arm in arms if arm.method == "base"]

@@ -43,7 +43,9 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
     warnings = [warning for study in studies for warning in study.warnings]
     bases = [arm for arm in arms if arm.method == "base"]
     if not bases:
-        warnings.append("no base arm: differences to base are left out; add base to compare.method")
+        warnings.append(
+            "no base arm: differences to base are left out; add an arm of method base (compare.method or arms)"
+        )
     objective = studies[0].config.objective
     differences = adjust([_to_base(Metric("mean"), arm, bases, split) for arm in arms])
     of_pivot = adjust([_to_base(Metric("pivot_mean"), arm, bases, split) for arm in arms])

@@ -35,7 +35,7 @@ def flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dic
 
 
 def dot(document: Document, values: dict[str, Any], path: KeyPath) -> None:
-    """Give every mapping of `values` under `TOPS` dotted names.
+    """Give every mapping of `values` under `TOPS`, and each of `arms`, dotted names.
 
     Args:
         document: the file; its positions are renamed.
@@ -46,3 +46,8 @@ def dot(document: Document, values: dict[str, Any], path: KeyPath) -> None:
     for top in TOPS:
         if isinstance(values.get(top), dict):
             values[top], document.positions = flat(document, values[top], (*path, top))
+    arms = values.get("arms")
+    if isinstance(arms, dict):
+        for name, fields in arms.items():
+            if isinstance(fields, dict):
+                arms[name], document.positions = flat(document, fields, (*path, "arms", name))

@@ -20,7 +20,7 @@ from afp_ray.config.fields import (
 )
 from afp_ray.config.search import ChoiceSpec, RangeSpec
 from afp_ray.config.small import small_form
-from afp_ray.config.study import StudyConfig, flatten, nest
+from afp_ray.config.study import StudyConfig, arm_name_problem, flatten, nest
 from afp_ray.config.translate import error_at, parts_of, translate
 from afp_ray.config.trial import TrialConfig
 from afp_ray.errors import ConfigError
@@ -61,6 +61,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), *, small: bool =
 def _study_of(document: Document, overrides: Sequence[str]) -> StudyConfig:
     for override in overrides:
         _override_study(document, override)
+    _check_arm_names(document)
     study = _validate(StudyConfig, document.values, document)
     _check_fields(study, document)
     return study
@@ -136,6 +137,10 @@ def _override_study(document: Document, override: str) -> None:
         if top == "tune" and rest not in fields and part in {*RangeSpec.model_fields, *ChoiceSpec.model_fields}:
             keys = list(rest.rpartition(".")[::2])
         _require(keys[0], fields, origin=origin)
+    elif top == "arms" and rest:
+        keys = _arm_and_field(rest, document)
+        for field in keys[1:]:
+            _require(field, fields, origin=origin)
     elif name not in (study_names := _study_names()):
         fix = did_you_mean(name, [*study_names, *fields])
         raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, study_names), fix=fix)
@@ -150,8 +155,18 @@ def _override_study(document: Document, override: str) -> None:
         section = inner
     section[last] = value
     _locate_override(document, (top, *keys), positions)
-    if not rest and top in TOPS and isinstance(value, dict):
-        document.values[top], document.positions = flat(document, value, (top,))
+    if isinstance(value, dict) and (top == "arms" or (top in TOPS and not rest)):
+        dot(document, document.values, ())
+
+
+def _arm_and_field(text: str, document: Document) -> list[str]:
+    """Name and field of `full.loss.pooling`; the name alone where no part of it is one. Names may hold dots."""
+    arms = document.values.get("arms")
+    for name in sorted(arms if isinstance(arms, dict) else (), key=lambda name: -len(str(name))):
+        if text == name or text.startswith(f"{name}."):
+            return [name, text[len(name) + 1 :]] if text != name else [name]
+    name, _, field = text.partition(".")
+    return [name, field] if field else [name]
 
 
 def _study_names() -> list[str]:
@@ -169,6 +184,17 @@ def _study_names() -> list[str]:
 # Fields of a trial inside a study
 
 
+def _check_arm_names(document: Document) -> None:
+    arms = document.values.get("arms")
+    for name, fields in arms.items() if isinstance(arms, dict) else ():
+        if problem := arm_name_problem(name):
+            problem, allowed, fix = parts_of(problem)
+            raise error_at(document, ("arms", name), problem, at_key=True, allowed=allowed, fix=fix)
+        if isinstance(fields, dict) and "seed" in fields:
+            problem, fix = "`seed` is never an arm's own", "list the seeds under `seeds`"
+            raise error_at(document, ("arms", name, "seed"), problem, at_key=True, fix=fix)
+
+
 def _check_fields(study: StudyConfig, document: Document) -> None:
     _check_values(study.fixed, document, ("fixed",))
     for name, values in study.compare.items():
@@ -177,12 +203,26 @@ def _check_fields(study: StudyConfig, document: Document) -> None:
     for name, spec in study.tune.items():
         _require_field(name, document, ("tune", name))
         _check_spec(name, spec, document)
-    nested = nest(flatten(study.fixed))
-    for section in ("data", "evaluation", "model"):
-        if section in nested:  # what its fields say together, for instance that the pivot is no target language
-            model = models_in(TrialConfig.model_fields[section].annotation)[0]
-            _validate(model, nested[section], document, root=("fixed", section))
+    fixed = flatten(study.fixed)
+    _check_sections(fixed, fixed, document, ("fixed",))
+    for name, own in study.arms.items():
+        _check_values(own, document, ("arms", name))
+        _check_sections({**fixed, **own}, own, document, ("arms", name))
     _check_objective(study, document)
+
+
+def _check_sections(fields: Mapping[str, Any], own: Mapping[str, Any], document: Document, root: KeyPath) -> None:
+    """Check what the fields of a section say together, for instance that the pivot is no target language.
+
+    Args:
+        fields: all that are set, by dotted name.
+        own: those that stand at `root`; a section of which it has nothing was checked elsewhere.
+    """
+    nested, here = nest(dict(fields)), nest(dict(own))
+    for section in ("data", "evaluation", "model"):
+        if section in here:
+            model = models_in(TrialConfig.model_fields[section].annotation)[0]
+            _validate(model, nested[section], document, root=(*root, section))
 
 
 def _check_values(values: Mapping[str, Any], document: Document, root: KeyPath) -> None:

@@ -22,6 +22,7 @@ from afp_ray.config.search import (
 
 MAX_ARMS = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _RESERVED = frozenset({"latest", "trials", "mlflow", "mlflow.db", "mlartifacts", "remote.json"})
 
 
@@ -34,9 +35,14 @@ class StudyConfig(StrictModel):
     """One line for the tables and the report."""
     objective: ObjectiveConfig = ObjectiveConfig()
     fixed: dict[str, Any] = {}
-    """Values that every trial shares, by dotted name (`training.max_steps: 200`) or nested."""
+    """Values that every trial shares, by dotted name (`training.max_steps: 200`) or nested; a named arm may give its
+    own instead."""
     compare: dict[str, tuple[Scalar, ...]] = {}
     """Values of the arms; several fields make their grid. `method` is a field like any other."""
+    arms: dict[str, dict[str, Any]] = {}
+    """Named arms, each with the fields in which it differs from `fixed`: `{full: {method: afp}, mean_pool:
+    {method: afp, loss.pooling: mean}}`. They come after the arms of `compare`, whose fields they do not have; without
+    `compare` they are the only arms. A name has letters, digits, `_`, `-` and `.`, at most 64."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     """Trial seeds: an arm is searched at the first and confirmed at all."""
     tune: dict[
@@ -84,6 +90,17 @@ class StudyConfig(StrictModel):
                 raise ValueError(f"compare.{field} repeats a value: {list(values)}")
         if (arms := math.prod(len(values) for values in self.compare.values())) > MAX_ARMS:
             raise ValueError(f"compare makes {arms:,} arms; allowed: at most {MAX_ARMS:,}")
+        if len(self.arms) > MAX_ARMS:
+            raise ValueError(f"arms has {len(self.arms):,} arms; allowed: at most {MAX_ARMS:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_have_names(self) -> Self:
+        for name, fields in self.arms.items():
+            if problem := arm_name_problem(name):
+                raise ValueError(problem)
+            if "seed" in flatten(fields):
+                raise ValueError(f"arms.{name}: `seed` is never an arm's own; list the seeds under `seeds`")
         return self
 
     @model_validator(mode="after")
@@ -111,6 +128,14 @@ class StudyConfig(StrictModel):
         if "method" in self.tune:
             raise ValueError("`method` is compared, not tuned; move it to `compare`")
         return self
+
+
+def arm_name_problem(name: str) -> str:
+    """Why `name` cannot name an arm, what is allowed after a semicolon; "" where it can."""
+    if _ARM_NAME.fullmatch(name):
+        return ""
+    allowed = "1 to 64 letters a-z A-Z, digits, _ - . beginning with a letter or digit"
+    return f"{name[:80]!r} cannot be an arm's name; allowed: {allowed}"
 
 
 def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -108,6 +108,8 @@ def field_name(loc: KeyPath) -> str:
         parts.pop()
     if len(parts) > 1 and parts[0] in ("fixed", "compare"):
         parts = parts[1:]
+    if len(parts) > 2 and parts[0] == "arms":
+        parts = parts[2:]
     tags = [index for index, part in enumerate(parts) if part in _TAGS]
     if tags and parts[0] == "tune" and len(parts) > tags[0] + 1:
         parts.pop(tags[0])

@@ -21,6 +21,8 @@ def study_hash(config: StudyConfig) -> str:
 
 def _content(config: StudyConfig) -> dict[str, Any]:
     idle = dict.fromkeys(("runtime", "description", "published", "small"), True)
+    if not config.arms:  # hashes of studies of before there were named arms stay
+        idle["arms"] = True
     # Hours only say where a study pauses; the number of trials is part of what it asks, the same for every arm.
     return config.model_dump(mode="json", exclude={**idle, "budget": {"gpu_hours", "wall_s"}})
 

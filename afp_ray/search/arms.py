@@ -1,17 +1,17 @@
-"""The arms of a study: the grid of `compare`, each with its fixed fields, pinned fields and own search space.
+"""The arms of a study: the grid of `compare` and the named ones, each with its fields, pins and own search space.
 
-Precedence: default < file (`fixed`, `compare`) < sample (`tune`) < method. What a method pins leaves its arm's space.
+Precedence: default < file (`fixed`, then `compare` or the named arm) < sample (`tune`) < method. What a method pins, or
+a named arm sets, leaves the search space of that arm.
 """
 
 import itertools
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from afp_ray.config import ChoiceSpec, StudyConfig, TrialConfig, TuneSpec, flatten, nest
+from afp_ray.config import ChoiceSpec, StudyConfig, TrialConfig, TuneSpec, canonical_json, flatten, nest
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS, pins
 from afp_ray.search.conditions import require_conditions, searched, space_of_arm
@@ -23,16 +23,18 @@ class Arm:
     """One row of the comparison.
 
     Attributes:
-        name: `afp` where `method` alone is compared, else `method=afp,loss.layer=2`.
+        name: that of `arms`; of the grid `afp` where `method` alone is compared, else `method=afp,loss.layer=2`.
         method: the row of `methods.py`.
+        recipe: the name that a grid would give it. Draws are seeded by it, so that a new name leaves them as they are.
         fields: every field that the study or the method sets, by dotted name.
-        pinned: names of `fields` that the method pins; no sample changes them.
+        pinned: names of `fields` that the method pins, or a named arm sets; no sample changes them.
         tune: the arm's search space; empty where nothing is searched.
         aliases: combinations of `compare` that came out as this same recipe.
     """
 
     name: str
     method: str
+    recipe: str
     fields: Mapping[str, Any]
     pinned: frozenset[str]
     tune: Mapping[str, TuneSpec]
@@ -45,9 +47,10 @@ class Arm:
 
 
 def make_arms(study: StudyConfig) -> tuple[Arm, ...]:
-    """The arms of `study`, in the order of its `compare` grid; combinations of one recipe are merged.
+    """The arms of `study`: its `compare` grid in its order, combinations of one recipe merged, then the named ones.
 
-    Raises: ConfigError for an unknown field, an unknown method, or a value that no trial may have.
+    Raises: ConfigError for an unknown field, an unknown method, a value that no trial may have, or a named arm that is
+        another arm.
     """
     fixed = flatten(study.fixed)
     require_fields(fixed, "fixed")
@@ -55,32 +58,87 @@ def make_arms(study: StudyConfig) -> tuple[Arm, ...]:
     require_fields(study.tune, "tune")
     require_conditions(study.tune)
     arms: dict[str, Arm] = {}
-    for values in itertools.product(*study.compare.values()):
+    for values in itertools.product(*study.compare.values()) if study.compare or not study.arms else ():
         arm = _arm(study, fixed, dict(zip(study.compare, values, strict=True)))
         twin = arms.get(arm.name)
         arms[arm.name] = arm if twin is None else _merged(twin, arm.aliases)
+    for name, fields in study.arms.items():
+        own = flatten(fields)
+        require_fields(own, f"arms.{name}")
+        if name in arms:
+            raise ConfigError(f"{name!r} is an arm of the grid of `compare` too", where=f"arms.{name}", fix="rename it")
+        arms[name] = _named_arm(study, name, fixed, own)
     for arm in arms.values():
         for params in check_points(arm):
             resolve(arm, params, study.seeds[0])
+    _refuse_twins(study, list(arms.values()))
     _refuse_idle_conditions(study, tuple(arms.values()))
     return tuple(arms.values())
 
 
 def _arm(study: StudyConfig, fixed: Mapping[str, Any], compared: Mapping[str, Any]) -> Arm:
-    method = compared.get("method", fixed.get("method", TrialConfig.model_fields["method"].default))
-    if method not in METHODS:
-        raise ConfigError(f"method {method!r} is unknown", where="method", allowed=", ".join(METHODS))
+    method = _method({**fixed, **compared})
     pinned = pins(method)
     free = {name: value for name, value in compared.items() if name not in pinned}
     fields = {**fixed, **compared, "method": method, **pinned}
+    name = _name(free, method)
     return Arm(
-        name=_name(free, method),
+        name=name,
         method=method,
+        recipe=name,
         fields=fields,
         pinned=frozenset(pinned),
         tune=space_of_arm(study.tune, fields, pinned),
         aliases=(_name(compared, method),),
     )
+
+
+def _named_arm(study: StudyConfig, name: str, fixed: Mapping[str, Any], own: Mapping[str, Any]) -> Arm:
+    method = _method({**fixed, **own})
+    if name in METHODS and name != method:
+        raise ConfigError(
+            f"the arm {name!r} has the method {method}", where=f"arms.{name}", fix="give it a name that is no method's"
+        )
+    by_method = pins(method)
+    # As a grid would order them: the method first; the rest by name, so that their order in the file does not count.
+    free = {field: own[field] for field in sorted(own, key=lambda field: (field != "method", field))}
+    free = {field: value for field, value in free.items() if field not in by_method}
+    fields = {**fixed, **own, "method": method, **by_method}
+    pinned = frozenset({*by_method, *own})
+    return Arm(
+        name=name,
+        method=method,
+        recipe=_name(free, method),
+        fields=fields,
+        pinned=pinned,
+        tune=space_of_arm(study.tune, fields, pinned),
+        aliases=(name,),
+    )
+
+
+def _method(fields: Mapping[str, Any]) -> str:
+    method = fields.get("method", TrialConfig.model_fields["method"].default)
+    if method not in METHODS:
+        raise ConfigError(f"method {method!r} is unknown", where="method", allowed=", ".join(METHODS))
+    return str(method)
+
+
+def _refuse_twins(study: StudyConfig, arms: Sequence[Arm]) -> None:
+    """Refuse a named arm whose trials would be those of another arm.
+
+    Raises: ConfigError naming both.
+    """
+    first: dict[str, str] = {}
+    for arm in arms:
+        trial = resolve(arm, check_points(arm)[0], study.seeds[0]).model_dump(mode="json")
+        space = {name: spec.model_dump(mode="json") for name, spec in arm.tune.items()}
+        twin = first.setdefault(canonical_json([trial, space]), arm.name)
+        if twin != arm.name and arm.name in study.arms:
+            raise ConfigError(
+                f"the arm {arm.name!r} is the same recipe as {twin!r}: they would be the same trials under two names",
+                where=f"arms.{arm.name}",
+                fix=f"take one of them out, or set what is to differ (the method {arm.method} pins its own fields)",
+            )
 
 
 def _name(compared: Mapping[str, Any], method: str) -> str:
@@ -90,11 +148,11 @@ def _name(compared: Mapping[str, Any], method: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
+    return canonical_json(value) if isinstance(value, bool | list | dict) or value is None else str(value)
 
 
 def _merged(arm: Arm, aliases: tuple[str, ...]) -> Arm:
-    return Arm(arm.name, arm.method, arm.fields, arm.pinned, arm.tune, arm.aliases + aliases)
+    return replace(arm, aliases=arm.aliases + aliases)
 
 
 def resolve(arm: Arm, params: Mapping[str, Any], seed: int) -> TrialConfig:

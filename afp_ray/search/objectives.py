@@ -56,7 +56,7 @@ def require_base(study: StudyConfig, arms: Sequence[Arm]) -> None:
         raise ConfigError(
             "a drop is measured against base, and the study has no such arm",
             where=place,
-            fix="add base to compare.method, or give the limit as `min`",
+            fix="add an arm of method base (compare.method or arms), or give the limit as `min`",
         )
     for arm in bases:
         if arm.is_searched:

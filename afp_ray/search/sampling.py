@@ -102,7 +102,7 @@ class Asker:
 
     def _seeded(self, number: int, repeat: int) -> BaseSampler:
         """The sampler of one draw, every option of it pinned; docs/search.md lists them."""
-        text = f"{self._sampler.seed}|{self._arm.name}|{number}|{repeat}"
+        text = f"{self._sampler.seed}|{self._arm.recipe}|{number}|{repeat}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         if self._sampler.name == "random" or repeat >= STUBBORN_AFTER:
             return RandomSampler(seed=seed)

@@ -116,6 +116,18 @@ MISTAKES = [
     ("method", HEAD + "compare: {method: [base, apf]}\n", "2:26", '"apf" is not known'),
     ("compare empty", HEAD + "compare: {method: []}\n", "2:19", "compare.method is empty"),
     ("compare no list", HEAD + "compare: {method: afp}\n", "2:19", "a list is expected"),
+    ("arm field", HEAD + "arms:\n  full:\n    loss: {poling: mean}\n", "4:12", "unknown field 'loss.poling'"),
+    ("arm value", HEAD + "arms:\n  full: {loss.pooling: men}\n", "3:24", 'loss.pooling = "men" is not known'),
+    ("arm method", HEAD + "arms: {full: {method: apf}}\n", "2:23", '"apf" is not known'),
+    ("arm name", HEAD + "arms:\n  a: {}\n  full > base: {method: cit}\n", "4:3", "cannot be an arm's name"),
+    ("arm without fields", HEAD + "arms:\n  full:\n", "3:8", "arms.full = null is null, a mapping is expected"),
+    ("arm seed", HEAD + "arms: {full: {seed: 1}}\n", "2:15", "`seed` is never an arm's own"),
+    (
+        "arm against fixed",
+        HEAD + "fixed: {data.languages: [zh, th]}\narms:\n  a: {}\n  thai: {data.pivot: th}\n",
+        "5:22",
+        "the pivot 'th' is also in `languages`",
+    ),
     ("seeds repeat", HEAD + "seeds: [1, 1]\n", "2:8", "repeats"),
     ("language", HEAD + "fixed: {data: {languages: [zh, xx]}}\n", "2:32", "language 'xx' is unknown"),
     ("pivot twice", HEAD + "fixed: {data.languages: [zh, en]}\n", "2:30", "also in `languages`"),
@@ -230,6 +242,20 @@ def test_scalars_mean_what_yaml_1_2_says(tmp_path: Path) -> None:
 def test_a_plain_alias_is_allowed(tmp_path: Path) -> None:
     text = HEAD + "fixed: {data.languages: &l [zh, sw], evaluation.languages: *l}\n"
     assert load_study(write(tmp_path, text)).fixed["evaluation.languages"] == ["zh", "sw"]
+
+
+def test_named_arms_are_read_dotted_or_nested_and_set_by_name(tmp_path: Path) -> None:
+    text = HEAD + "arms:\n  full: {method: afp}\n  v1.5: {method: afp, loss: {pooling: mean}}\n"
+    overrides = ["arms.full.loss.temperature=0.2", "arms.v1.5.loss.pooling=last", "arms.cit={method: cit}"]
+    study = load_study(write(tmp_path, text), [*overrides, "arms.new.loss.layer=2"])
+    assert study.arms == {
+        "full": {"method": "afp", "loss.temperature": 0.2},
+        "v1.5": {"method": "afp", "loss.pooling": "last"},
+        "cit": {"method": "cit"},
+        "new": {"loss.layer": 2},
+    }
+    error = refused(tmp_path, text, "arms.full.loss.poling=last")
+    assert (error.problem, error.fix) == ("unknown field 'loss.poling'", "did you mean loss.pooling?")
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:

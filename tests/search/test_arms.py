@@ -116,3 +116,52 @@ def test_a_value_that_no_trial_may_have_is_refused_before_anything_starts(fields
     with pytest.raises(ConfigError) as caught:
         make_arms(study(**fields))
     assert text in str(caught.value)
+
+
+ABLATION = {
+    "full": {"method": "afp"},
+    "no_contrastive": {"method": "cit"},
+    "mean_pool": {"method": "afp", "loss.pooling": "mean"},
+}
+
+
+def test_named_arms_follow_the_grid_and_are_alone_without_one() -> None:
+    assert [arm.name for arm in make_arms(study(arms=ABLATION))] == ["full", "no_contrastive", "mean_pool"]
+    both = make_arms(study(compare={"method": ["base", "mcl"]}, arms=ABLATION))
+    assert [arm.name for arm in both] == ["base", "mcl", *ABLATION]
+
+
+def test_a_named_arm_has_its_own_fields_over_the_fixed_ones_and_never_searches_them() -> None:
+    tune = {"loss.pooling": {"choices": ["last", "mean"]}, "loss.temperature": {"low": 0.01, "high": 0.5}}
+    arms = make_arms(study(fixed={"loss.layer": 2}, arms={**ABLATION, "deep": {"loss": {"layer": 3}}}, tune=tune))
+    spaces = {arm.name: set(arm.tune) for arm in arms}
+    assert spaces == {"full": set(tune), "no_contrastive": set(), "mean_pool": {"loss.temperature"}, "deep": set(tune)}
+    layers = {arm.name: resolve(arm, {}, 0).loss.layer for arm in arms}
+    assert layers == {"full": 2, "no_contrastive": 1, "mean_pool": 2, "deep": 3}  # cit pins its idle layer
+    assert {arm.name: arm.method for arm in arms}["deep"] == "afp"
+
+
+def test_the_recipe_of_a_named_arm_is_the_name_that_a_grid_gives_it() -> None:
+    grid = make_arms(study(compare={"method": ["afp", "mcl"], "loss.layer": [1, 2]}))
+    named = make_arms(study(arms={"a": {"loss.layer": 2, "method": "afp"}, "b": {"method": "afp"}}))
+    assert [arm.recipe for arm in grid] == [arm.name for arm in grid]
+    assert [arm.recipe for arm in named] == [grid[1].name, "afp"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "text"),
+    [
+        ({"full": {"method": "afp"}, "again": {"loss.temperature": 0.05}}, "arms.again", "same recipe as 'full'"),
+        ({"one": {"method": "cit"}, "two": {"method": "cit", "loss.layer": 3}}, "arms.two", "same recipe as 'one'"),
+        ({"plain": {"method": "mcl"}}, "arms.plain", "same recipe as 'mcl'"),
+        ({"mcl": {"method": "mcl", "loss.layer": 2}}, "arms.mcl", "an arm of the grid of `compare` too"),
+        ({"base": {"method": "afp"}}, "arms.base", "the arm 'base' has the method afp"),
+        ({"x": {"loss.poling": "mean"}}, "arms.x.loss.poling", "'loss.poling' is no field of a trial"),
+        ({"x": {"loss.temperature": -1}}, "arm x", "loss.temperature = -1 is not allowed"),
+    ],
+)
+def test_a_named_arm_that_is_another_or_cannot_be_is_refused(fields: dict[str, Any], where: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_arms(study(compare={"method": ["mcl"]}, arms=fields))
+    assert text in str(caught.value)
+    assert caught.value.where == where
