@@ -135,6 +135,8 @@ class ReadStudy:
     state: StudyState
     arms: list[ConfirmedArm] = field(default_factory=list)
     rungs: tuple[RungCorrelation, ...] = ()
+    failed: list[str] = field(default_factory=list)
+    """Arms that have nothing confirmed since all their trials failed, as tables name them."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -153,13 +155,15 @@ def read_confirmed(paths: StudyPaths, *, split: str, prefix: bool = False) -> Re
         by_arm.setdefault(record.arm, []).append(record)
     for name, records in by_arm.items():
         chosen = _confirmed(records, split)
+        shown = f"{paths.name}/{name}" if prefix else name
         if not chosen:
             study.warnings.append(_left_out(name, records))
+            study.failed += [shown] if _all_failed(records) else []
             continue
         expected = 1 if "seed" in METHODS.get(chosen[0].config["method"], {}) else len(study.config.seeds)
         if len(chosen) < expected:
             study.warnings.append(f"arm {name} is confirmed at {len(chosen)} of {expected} seeds")
-        arm = _read_arm(paths, chosen, split=split, name=f"{paths.name}/{name}" if prefix else name)
+        arm = _read_arm(paths, chosen, split=split, name=shown)
         study.arms.append(replace(arm, workers=study.config.runtime.num_workers))
     study.rungs = rung_correlations(study.state.trials, study.config.pruner, prefix=f"{paths.name}/" if prefix else "")
     study.warnings += rung_warnings(study.rungs)
@@ -172,11 +176,17 @@ def read_confirmed(paths: StudyPaths, *, split: str, prefix: bool = False) -> Re
 
 def _left_out(name: str, records: Sequence[TrialRecord]) -> str:
     """Why an arm without a confirmed configuration is not in the table: its failure, where all of it has failed."""
-    held = [record for record in records if record.status is not TrialStatus.CANCELLED]
-    last = held[-1].failure if held and all(record.status is TrialStatus.FAILED for record in held) else None
+    held = _all_failed(records)
+    last = held[-1].failure if held else None
     if last is None:
         return f"arm {name} has no confirmed configuration yet, so it is left out"
     return f"arm {name} failed, so it is left out: {last.failure_class}: {last.message}"
+
+
+def _all_failed(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials of an arm of which every one that was not cancelled has failed; none otherwise."""
+    held = [record for record in records if record.status is not TrialStatus.CANCELLED]
+    return held if all(record.status is TrialStatus.FAILED for record in held) else []
 
 
 def read_config(paths: StudyPaths) -> StudyConfig:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afp_ray.comparison.confirmed import ConfirmedArm
+from afp_ray.comparison.wording import Measured, adjust, p_of, p_text, points
 from afp_ray.evaluation.projection import SentenceStates, read_states
-from afp_ray.records import ArmRow, Comparison, LayerMetrics, RepresentationRow
+from afp_ray.records import ArmRow, Comparison, Difference, Interval, LayerMetrics, RepresentationRow
+from afp_ray.statistics import MIN_CONTENTS, seeds_interval, shares_difference
 from afp_ray.store import StudyPaths, find_result
 
 Points = Mapping[str, NDArray[np.floating[Any]]]
@@ -69,7 +71,8 @@ def representation_rows(
     arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm | None], split: str
 ) -> list[RepresentationRow]:
     """Per arm: the mean over languages, then each language, at the layer that validation chose; its base beside it."""
-    rows = []
+    rows: list[RepresentationRow] = []
+    measured: dict[str, Measured | None] = {}
     for arm, base in zip(arms, bases, strict=True):
         layers = [row for result in arm.results for row in result.layers]
         reported = _best_layer(layers)
@@ -80,7 +83,81 @@ def representation_rows(
             ours, theirs = (_at(rows_of, reported, split, language) for rows_of in (layers, before))
             if ours:
                 rows.append(_row(arm.name, reported, language, ours, theirs))
-    return rows
+        measured[arm.name] = _retrieval(arm, base, reported, split) if base else None
+    differences = dict(zip(measured, adjust(list(measured.values())), strict=True))
+    by_name = {arm.name: (arm, base) for arm, base in zip(arms, bases, strict=True)}
+    return [
+        row if row.language else _with_intervals(row, *by_name[row.arm], differences[row.arm], split) for row in rows
+    ]
+
+
+def _with_intervals(
+    row: RepresentationRow, arm: ConfirmedArm, base: ConfirmedArm | None, delta: Difference | None, split: str
+) -> RepresentationRow:
+    """The mean over languages of an arm with how far retrieval may be off, and its difference to base."""
+    reported = (row.layer, row.pooling)
+    update = {
+        "retrieval_ci95": _interval(*_found(arm, reported, split)),
+        "retrieval_before_ci95": _interval(*_found(base, reported, split)) if base and row.before else None,
+        "retrieval_difference": delta,
+    }
+    return row.model_copy(update=update)
+
+
+def _found(arm: ConfirmedArm, reported: tuple[int, str], split: str) -> tuple[list[float], int]:
+    """Retrieval by seed, mean over languages, and the pairs of a language: languages share their sentences."""
+    by_seed = [_at(result.layers, reported, split) for result in arm.results]
+    shares = [float(np.mean([row.retrieval_at_1 for row in rows])) for rows in by_seed if rows]
+    return shares, min((row.n for rows in by_seed for row in rows), default=0)
+
+
+def _interval(shares: Sequence[float], number: int) -> Interval | None:
+    if not shares or number < MIN_CONTENTS:
+        return None
+    interval = seeds_interval(shares, number)
+    return interval.low, interval.high
+
+
+def _retrieval(arm: ConfirmedArm, base: ConfirmedArm, reported: tuple[int, str], split: str) -> Measured | None:
+    """Retrieval of an arm minus that of base; None where one of them was not measured there."""
+    ours, number = _found(arm, reported, split)
+    theirs, other = _found(base, reported, split)
+    if not ours or not theirs:
+        return None
+    number = min(number, other)
+    delta = float(np.mean(ours) - np.mean(theirs))
+    if number < MIN_CONTENTS:
+        note = f"no interval: {number} pairs, and {MIN_CONTENTS} are needed"
+        return Measured(Difference(delta=delta, n=number, test="none: too few pairs", note=note))
+    pair = shares_difference(ours, theirs, number)
+    interval = pair.interval
+    test = "score interval of two shares of the same pairs, as wide as any pairing of them makes it"
+    ends = (interval.low, interval.high)
+    return Measured(Difference(delta=delta, ci95=ends, p=pair.p, n=number, test=test), pair)
+
+
+def retrieval_verdicts(rows: Sequence[RepresentationRow]) -> list[str]:
+    """One sentence for each arm on what became of the translations that are found."""
+    return [
+        f"retrieval ({row.arm}): translations are found for {_percent(row.retrieval_at_1, row.retrieval_ci95)} "
+        f"of sentences, {_percent(row.before[0], row.retrieval_before_ci95)} before "
+        f"({_moved(row.retrieval_difference)})"
+        for row in rows
+        if row.before is not None and row.retrieval_difference is not None
+    ]
+
+
+def _percent(share: float, ends: Interval | None) -> str:
+    interval = f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
+    return f"{100 * share:.1f} %{interval}"
+
+
+def _moved(delta: Difference) -> str:
+    p = p_of(delta)
+    if p is None:
+        return f"{points(delta)}; not tested"
+    words = "not distinguishable" if p >= 0.05 else "more" if delta.delta > 0 else "fewer"
+    return f"{words}: {points(delta)}, {p_text(p)}"
 
 
 def _row(

@@ -7,6 +7,7 @@ import numpy as np
 from afp_ray.comparison.components import component_effects, field_importances
 from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
 from afp_ray.comparison.cost import pareto_points, too_short
+from afp_ray.comparison.headline import Finding, is_forgetting, make_headline
 from afp_ray.comparison.majority import majority, majority_warnings
 from afp_ray.comparison.metric import (
     Metric,
@@ -17,8 +18,8 @@ from afp_ray.comparison.metric import (
     values_by_seed,
 )
 from afp_ray.comparison.published import set_beside
-from afp_ray.comparison.representation import representation_rows
-from afp_ray.comparison.wording import Measured, adjust, in_words
+from afp_ray.comparison.representation import representation_rows, retrieval_verdicts
+from afp_ray.comparison.wording import Measured, adjust, in_words, p_of, p_text, points
 from afp_ray.config import Split, flatten
 from afp_ray.errors import DataError
 from afp_ray.methods import METHODS
@@ -65,6 +66,15 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         direction=objective.direction,
     )
     effects = component_effects(arms, split=split)
+    representation = tuple(representation_rows(arms, [base_of(arm, bases) for arm in arms], split))
+    finding = Finding(
+        rows=rows,
+        representation=representation,
+        majority=floor,
+        pivot=arms[0].pivot,
+        failed=[name for study in studies for name in study.failed],
+        is_complete=all(study.state.is_complete for study in studies),
+    )
     searched = [importance for study in studies for importance in field_importances(study)]
     rungs = [row for study in studies for row in study.rungs]
     return Comparison(
@@ -72,8 +82,9 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         split=split,
         objective=f"{objective.direction} {objective.metric} on {objective.split}",
         base=bases[0].name if bases else None,
+        headline=make_headline(finding),
         arms=tuple(rows),
-        representation=tuple(representation_rows(arms, [base_of(arm, bases) for arm in arms], split)),
+        representation=representation,
         majority=floor,
         effects=effects,
         importances=tuple(searched),
@@ -84,6 +95,7 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
         verdicts=(
             *below,
             *(f"{row.arm}: {row.verdict}" for row in rows if not row.is_base),
+            *retrieval_verdicts(representation),
             *(effect.verdict for effect in effects),
             *(importance.verdict for importance in searched),
             *(row.verdict for row in rungs if row.later is None),
@@ -119,12 +131,21 @@ def _to_base(metric: Metric, arm: ConfirmedArm, bases: Sequence[ConfirmedArm], s
 
 
 def forgetting_warnings(arms: Sequence[ConfirmedArm], of_pivot: Sequence[Difference | None]) -> list[str]:
-    """One sentence for each arm that is significantly worse than base in the pivot language."""
+    """One sentence for each arm that is worse than base in the pivot language, significantly or by a point."""
     return [
-        f"{arm.name} forgot: in the pivot language {arm.pivot} it is {in_words(delta)}"
+        _forgetting(arm, delta)
         for arm, delta in zip(arms, of_pivot, strict=True)
-        if delta is not None and delta.is_significant and delta.delta < 0
+        if delta is not None and is_forgetting(delta)
     ]
+
+
+def _forgetting(arm: ConfirmedArm, delta: Difference) -> str:
+    where = f"in the pivot language {arm.pivot} it is"
+    if delta.is_significant:
+        return f"{arm.name} forgot: {where} {in_words(delta)}"
+    p = p_of(delta)
+    doubt = "not tested" if p is None else f"{p_text(p)}, so noise is not ruled out"
+    return f"{arm.name} may have forgotten: {where} below base ({points(delta)}, {doubt})"
 
 
 def seed_warnings(arms: Sequence[ConfirmedArm]) -> list[str]:

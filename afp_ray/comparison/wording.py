@@ -50,7 +50,9 @@ def in_words(delta: Difference | None, *, has_base: bool = True, is_base: bool =
     if p is None:
         return f"{size} to {other}, not tested"
     if p >= ALPHA:
-        return f"not distinguishable from {other} ({size}, {p_text(p)})"
+        # Said, since a reader who holds the interval of this difference alone against it would see 0 left out.
+        alone = f"; {p_text(delta.p)} were it compared alone" if delta.p is not None and delta.p < ALPHA else ""
+        return f"not distinguishable from {other} ({size}, {p_text(p)}{alone})"
     return f"{'better' if delta.delta > 0 else 'worse'} than {other} ({size}, {p_text(p)})"
 
 
@@ -59,6 +61,11 @@ def sentence(name: str, delta: Difference | None, *, other: str = "base") -> str
     if delta is None:
         return f"{name} was not compared with {other}"
     return f"{name} {'differs by' if p_of(delta) is None else 'is'} {in_words(delta, other=other)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def points(delta: Difference) -> str:

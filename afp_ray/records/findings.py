@@ -311,6 +311,12 @@ class RepresentationRow(StrictModel):
     uniformity: float
     before: tuple[float, float, float] | None = None
     """The same three of base, at the same layer and pooling."""
+    retrieval_ci95: Interval | None = None
+    """Of `retrieval_at_1` over pairs and seeds; the three that follow are for the mean over languages alone, and null
+    where pairs are too few to tell."""
+    retrieval_before_ci95: Interval | None = None
+    retrieval_difference: Difference | None = None
+    """`retrieval_at_1` minus that of base at the same layer and pooling; Holm over the arms that the table shows."""
     retrieval_from_pivot: float | None = None
     """Null where a result lacks it, as all below."""
     retrieval_to_pivot: float | None = None
@@ -322,6 +328,41 @@ class RepresentationRow(StrictModel):
     language_probe_chance: float | None = None
 
 
+class HeadlineNumber(StrictModel):
+    """What a clause of the headline says of one arm, in shares of 1."""
+
+    arm: str
+    value: float
+    before: float | None = None
+    """Of base; null where there is none."""
+    difference: Difference | None = None
+    """Null where it was not compared with base."""
+
+
+class Clause(StrictModel):
+    """One clause of the headline, and the numbers that it is made of."""
+
+    text: str
+    numbers: tuple[HeadlineNumber, ...] = ()
+    """One per arm but base, in the order of the table; empty where nothing was measured."""
+
+
+class Headline(StrictModel):
+    """What a study came to, in three clauses."""
+
+    tasks: Clause
+    """Mean over tasks and non-pivot languages."""
+    alignment: Clause
+    """Share of held-out sentences whose translation is the nearest one (`retrieval@1`)."""
+    price: Clause
+    """Mean over the tasks in the pivot language."""
+
+    @property
+    def text(self) -> str:
+        """The three clauses as they are read."""
+        return f"{self.tasks.text} {self.alignment.text} {self.price.text}"
+
+
 class Comparison(StrictModel):
     """The ablation table of one or more studies."""
 
@@ -329,6 +370,8 @@ class Comparison(StrictModel):
     split: Literal["validation", "test"]
     objective: str
     base: str | None
+    headline: Headline | None = None
+    """Null in answers of before it was made."""
     arms: tuple[ArmRow, ...]
     representation: tuple[RepresentationRow, ...] = ()
     majority: MajorityRow | None = None

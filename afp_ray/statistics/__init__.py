@@ -16,6 +16,7 @@ from afp_ray.statistics.intervals import (
     probability_best,
     score_interval,
     seeds_interval,
+    shares_difference,
 )
 from afp_ray.statistics.layout import (
     Floats,
@@ -61,6 +62,7 @@ __all__ = [
     "redrawn_seeds",
     "score_interval",
     "seeds_interval",
+    "shares_difference",
     "t_quantile",
     "unrestricted_correlation",
 ]

@@ -236,6 +236,26 @@ def seeds_interval(shares: Sequence[float], number: int) -> Interval:
     return Estimate(mean, spread, Contents(number, 1 / number, over_answers, number), "share").interval()
 
 
+def shares_difference(after: Sequence[float], before: Sequence[float], number: int) -> PairedDifference:
+    """A difference of two shares of the same answers, of which only the values at each seed are known.
+
+    Which answers the two sides have in common is not known, so as few are taken to be as the shares allow: no pairing
+    makes the interval wider.
+
+    Args:
+        after, before: shares in [0, 1], (S,) and (S',), one or more seeds each.
+        number: of the independent answers that each is a share of, at least 2.
+    """
+    first, second = float(np.mean(after)), float(np.mean(before))
+    delta = first - second
+    moved = max(abs(delta), min(first + second, 2 - first - second))  # rounding must not make it smaller
+    over_answers = max(0.0, moved - delta**2) / number
+    seeds = tuple((float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in (after, before) if len(side) > 1)
+    spread = Spread(over_answers, float(max(1, number - 1)), over_answers, seeds)
+    estimate = Estimate(delta, spread, Contents(number, 1 / number, over_answers, number), "difference", moved)
+    return PairedDifference(estimate, estimate.p_value())
+
+
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
     """Mean over S seeds with its Student t interval.
 

@@ -328,7 +328,7 @@ def summarize(paths: StudyPaths, state: StudyState, answers: Answers) -> None:
     comparison, best, error = answers
     if comparison is not None and best is not None:
         show_comparison(comparison)
-        show_best(best)
+        show_best(best, (*comparison.verdicts, *comparison.warnings))
     elif error is not None:
         say(f"no comparison: {error}")
     failed = [trial for trial in state.trials if trial.status is TrialStatus.FAILED]

@@ -17,6 +17,7 @@ def to_markdown(comparison: Comparison) -> str:
     """The tables and verdicts as Markdown."""
     parts = [
         f"# {', '.join(comparison.studies)}",
+        *([escape_markdown(comparison.headline.text)] if comparison.headline is not None else []),
         _caption(comparison),
         grid_markdown(ablation_grid(comparison)),
         MARKS,

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from afp_ray.comparison.wording import in_words
+from rich.text import Text
+
+from afp_ray.comparison.wording import in_words, sentence
 from afp_ray.records import Best, Comparison, Requirement, Score, TrialResult
 from services.output import say
 from services.schemas import EvalAnswer, EvalCell, Reproduction
@@ -123,6 +125,9 @@ def _width(text: str) -> int:
 def show_comparison(comparison: Comparison) -> None:
     """Ablation table, representation table and verdicts."""
     terminal = console()
+    if comparison.headline is not None:
+        terminal.print(Text(comparison.headline.text, style="bold"))
+        say()
     title = f"{', '.join(comparison.studies)}: {measured(comparison)} in % on {comparison.split}, differences in points"
     terminal.print(to_terminal(ablation_grid(comparison), title))
     say(MARKS)
@@ -156,8 +161,13 @@ def _recipe(config: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
-def show_best(best: Best) -> None:
-    """The best configuration in a few lines."""
+def show_best(best: Best, said: Sequence[str] = ()) -> None:
+    """The best configuration in a few lines.
+
+    Args:
+        best: the configuration.
+        said: lines that stand above already and are not repeated.
+    """
     metric, ends = best.objective.split()[1], best.score.ci95
     interval = f" [{scored(ends[0], metric)}, {scored(ends[1], metric)}]" if ends else ""
     seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
@@ -176,8 +186,17 @@ def show_best(best: Best) -> None:
     if best.cheapest is not None:
         say(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
     for warning in best.warnings:
-        say(f"         warning: {warning}")
+        if warning not in (*said, *_above(best)):
+            say(f"         warning: {warning}")
     say(f"         reproduce: {best.reproduce}")
+
+
+def _above(best: Best) -> list[str]:
+    """Warnings that a line of the best configuration says already."""
+    lines = [sentence(best.arm, best.vs_base)] if best.vs_base is not None else []
+    if best.runner_up is not None:
+        lines.append(f"the runner-up {best.runner_up.arm} is {best.runner_up.verdict}")
+    return lines
 
 
 def show_pareto(best: Best) -> None:

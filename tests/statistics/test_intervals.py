@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from afp_ray.statistics import (
     clustered_standard_error,
@@ -21,6 +22,7 @@ from afp_ray.statistics import (
     probability_best,
     redrawn_contents,
     score_interval,
+    shares_difference,
     t_quantile,
 )
 from afp_ray.statistics.bounded import difference_interval
@@ -344,3 +346,23 @@ def test_ten_thousand_resamples_of_twenty_cells_are_fast() -> None:
     paired_interval(a, b, **names)
     permutation_test(a, b, **names)
     assert time.process_time() - begin < 3
+
+
+def test_a_difference_of_shares_is_as_wide_as_any_pairing_of_the_answers() -> None:
+    number, after, before = 40, 26, 10
+    bound = shares_difference([after / number], [before / number], number)
+    assert bound.estimate.value == pytest.approx(0.4)
+    for both in range(max(0, after + before - number), min(after, before) + 1):
+        ours = [1.0] * after + [0.0] * (number - after)
+        theirs = [1.0] * both + [0.0] * (after - both) + [1.0] * (before - both)
+        theirs += [0.0] * (number - len(theirs))
+        pair = paired_interval(ours, theirs, range(number), is_share=True)
+        assert bound.interval.low <= pair.low + 1e-9 and bound.interval.high >= pair.high - 1e-9, both
+    assert bound.interval.low == pytest.approx(
+        paired_interval(ours[::-1], [1.0] * before + [0.0] * (number - before), range(number), is_share=True).low
+    )
+    # Under no difference a pair has the variance of what moved, 0.9 here: t is 0.4 times the square root of 40 / 0.9.
+    assert bound.p == pytest.approx(2 * (1 - stats.t.cdf(0.4 * math.sqrt(40 / 0.9), 39)), rel=1e-6)
+    assert (
+        shares_difference([0.5, 0.9], [0.1], 400).interval.low < 0 < shares_difference([0.7], [0.1], 400).interval.low
+    )

@@ -104,7 +104,7 @@ def make_result(
         answers = predictions(config.method, config.seed, split, accuracy)
         write_predictions(answers, folder / "predictions" / f"{split}.parquet")
         scores += make_scores(answers, split)
-        layers += make_layers(split, accuracy)
+        layers += make_layers(split, min(1.0, accuracy))  # a share, whatever is planted
         scores += [
             Score(task="retrieval", language=code, split=split, metric=metric, value=value, n=50)  # type: ignore[arg-type]
             for code in LANGUAGES
