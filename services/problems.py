@@ -1,0 +1,77 @@
+"""How the API says that a request failed: one JSON form for every status, and no trace of what went wrong inside."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from afp_ray.errors import AfpError, UnavailableError, UserError
+from afp_ray.redaction import redacted
+from services.schemas import Problem
+
+logger = logging.getLogger(__name__)
+
+_ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
+_SEE = "see /v1/openapi.json for what can be asked"
+_RETRY_S = 5
+_PROBLEM = "application/problem+json"
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"content": {_PROBLEM: {"schema": Problem.model_json_schema()}}} for code in (400, 404, 409, 422, 500, 503)
+}
+_PLAIN = {"text/plain": {"schema": {"type": "string"}}}
+for _code in (400, 503):  # what the server and the check of names say before a request reaches the application
+    PROBLEMS[_code]["content"] |= _PLAIN
+PROBLEMS[503]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
+
+
+class NotFoundError(AfpError):
+    """The address names a study or trial that does not exist."""
+
+
+def add_problems(app: FastAPI) -> None:
+    """Every failure as one JSON form; what was not foreseen is logged, and its details stay here."""
+
+    def answer(problem: Problem) -> JSONResponse:
+        problem = Problem.model_validate(redacted(problem.model_dump(mode="json")))
+        return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=_PROBLEM)
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(_: Request, error: NotFoundError) -> JSONResponse:
+        return answer(Problem(status=404, title="not found", detail=str(error)))
+
+    @app.exception_handler(UserError)
+    async def refused(_: Request, error: UserError) -> JSONResponse:
+        detail = f"{error.where}: {error.problem}" if error.where else error.problem
+        fields = {"title": "cannot be answered", "detail": detail, "allowed": error.allowed, "fix": error.fix}
+        return answer(Problem(status=409, **fields))
+
+    @app.exception_handler(UnavailableError)
+    async def away(_: Request, error: UnavailableError) -> JSONResponse:
+        problem = answer(Problem(status=503, title="away for now", detail=str(error), fix="try again later"))
+        problem.headers["Retry-After"] = str(_RETRY_S)
+        return problem
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        detail = f"{field}: {first['msg']}"
+        return answer(Problem(status=422, title="bad request", detail=detail, fix=_SEE))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = {**(error.headers or {}), **(_ALLOW if error.status_code == 405 else {})}
+        if error.status_code == 405 and request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        detail = str(error.detail)
+        problem = answer(Problem(status=error.status_code, title=detail.lower(), detail=detail, fix=_SEE))
+        problem.headers.update(headers)
+        return problem
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected error", exc_info=error)
+        return answer(Problem(status=500, title="unexpected error", detail="the service's log has the details"))
