@@ -21,10 +21,13 @@ from afp_ray.store import StudyPaths, list_studies, read_study
 from services import answers
 from services.answer_cache import cached_answer
 from services.computations import DEADLINE_S
+from services.curves import curve_answer
 from services.desk import Desk, Page
+from services.pages import add_pages
 from services.problems import PROBLEMS, NotFoundError, add_problems
 from services.reports import report_page
 from services.schemas import Health, StudyDetail, StudyStatus, TrialDetail, TrialPage
+from services.service_schemas import Pareto, TrainingCurve
 from services.status import all_statuses, status_of, trial_answer, trial_page
 from services.studies import paths_of
 
@@ -56,7 +59,7 @@ def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES, deadline
     app = FastAPI(
         title="afp_ray",
         version=__version__,
-        docs_url=None,  # the interactive pages load scripts from elsewhere
+        docs_url=None,  # the pages of the library load scripts from elsewhere; `pages` has our own
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         responses=PROBLEMS,
@@ -67,6 +70,7 @@ def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES, deadline
     add_problems(app)
     _add_studies(app, storage, desk)
     _add_answers(app, storage, desk)
+    add_pages(app)
     return app
 
 
@@ -147,9 +151,24 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
         """One trial with its scores."""
 
         def compute() -> TrialDetail:
-            if replay(_known(storage, name).ledger).trial(trial_id) is None:
-                raise NotFoundError(f"study {name} has no trial {trial_id}")
+            _require_trial(_known(storage, name), trial_id)
             return trial_answer(storage, name, trial_id)
+
+        return await desk.quick(request, compute, name=name)
+
+    @app.get("/v1/studies/{name}/trials/{trial_id}/curve", response_model=TrainingCurve)
+    async def curve(
+        request: Request,
+        name: Name,
+        trial_id: TrialId,
+        points: Annotated[int, Query(ge=2, le=2000)] = 500,
+    ) -> Response:
+        """Losses and other metrics of a training by step, also while it trains; at most `points` steps."""
+
+        def compute() -> TrainingCurve:
+            paths = _known(storage, name)
+            _require_trial(paths, trial_id)
+            return curve_answer(paths.trial(trial_id).curve, trial_id, max_points=points)
 
         return await desk.quick(request, compute, name=name)
 
@@ -169,6 +188,18 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
         def compute() -> Best:
             _known(storage, name)
             return answers.best_answer(storage, name, metric=metric, language=language, under=limits)
+
+        return await desk.long(request, compute, name=name)
+
+    @app.get("/v1/studies/{name}/pareto", response_model=Pareto)
+    async def pareto(request: Request, name: Name) -> Response:
+        """Quality against cost: of every confirmed arm, and of the search of each where it has several objectives."""
+
+        def compute() -> Pareto:
+            _known(storage, name)
+            best = answers.best_answer(storage, name)
+            fields = ("study", "objective", "cheapest", "cost_note", "fronts")
+            return Pareto(points=best.pareto, **{field: getattr(best, field) for field in fields})
 
         return await desk.long(request, compute, name=name)
 
@@ -199,4 +230,11 @@ def _known(storage: Path, name: str) -> StudyPaths:
     try:
         return paths_of(storage, name)
     except UserError as error:
-        raise NotFoundError(error.problem) from error
+        raise NotFoundError(error.problem, allowed=error.allowed, fix="GET /v1/studies lists the studies") from error
+
+
+def _require_trial(paths: StudyPaths, trial_id: str) -> None:
+    if replay(paths.ledger).trial(trial_id) is None:
+        raise NotFoundError(
+            f"study {paths.name} has no trial {trial_id}", fix=f"GET /v1/studies/{paths.name}/trials lists its trials"
+        )

@@ -7,15 +7,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from afp_ray.errors import AfpError, UnavailableError, UserError
+from afp_ray.errors import UnavailableError, UserError
 from afp_ray.redaction import redacted
 from services.schemas import Problem
 
 logger = logging.getLogger(__name__)
 
-_ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
-_SEE = "see /v1/openapi.json for what can be asked"
+_SEE = "see /docs, or /v1/openapi.json, for what can be asked"
 _RETRY_S = 5
 _PROBLEM = "application/problem+json"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -27,7 +27,7 @@ for _code in (400, 503):  # what the server and the check of names say before a 
 PROBLEMS[503]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
 
 
-class NotFoundError(AfpError):
+class NotFoundError(UserError):
     """The address names a study or trial that does not exist."""
 
 
@@ -40,7 +40,8 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(NotFoundError)
     async def not_found(_: Request, error: NotFoundError) -> JSONResponse:
-        return answer(Problem(status=404, title="not found", detail=str(error)))
+        fields = {"detail": error.problem, "allowed": error.allowed, "fix": error.fix}
+        return answer(Problem(status=404, title="not found", **fields))
 
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> JSONResponse:
@@ -63,11 +64,18 @@ def add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        headers = {**(error.headers or {}), **(_ALLOW if error.status_code == 405 else {})}
-        if error.status_code == 405 and request.method == "OPTIONS":
-            return Response(status_code=204, headers=headers)
-        detail = str(error.detail)
-        problem = answer(Problem(status=error.status_code, title=detail.lower(), detail=detail, fix=_SEE))
+        headers = dict(error.headers or {})
+        detail, fix = str(error.detail), _SEE
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(methods_of(app, request))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+            detail = f"{request.method[:20]} is not allowed here"
+        elif error.status_code == 404:
+            detail = f"there is nothing at {request.url.path[:200]}"
+            fix = f"GET /v1/studies lists the studies; {_SEE}"
+        title, allowed = str(error.detail).lower(), headers.get("Allow", "")
+        problem = answer(Problem(status=error.status_code, title=title, detail=detail, allowed=allowed, fix=fix))
         problem.headers.update(headers)
         return problem
 
@@ -75,3 +83,15 @@ def add_problems(app: FastAPI) -> None:
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return answer(Problem(status=500, title="unexpected error", detail="the service's log has the details"))
+
+
+def methods_of(app: FastAPI, request: Request) -> list[str]:
+    """Methods that the address of a request answers to; HEAD wherever GET."""
+    found = {"OPTIONS"}
+    for route in app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    if "GET" in found:
+        found.add("HEAD")
+    return sorted(found, key=("GET", "HEAD", "POST", "DELETE", "OPTIONS").index)

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from afp_ray.errors import ConfigError, UnavailableError
+from afp_ray.store import list_studies
 from services.api import create_app
+from services.output import say
 
 REQUEST_S = 10.0
 """In which a client has to send a request, from its first byte (or the opening of a connection) to its last."""
@@ -19,6 +22,8 @@ READ_S = 30.0
 """In which a client has to read something of an answer that fills its buffers."""
 STOP_S = 5
 """For answers under way when the service is told to end."""
+BACKLOG = 1024
+"""Connections that the system keeps until they are taken."""
 MAX_CONNECTIONS = 512
 """Further ones get 503; a process may have 1,024 files open on most systems."""
 
@@ -109,33 +114,49 @@ def check_host(host: str) -> None:
 
 
 def serve(storage: Path, *, host: str, port: int) -> None:
-    """Listen until interrupted.
+    """Say where it listens and what it serves, and listen until interrupted.
 
+    Args:
+        storage: folder of the studies.
+        host: address to listen on.
+        port: 0 takes a free one.
     Raises: ConfigError for an address that others can reach or a port that this user may not have, UnavailableError for
         a port that is in use.
     """
     check_host(host)
-    _check_port(host, port)
-    uvicorn.run(create_app(storage), host=host, port=port, **OPTIONS)
+    app = create_app(storage)
+    with _listening(host, port) as listener:
+        shown = f"[{host.strip('[]')}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+        num_studies = len(list_studies(storage))
+        say(f"serving  {num_studies} {'study' if num_studies == 1 else 'studies'} of {storage}")
+        say(f"page     {address}/")
+        say(f"api      {address}/v1/studies   described at {address}/docs")
+        say("         Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):  # the server has ended in good order by then
+            uvicorn.Server(uvicorn.Config(app, **OPTIONS)).run(sockets=[listener])
 
 
-def _check_port(host: str, port: int) -> None:
-    """Try the port before the server does, which would end the process with a code of its own.
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens already, so that whoever reads the address that is printed gets an answer.
 
     Raises: ConfigError for a port that this user may not have, UnavailableError for one that is in use.
     """
     bare = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((bare, port))
-            trial.listen()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((bare, port))
+        listener.listen(BACKLOG)
     except PermissionError as error:
+        listener.close()
         raise ConfigError(
             f"port {port} is kept for the system's own services",
             where="--port",
             fix="write 8000, or another above 1023",
         ) from error
     except OSError as error:
+        listener.close()
         problem = f"{host} port {port} cannot be listened on: {error.strerror}; end the other server, or give --port"
         raise UnavailableError(problem) from error
+    return listener

@@ -1,6 +1,8 @@
 """The API: the answers of the command line over HTTP, problems as JSON, on this machine alone."""
 
+import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from services.api import LOOPBACK_NAMES, create_app
 from services.client import ApiError, Client
 from services.schemas import Problem
 from services.server import check_host
+from services.service_schemas import Pareto, TrainingCurve
 
 
 def client_of(storage: Path, *hosts: str, deadline_s: float = 60) -> Any:
@@ -108,7 +111,9 @@ def test_the_clients_errors_say_what_the_service_said(client: Client) -> None:
         ("/v1/studies/demo/best?under=other=1", 422),
         ("/v1/studies/demo/best?under=gpu_hours", 422),
         ("/v1/studies/demo/best?under=gpu_hours=-1", 409),
-        ("/docs", 404),
+        ("/v1/studies/nothing/pareto", 404),
+        ("/v1/studies/demo/trials/0123/curve", 404),
+        ("/v1/studies/demo/trials/0123/curve?points=1", 422),
     ],
 )
 def test_a_bad_request_is_a_problem_and_no_trace(http: Any, path: str, status: int) -> None:
@@ -168,7 +173,9 @@ def test_every_route_is_under_v1_and_in_the_openapi(http: Any) -> None:
         "/v1/studies/{name}",
         "/v1/studies/{name}/trials",
         "/v1/studies/{name}/trials/{trial_id}",
+        "/v1/studies/{name}/trials/{trial_id}/curve",
         "/v1/studies/{name}/best",
+        "/v1/studies/{name}/pareto",
         "/v1/studies/{name}/comparison",
         "/v1/studies/{name}/report",
     }
@@ -187,11 +194,72 @@ def test_head_is_get_without_a_body(path: str, http: Any) -> None:
     assert told.headers["content-type"] == asked.headers["content-type"]
 
 
-def test_a_wrong_address_says_where_to_look(http: Any) -> None:
-    problem = http.get("/v1/nothing").json()
-    assert problem["status"] == 404
-    assert problem["detail"]
-    assert problem["fix"]
+@pytest.mark.parametrize(
+    "path, detail, fix",
+    [
+        ("/v1/nothing", "there is nothing at /v1/nothing", "GET /v1/studies lists the studies"),
+        ("/v1/studies/none", "there is no study 'none'", "GET /v1/studies lists the studies"),
+        ("/v1/studies/none/report", "there is no study 'none'", "GET /v1/studies lists the studies"),
+        (
+            "/v1/studies/demo/trials/0123",
+            "study demo has no trial 0123",
+            "GET /v1/studies/demo/trials lists",
+        ),
+        (
+            "/v1/studies/demo/trials/0/curve",
+            "study demo has no trial 0",
+            "GET /v1/studies/demo/trials lists",
+        ),
+    ],
+)
+def test_a_wrong_address_says_what_is_not_there_and_where_to_look(path: str, detail: str, fix: str, http: Any) -> None:
+    problem = Problem.model_validate_json(http.get(path).content)
+    assert problem.status == 404
+    assert problem.detail.startswith(detail)
+    assert problem.fix.startswith(fix)
+
+
+def test_quality_against_cost_is_what_the_best_answer_says(finished: StudyPaths, http: Any) -> None:
+    best = best_answer(finished.storage, "demo")
+    told = Pareto.model_validate_json(http.get("/v1/studies/demo/pareto").content)
+    assert [point.arm for point in told.points] == ["base", "afp", "mcl"]
+    assert (told.points, told.cheapest, told.cost_note) == (best.pareto, best.cheapest, best.cost_note)
+
+
+def test_a_curve_is_thinned_out_and_bears_a_line_that_is_being_written(finished: StudyPaths, http: Any) -> None:
+    trial_id = replay(finished.ledger).trials[1].trial_id
+    address, file = f"/v1/studies/demo/trials/{trial_id}/curve", finished.trial(trial_id).curve
+    assert TrainingCurve.model_validate_json(http.get(address).content) == TrainingCurve(trial_id=trial_id, total=0)
+    rows = [{"step": step, "contrastive_loss": 1 / step} for step in range(1, 11)]
+    rows[9]["gradient_cosine"] = 0.25
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 11, "contr')
+    whole = TrainingCurve.model_validate_json(http.get(address).content)
+    assert (whole.total, whole.steps) == (10, tuple(range(1, 11)))
+    assert whole.metrics["contrastive_loss"] == tuple(1 / step for step in range(1, 11))
+    assert whole.metrics["gradient_cosine"] == (None,) * 9 + (0.25,)
+    few = TrainingCurve.model_validate_json(http.get(f"{address}?points=4").content)
+    assert (few.total, few.steps) == (10, (1, 4, 7, 10))
+    assert few.metrics["contrastive_loss"] == (1.0, 1 / 4, 1 / 7, 1 / 10)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/page.js", "/page.css"])
+def test_pages_name_no_other_host_and_have_nothing_inline(path: str, http: Any) -> None:
+    answer = http.get(path)
+    assert answer.status_code == 200
+    assert not re.findall(r"(?:https?:)?//[a-z]", answer.text.replace("http://www.w3.org/", ""))
+    if path in ("/", "/docs"):
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in answer.headers["content-security-policy"]
+        assert not re.findall(r"<script(?! src=)|<style|\sstyle=|\son[a-z]+=", answer.text)
+
+
+def test_the_page_of_the_api_has_every_address_and_all_links_lead_somewhere(http: Any) -> None:
+    schema, page = http.get("/v1/openapi.json").json(), http.get("/docs").text
+    for path, methods in schema["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code></h2>" in page
+    anchors = re.findall(r'href="#([^"]+)"', page)
+    assert len(anchors) > 50
+    assert set(anchors) <= set(re.findall(r'\sid="([^"]+)"', page))
 
 
 @pytest.mark.parametrize("age_s", [100, 0])

@@ -1,6 +1,9 @@
 """Clients that never finish asking, or never read, are dropped; whoever asks properly is answered meanwhile."""
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -118,3 +121,29 @@ def received(client: socket.socket) -> int:
     """Bytes until the other side closes."""
     client.settimeout(60)
     return sum(len(part) for part in iter(lambda: client.recv(1 << 20), b""))
+
+
+def test_the_command_says_where_it_listens_and_what_it_serves(tmp_path: Path) -> None:
+    fabricate(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "serve", "--port", "0", "--storage", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline() for _ in range(4)]
+        port = int(lines[1].rpartition(":")[2].rstrip("/\n"))
+        address = f"http://127.0.0.1:{port}"
+        assert lines == [
+            f"serving  1 study of {tmp_path}\n",
+            f"page     {address}/\n",
+            f"api      {address}/v1/studies   described at {address}/docs\n",
+            "         Ctrl-C ends it\n",
+        ]
+        assert Client(address).health().studies == 1
+    finally:
+        process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=30)
+    assert (rest, errors, process.returncode) == ("", "", 0)

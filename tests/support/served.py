@@ -1,6 +1,7 @@
 """`afp serve` as a user starts it, or an application in this process, on a free port of this machine."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,33 +26,29 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(storage: Path) -> Iterator[int]:
+def served(storage: Path, *options: str) -> Iterator[int]:
     """The port of a service over `storage`, which answers and is ended afterwards."""
-    port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.cli", "serve", "--port", str(port), "--storage", str(storage)],
+        [sys.executable, "-m", "services.cli", "serve", "--port", "0", "--storage", str(storage), *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
-        wait_for(process, port)
-        yield port
+        yield port_of(process)
     finally:
         process.terminate()
-        process.wait(30)
+        process.communicate(timeout=30)
 
 
-def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        assert process.poll() is None, f"the service ended with {process.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the service did not start within a minute")
+def port_of(process: "subprocess.Popen[str]") -> int:
+    """The port that the command says; it listens by then."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.match(r"page +https?://\S+:(\d+)/", line):
+            return int(found[1])
+    raise AssertionError(f"the service ended with {process.wait(30)} and said no address")
 
 
 @contextmanager
