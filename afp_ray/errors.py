@@ -110,7 +110,16 @@ class SupersededError(AfpError):
 
 
 class StudyLockedError(AfpError):
-    """Another driver holds the lease of the study."""
+    """Another driver holds the lease of the study.
+
+    Args:
+        problem: who holds it, and since when.
+        study: its name, for what to do about it; "" where it is not known.
+    """
+
+    def __init__(self, problem: str, study: str = "") -> None:
+        self.study = study
+        super().__init__(problem)
 
 
 class UnavailableError(AfpError):

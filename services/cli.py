@@ -1,19 +1,23 @@
 """The command `afp`: names its commands, loads the module of the one that is called, and ends with its exit code."""
 
 import atexit
+import difflib
 import errno
 import importlib
 import os
+import shlex
 import sys
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+import afp_ray
+from afp_ray.errors import ConfigError
 from afp_ray.redaction import remember
 from services.edge import run_guarded
-from services.output import AWAY, open_streams
+from services.output import AWAY, open_streams, say
 
 # Name, module and line of each command, as `afp --help` lists them: the list is shown without loading any module,
 # and a command loads its own alone, so that `afp status` does not wait for what `afp best` computes with.
@@ -59,6 +63,19 @@ COMMANDS: Final = {
     "data": ("data", "What a recipe yields, before training on it."),
 }
 
+ELSEWHERE: Final = {
+    **dict.fromkeys(("watch", "follow", "attach"), "resume {} --attach"),
+    **dict.fromkeys(("ls", "list", "studies"), "status {}"),
+    **dict.fromkeys(("train", "start", "sweep"), "run {}"),
+    **dict.fromkeys(("check", "validate"), "plan {}"),
+    **dict.fromkeys(("kill", "cancel"), "stop {}"),
+    **dict.fromkeys(("table", "results"), "compare {}"),
+    **{name: f"data {name} {{}}" for name in ("inspect", "filter", "build")},
+    "help": "{} --help",
+    "version": "--version",
+}
+"""Words that other tools have for what a command here does under another name."""
+
 
 def load_command(name: str) -> Any:
     """The command of that name, or the group `data`, from its module."""
@@ -71,7 +88,16 @@ class CommandList(TyperGroup):
     """The commands by name and line alone, until one of them is called or completed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the words begin with, loaded, and the words behind it."""
+        """The command that the words begin with, loaded, and the words behind it.
+
+        Raises: ConfigError for a word that is none, with the nearest one, also among the words of other tools.
+        """
+        word, *others = args
+        if word not in COMMANDS and not word.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(word, [*COMMANDS, *ELSEWHERE], n=1)
+            meant = ELSEWHERE.get(near[0], f"{near[0]} {{}}").format(shlex.join(others)) if near else "--help"
+            fix = f"{'did you mean: ' if near else ''}afp {' '.join(meant.split())}"
+            raise ConfigError(f"there is no command {word!r}", where="afp", allowed=", ".join(COMMANDS), fix=fix)
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(str(name)), rest
 
@@ -86,6 +112,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        say(f"afp_ray {afp_ray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def _stand_in() -> None:

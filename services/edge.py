@@ -15,7 +15,7 @@ import typer
 
 from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
 from afp_ray.redaction import redact
-from services.output import AWAY, BUG, COMPLETE, LOCKED, SIGINT, USAGE, note, say_json
+from services.output import AWAY, BUG, COMPLETE, LOCKED, SIGINT, USAGE, note, say, say_json
 
 
 def run_guarded(call: Callable[[], Any], *, as_json: bool) -> int:
@@ -82,6 +82,9 @@ def _guarded(call: Callable[[], Any], *, as_json: bool) -> int:
 
 
 def _usage(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked: its message is the help
+        say(error.message)
+        return COMPLETE
     note(f"error  {error.format_message()}")
     context = getattr(error, "ctx", None)
     note(f"fix    see {context.command_path if context else 'afp'} --help")
@@ -160,7 +163,12 @@ def _has_lost_folder() -> bool:
 def _fix_of(error: AfpError) -> str:
     """What to do about an error that does not say it; "" where there is nothing."""
     if isinstance(error, StudyLockedError):
-        return "afp run STUDY --attach follows it, afp status STUDY shows it, afp stop STUDY ends it"
+        if not error.study:
+            return "afp status lists the studies and who drives them"
+        return (
+            f"afp resume {error.study} --attach follows it, afp status {error.study} shows it, "
+            f"afp stop {error.study} ends it"
+        )
     return "try again later; what was done is saved" if isinstance(error, UnavailableError) else ""
 
 

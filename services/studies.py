@@ -1,11 +1,14 @@
 """Finds studies: files by path or by the name of one that ships, folders by name under the storage."""
 
+import glob
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from afp_ray.config import StudyConfig
+from afp_ray.config.fields import did_you_mean
 from afp_ray.errors import ConfigError, UserError
 from afp_ray.remote import working_folder
 from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
@@ -13,6 +16,7 @@ from afp_ray.store import DEFAULT_STORAGE, StudyPaths, list_studies
 _SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.prefix) / "share/afp_ray/search_spaces")
 
 
+_YAML = (".yaml", ".yml")
 _JOB_FOLDER = "working_dir_files"  # where Ray unpacks the folder of a job
 
 
@@ -59,7 +63,9 @@ def find(name: str) -> Path:
         return path
     names = shipped_names()
     raise ConfigError(
-        f"there is no study file {name!r}", allowed=f"a path, or one of: {', '.join(names)}", fix="check the path"
+        f"there is no study file {name!r}",
+        allowed=f"a path, or one of: {', '.join(names)}",
+        fix=did_you_mean(short, names, separator="/") or "check the path",
     )
 
 
@@ -105,9 +111,29 @@ def paths_of(storage: Path, name: str) -> StudyPaths:
     studies = list_studies(storage)
     study = next((paths for paths in studies if paths.name == name), None)
     if study is None:
+        names = [paths.name for paths in studies]
         raise UserError(
             f"there is no study {name[:80]!r} under {storage}",
-            allowed=", ".join(paths.name for paths in studies) or "none yet",
-            fix="give one of these names, or another --storage",
+            allowed=", ".join(names) or "none yet",
+            fix=did_you_mean(name, names) or "give one of these names, or another --storage",
         )
     return study
+
+
+def complete_study_name(ctx: Any, incomplete: str) -> list[str]:
+    """Studies under the storage of the command line that begin so, for the shell; a storage at a URL is not asked."""
+    storage = ctx.params.get("storage") or os.environ.get("AFP_STORAGE") or DEFAULT_STORAGE
+    names = [] if "://" in storage else [paths.name for paths in list_studies(storage)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_study_file(incomplete: str) -> list[str]:
+    """Study files that begin so, for the shell: YAML files and folders on this machine, and the names that ship."""
+    near = [Path(name) for name in glob.glob(f"{glob.escape(incomplete)}*")]
+    files = [f"{path}/" if path.is_dir() else str(path) for path in near if path.is_dir() or path.suffix in _YAML]
+    return sorted(files) + [name for name in shipped_names() if name.startswith(incomplete)]
+
+
+def complete_study(ctx: Any, incomplete: str) -> list[str]:
+    """Studies that were run, then study files, for the shell."""
+    return [*complete_study_name(ctx, incomplete), *complete_study_file(incomplete)]

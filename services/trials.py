@@ -14,8 +14,10 @@ from afp_ray.comparison.metric import measure_under
 from afp_ray.comparison.published import BASELINES, CellKey, is_same_model, load_published
 from afp_ray.comparison.wording import adjust
 from afp_ray.config import SPLITS, TrialConfig, flatten, nest, trial_id
+from afp_ray.config.document import Document
 from afp_ray.config.evaluation import Split
 from afp_ray.config.load import load_trial
+from afp_ray.config.translate import translate
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.methods import METHODS
@@ -73,10 +75,9 @@ def eval_config(
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])).removeprefix("evaluation.")
         option = field.split(".")[0].replace("_", "-")
-        message = first["msg"].removeprefix("Value error, ")
-        # What a whole section got says nothing; the message of its rule names the value.
-        shown = message if isinstance(first["input"], dict | TrialConfig) else f"{first['input']!r}: {message}"
-        raise ConfigError(shown, where=f"--{option}" if option else "") from error
+        mistake = translate(first, Document(name="", lines=[], values={}), model=TrialConfig)
+        where = f"--{option}" if option else ""
+        raise ConfigError(mistake.problem, where=where, allowed=mistake.allowed, fix=mistake.fix) from error
     return _with_sets(config, sets) if sets else config
 
 
@@ -251,8 +252,8 @@ def _stored_trial(identity: str, storage: Path) -> TrialResult:
         raise ConfigError(
             f"{len(files)} finished trials begin with {identity!r}",
             where=str(storage),
-            allowed="one trial id, or as many of its first digits as name one",
-            fix="`afp status STUDY --json` and the report list the ids",
+            allowed=", ".join(file.parent.name for file in files[:10]) or "a trial id, or its first digits",
+            fix="write more of its digits" if files else "the report of each study lists its trials",
         )
     return read_result(files[0])
 

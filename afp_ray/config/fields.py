@@ -49,13 +49,13 @@ def trial_sections(model: type[BaseModel] = TrialConfig, prefix: str = "") -> fr
     return frozenset(sections)
 
 
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+def did_you_mean(word: str, allowed: Iterable[str], *, separator: str = ".") -> str:
     """`did you mean X?` for the nearest of `allowed`, also by the last part of a dotted name; "" when none is near."""
     names = list(allowed)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not near:
-        by_last = {name.rpartition(".")[2]: name for name in names}
-        last = difflib.get_close_matches(word.rpartition(".")[2], list(by_last), n=1, cutoff=0.75)
+        by_last = {name.rpartition(separator)[2]: name for name in names}
+        last = difflib.get_close_matches(word.rpartition(separator)[2], list(by_last), n=1, cutoff=0.75)
         near = [by_last[match] for match in last]
     return f"did you mean {near[0]}?" if near else ""
 

@@ -142,8 +142,11 @@ def _override_study(document: Document, override: str) -> None:
         for field in keys[1:]:
             _require(field, fields, origin=origin)
     elif name not in (study_names := _study_names()):
-        fix = did_you_mean(name, [*study_names, *fields])
-        raise ConfigError(f"unknown field {name!r}", where=origin, allowed=fields_beside(name, study_names), fix=fix)
+        names = [*study_names, *fields]
+        fix = did_you_mean(name, names)
+        is_known_section = any(other.startswith(f"{top}.") for other in names) and rest
+        beside = fields_beside(name, names if is_known_section else study_names)
+        raise ConfigError(f"unknown field {name!r}", where=origin, allowed=beside, fix=fix)
     else:
         keys = rest.split(".") if rest else []
     *parents, last = [top, *keys]

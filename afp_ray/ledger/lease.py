@@ -101,7 +101,8 @@ class Lease:
         except OSError:
             return StudyLockedError(
                 f"study {self._paths.name} was taken from this driver (pid {os.getpid()}): "
-                "the file of its lease is gone"
+                "the file of its lease is gone",
+                self._paths.name,
             )
 
     def release(self) -> None:
@@ -207,7 +208,8 @@ def _held(paths: StudyPaths, handle: int, what: str) -> StudyLockedError:
     held = _content_of(handle)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held["time"])) if "time" in held else "a moment ago"
     return StudyLockedError(
-        f"study {paths.name} {what} by pid {held.get('pid', '?')} on {held.get('host', '?')} since {since}"
+        f"study {paths.name} {what} by pid {held.get('pid', '?')} on {held.get('host', '?')} since {since}",
+        paths.name,
     )
 
 

@@ -17,7 +17,7 @@ from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.errors import ModelError
 from afp_ray.models.custom_code import code_names, pinned_code, refuse_code_of_elsewhere, writing_code
 from afp_ray.models.decoding_fields import ends_of, logit_changes
-from afp_ray.models.hub import COMMIT, hub_file
+from afp_ray.models.hub import COMMIT, hub_file, meant_model
 from afp_ray.models.packaged import PACKAGED, packaged_folder
 from afp_ray.models.stated_lengths import Lengths, stated_lengths
 from afp_ray.models.weight_files import (
@@ -145,7 +145,7 @@ def local_folder(config: ModelConfig) -> Path | None:
             f"model {config.name!r} {problem}",
             where="model.name",
             allowed="embedded, a local folder, or a hub id such as facebook/xglm-564M",
-            fix="give the folder that holds config.json",
+            fix=meant_model(config.name) or "give the folder that holds config.json",
         )
     return None
 

@@ -5,6 +5,7 @@ moves meanwhile changes no trial, and a thousand trials are no thousand requests
 waits as long as a busy hub asks it to (Retry-After) and tries again after errors of the server.
 """
 
+import difflib
 import errno
 import logging
 import re
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from afp_ray.config.model import ModelConfig
+from afp_ray.config.model import EMBEDDED, ModelConfig
 from afp_ray.errors import ModelError, StorageError
+from afp_ray.models.packaged import PACKAGED
 
 logger = logging.getLogger(__name__)
 
@@ -168,12 +170,32 @@ def first_line(error: BaseException) -> str:
 
 def not_to_be_had(config: ModelConfig, what: str, error: Exception) -> ModelError:
     """The error for something of a hub id that is neither cached nor reachable."""
+    # The client's own words for an offline hub speak of a parameter of its functions.
+    reason = first_line(error) if _is_reachable() else "the hub cannot be reached from here"
     return ModelError(
-        f"{what} of model {config.name!r} is not in the local hub cache and not to be had: {first_line(error)}",
+        f"{what} of model {config.name!r} is not in the local hub cache and not to be had: {reason}",
         where="model.name",
-        allowed="embedded, a local folder, or a hub id that is cached or reachable",
-        fix=f"run `hf download {config.name}` where there is a network, or give a local folder",
+        allowed=f"{EMBEDDED}, {', '.join(PACKAGED)}, a local folder, or a hub id that is cached or reachable",
+        fix=meant_model(config.name)
+        or f"run `hf download {config.name}` where there is a network, or give a local folder",
     )
+
+
+def meant_model(name: str) -> str:
+    """`did you mean X?` for a name that is nearly that of a model that is here: ours, the hub cache's, a folder beside.
+
+    Returns: "" where none is near.
+    """
+    from huggingface_hub import constants
+
+    cached = [folder.name.removeprefix("models--") for folder in Path(constants.HF_HUB_CACHE).glob("models--*")]
+    try:
+        beside = [str(Path(name).parent / file.parent.name) for file in Path(name).parent.glob("*/config.json")]
+    except OSError:
+        beside = []
+    names = [EMBEDDED, *PACKAGED, *(folder.replace("--", "/") for folder in cached), *beside]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 @cache

@@ -9,7 +9,7 @@ from afp_ray.errors import ConfigError
 from services.commands.options import Address, AllowOpen, Drift, Json, Sets, Small, Storage, StudyFile
 from services.doctor import examine
 from services.output import USAGE, say, say_json
-from services.studies import load, storage_folder
+from services.studies import complete_study_file, load, storage_folder
 from services.submission import submit as submit_study
 
 app = typer.Typer(rich_markup_mode=None)
@@ -63,7 +63,10 @@ def serve(
 
 @app.command()
 def doctor(
-    study: Annotated[str | None, typer.Argument(help="A study file whose needs are looked at as well.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A study file whose needs are looked at as well.", autocompletion=complete_study_file),
+    ] = None,
     storage: Storage = None,
     address: Address = None,
     as_json: Json = False,

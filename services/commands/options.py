@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from services.studies import complete_study_file, complete_study_name
+
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
 Storage = Annotated[
     str | None, typer.Option(help="Folder or URL (s3://...) of the studies [default: $AFP_STORAGE or runs].")
@@ -24,8 +26,13 @@ Attach = Annotated[
 AllowOpen = Annotated[
     bool, typer.Option("--allow-open-cluster", help="Use a cluster of other machines that asks for no token.")
 ]
-StudyFile = Annotated[str, typer.Argument(help="Study file, or the name of one that ships (demo, paper/...).")]
-StudyName = Annotated[str, typer.Argument(help="Name of a study that was run.")]
+StudyFile = Annotated[
+    str,
+    typer.Argument(
+        help="Study file, or the name of one that ships (demo, paper/...).", autocompletion=complete_study_file
+    ),
+]
+StudyName = Annotated[str, typer.Argument(help="Name of a study that was run.", autocompletion=complete_study_name)]
 EvalSets = Annotated[
     list[str] | None,
     typer.Option("--set", help="A field of evaluation or model: evaluation.generation.max_new_tokens=64."),

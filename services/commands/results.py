@@ -18,7 +18,7 @@ from services.commands.options import Json, Storage, StudyName
 from services.output import GATE, note, plain, say, say_json, say_json_text
 from services.reports import write_reports
 from services.schemas import OptunaExport
-from services.studies import paths_of, storage_folder
+from services.studies import complete_study_name, paths_of, storage_folder
 from services.views.formats import FORMATS
 from services.views.results import show_best, show_comparison, show_pareto, show_requirements
 
@@ -57,7 +57,9 @@ def best(
 
 @app.command()
 def compare(
-    studies: Annotated[list[str], typer.Argument(help="Names of studies that were run.")],
+    studies: Annotated[
+        list[str], typer.Argument(help="Names of studies that were run.", autocompletion=complete_study_name)
+    ],
     form: Annotated[str | None, typer.Option("--format", help="md, tex, csv or json instead of a table.")] = None,
     require: Annotated[
         list[str] | None,

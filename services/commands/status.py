@@ -7,7 +7,7 @@ import typer
 from services.commands.options import Json, Storage
 from services.output import say_json
 from services.status import all_statuses, status_answer
-from services.studies import storage_folder
+from services.studies import complete_study_name, storage_folder
 from services.views.text import show_status, show_studies
 
 app = typer.Typer(rich_markup_mode=None)
@@ -15,7 +15,9 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def status(
-    study: Annotated[str | None, typer.Argument(help="Name of a study; all of them without one.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="Name of a study; all of them without one.", autocompletion=complete_study_name)
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:

@@ -40,7 +40,7 @@ from services.output import BUDGET, GATE, SIGINT, SIGTERM, exit_code_of_study, n
 from services.reports import Answers, answers_of, write_reports
 from services.schemas import RESULT_MARK, JobResult
 from services.status import status_of
-from services.studies import is_file_name, load, paths_of, storage_folder
+from services.studies import complete_study, is_file_name, load, paths_of, storage_folder
 from services.views.live import LineProgress, LiveProgress
 from services.views.results import show_best, show_comparison
 from services.views.tables import incomplete_grids
@@ -117,7 +117,9 @@ def run(
 
 @app.command()
 def resume(
-    study: Annotated[str, typer.Argument(help="Name of a study that was run, or its file.")],
+    study: Annotated[
+        str, typer.Argument(help="Name of a study that was run, or its file.", autocompletion=complete_study)
+    ],
     storage: Storage = None,
     sets: Sets = None,
     executor: ExecutorName = None,
@@ -290,7 +292,7 @@ def checked_address(study: StudyConfig, storage: Path, address: str | None, *, a
             f"{address} is a dashboard, and a study that runs here needs the head itself",
             where="--address",
             allowed="HOST:PORT of the head, or auto on a node of the cluster",
-            fix=f"afp submit STUDY --address {address} runs it on the cluster",
+            fix=f"afp submit, with the same study file and --address {address}, runs it on the cluster",
         )
     address = resolve(address)
     require_token(address, allow_open=allow_open)

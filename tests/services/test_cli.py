@@ -79,7 +79,10 @@ def test_an_error_has_its_exit_code(error: Any, code: int, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("error", "fix"),
-    [(StudyLockedError("held by pid 7"), "--attach"), (UnavailableError("no cluster"), "try again later")],
+    [
+        (StudyLockedError("held by pid 7", "mine"), "afp resume mine --attach"),
+        (UnavailableError("no cluster"), "try again later"),
+    ],
 )
 def test_an_error_that_names_no_fix_is_shown_with_one(error: Any, fix: str, capsys: pytest.CaptureFixture[str]) -> None:
     show_error(error)
@@ -121,7 +124,7 @@ def test_the_storage_comes_from_the_environment(
     ("arguments", "words"),
     [
         (["best", "dmeo"], "there is no study 'dmeo'"),
-        (["bst", "demo"], "Did you mean 'best'?"),
+        (["bst", "demo"], "did you mean: afp best demo"),
         (["best", "demo", "--metric", "xcop"], "'xcop' is not known"),
         (["best", "demo", "--under", "gpu_hours"], "is no limit"),
         (["compare", "demo", "--format", "pdf"], "format 'pdf' is not known"),
