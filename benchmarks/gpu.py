@@ -1,7 +1,8 @@
 """What a GPU gives: steps, scoring and generation of an XGLM-564M with random weights, against peers in the same run.
 
 Steps are those of the training loop, bf16, dropout on: against the published computation at 4 and 16 blocks of 512
-tokens, and on batches of every length against the step that runs eagerly and casts weights in every forward. Choices
+tokens, on batches of every length against the step that runs eagerly and casts weights in every forward, and of two and
+four trials that share the card against one alone. Choices
 with five demonstrations and greedy texts are compared with the stock model on padded batches, at the batch size that is
 best for it. Questions and prompts are made up, and no data set is needed; nor is a library beside torch, transformers,
 safetensors, numpy, pydantic and PyYAML. Floors are for an H100 or H200. Without a GPU it says so and exits 0.
@@ -12,15 +13,12 @@ Usage: PYTHONPATH=. python benchmarks/gpu.py [--tiny] [--only NAME] [--rounds N]
 import argparse
 import contextlib
 import functools
-import gc
 import math
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,17 +29,14 @@ from afp_ray.config.runtime import TrainingRuntime
 from afp_ray.config.training import TrainingConfig
 from afp_ray.data.batches import InstructionBatch, TrainBatch
 from afp_ray.errors import TrainingInterruptedError
-from afp_ray.evaluation.generation import Prompt, TextGenerator
-from afp_ray.evaluation.scoring import ContinuationScorer
-from afp_ray.models.cuda_graphs import Recorder, cuda_graphs
-from afp_ray.models.describe import EMBEDDED_FOLDER
-from afp_ray.models.precision import Precision, weights_in
 from afp_ray.records import Host
 from afp_ray.training.captured_step import StepForm
 from afp_ray.training.loop import TrainingRequest, train
 from afp_ray.training.step import TrainingStep
-from benchmarks import authors, equality, padded, scoring, workload
+from benchmarks import authors, equality, workload
 from benchmarks.figures import Figure, show
+from benchmarks.gpu_evaluation import measure_choices, measure_texts
+from benchmarks.gpu_setting import Setting, exact_products, free, synchronize
 
 LAYER = 1
 LOSS = LossConfig(layer=LAYER)
@@ -55,45 +50,18 @@ MFU = 0.28
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What all figures share.
-
-    Attributes:
-        device: the first GPU, or in a toy size whatever there is.
-        shape: of the model.
-        length: tokens of a block.
-        rounds, steps: timed rounds, and steps of each.
-        form: how our steps run, as `runtime.step` names it.
-    """
-
-    device: torch.device
-    shape: dict[str, int]
-    length: int
-    rounds: int
-    steps: int
-    form: str
-
-    @property
-    def is_tiny(self) -> bool:
-        """Whether the size is a toy's."""
-        return self.shape is workload.TINY
-
-    def model(self, *, dropout: float = 0.0, **sizes: int) -> Any:
-        """A model of the shape, with these sizes in place of its own."""
-        return workload.build_model({**self.shape, **sizes}, dropout=dropout, device=str(self.device))
-
-
-@dataclass(frozen=True)
 class Steps:
     """What some steps took.
 
     Attributes:
         step_s: seconds of a step.
         peak_bytes: GPU memory with weights, gradients and optimizer state; 0 without a GPU.
+        first_loss: of the instruction term in the first step.
     """
 
     step_s: float
     peak_bytes: int
+    first_loss: float = math.nan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.only in (None, figure):
             started = time.perf_counter()
             figures += measure(setting)
-            _free()
+            free()
             sys.stdout.write(f"{figure}: {time.perf_counter() - started:.0f} s\n")
     has_floors = any(card in name for card in FLOORS_FOR) and not options.tiny
     return show(figures if has_floors else [replace(figure, floor=None) for figure in figures])
@@ -162,6 +130,40 @@ def _every_length(setting: Setting) -> list[Figure]:
     return [Figure("gpu.every_length_steps_per_s", 1 / own.step_s, 1 / other.step_s, ratio, 2.8, is_equal)]
 
 
+def _neighbours(setting: Setting) -> list[Figure]:
+    """Steps per second of two and four trials on the card, each in a process of its own, against one alone."""
+    (alone,) = _side_by_side(setting, 1)
+    figures = []
+    for number in (2,) if setting.is_tiny else (2, 4):
+        trials = _side_by_side(setting, number)
+        rate, expected = sum(1 / step_s for step_s, _ in trials), alone[1]
+        is_equal = all(abs(loss - expected) <= 2e-2 * abs(expected) for _, loss in trials)
+        name = f"gpu.{number}_trials_steps_per_s"
+        figures.append(Figure(name, rate, 1 / alone[0], rate * alone[0], None, is_equal))
+    return figures
+
+
+def _side_by_side(setting: Setting, number: int) -> list[tuple[float, float]]:
+    """Seconds of a step and a loss of each of so many trials, timed from the moment that all have warmed up."""
+    context = torch.multiprocessing.get_context("spawn")
+    meet, results = context.Barrier(number, timeout=300), context.SimpleQueue()
+    workers = [context.Process(target=_trial_beside_others, args=(setting, meet, results)) for _ in range(number)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError(f"of {number} trials at a time some failed; their errors stand above")
+    return [results.get() for _ in workers]
+
+
+def _trial_beside_others(setting: Setting, meet: Any, results: Any) -> None:
+    size = {"num_pairs": 4, "num_blocks": 4, "length": setting.length}
+    batches = [workload.build_batch(setting.shape, **size, seed=seed) for seed in range(2)]
+    steps = _our_steps(setting, batches, meet=meet.wait)
+    results.put((steps.step_s, steps.first_loss))
+
+
 def _in_turn(setting: Setting, ours: Callable[[], Steps], peer: Callable[[], Steps]) -> tuple[Steps, Steps, float]:
     """Both in every round, each alone on the card; median seconds, and the median of the ratios."""
     rounds: list[tuple[Steps, Steps]] = []
@@ -169,7 +171,7 @@ def _in_turn(setting: Setting, ours: Callable[[], Steps], peer: Callable[[], Ste
         pair = []
         for work in (ours, peer):
             pair.append(work())
-            _free()
+            free()
         rounds.append((pair[0], pair[1]))
     sides = [
         Steps(statistics.median(one.step_s for one in side), side[0].peak_bytes) for side in zip(*rounds, strict=True)
@@ -193,8 +195,8 @@ class _FixedBatches:
 class _Clock:
     """A `Reporter` that times the steps between two, and keeps the losses of all."""
 
-    def __init__(self, device: torch.device, *, first: int, last: int) -> None:
-        self.device, self.first, self.last = device, first, last
+    def __init__(self, device: torch.device, *, first: int, last: int, meet: Callable[[], Any] = lambda: None) -> None:
+        self.device, self.first, self.last, self.meet = device, first, last, meet
         self.losses: list[tuple[float, float]] = []
         self.started = self.ended = 0.0
         self.peak_bytes = 0
@@ -203,27 +205,33 @@ class _Clock:
         self.losses.append((metrics.get("contrastive_loss", math.nan), metrics.get("instruction_loss", math.nan)))
         if done not in (self.first, self.last):
             return
-        _synchronize(self.device)
+        synchronize(self.device)
         if done == self.last:
             self.ended = time.perf_counter()
             self.peak_bytes = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
             return
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        self.meet()
         self.started = time.perf_counter()
 
 
 def _our_steps(
-    setting: Setting, batches: Sequence[TrainBatch], *, form: str | None = None, uses_copies: bool | None = None
+    setting: Setting,
+    batches: Sequence[TrainBatch],
+    *,
+    form: str | None = None,
+    uses_copies: bool | None = None,
+    meet: Callable[[], Any] = lambda: None,
 ) -> Steps:
     """Steps of the training loop, after so many that every batch has been seen twice."""
     first, last = 2 * len(batches), 2 * len(batches) + setting.steps
-    clock = _Clock(setting.device, first=first, last=last)
+    clock = _Clock(setting.device, first=first, last=last, meet=meet)
     host = Host(reporter=clock, runtime=_runtime(form or setting.form), stop=lambda: clock.ended > 0)
     with contextlib.suppress(TrainingInterruptedError):
         request, how = TrainingRequest(LOSS, BF16), StepForm(uses_copies=uses_copies)
         train(setting.model(dropout=0.1), _FixedBatches(batches), request, host, form=how)
-    return Steps((clock.ended - clock.started) / setting.steps, clock.peak_bytes)
+    return Steps((clock.ended - clock.started) / setting.steps, clock.peak_bytes, clock.losses[0][1])
 
 
 def _runtime(form: str) -> TrainingRuntime:
@@ -252,7 +260,7 @@ def _equals_authors(setting: Setting, batch: TrainBatch) -> bool:
     assert isinstance(rows, InstructionBatch)
     small = replace(rows, input_ids=rows.input_ids[:1], attention_mask=rows.attention_mask[:1], labels=rows.labels[:1])
     part = TrainBatch(batch.pairs, (small,), int((small.labels[:, 1:] != -100).sum()))
-    with _exact_products():
+    with exact_products():
         ours, theirs = setting.model(), setting.model()
         losses = TrainingStep(ours, LOSS, device=setting.device).backward(part)
         expected = authors.backward(theirs, part, LOSS)
@@ -280,120 +288,16 @@ def _forms_agree(setting: Setting, batches: Sequence[TrainBatch]) -> bool:
     return furthest <= 2e-2
 
 
-def _choices(setting: Setting, *, precision: Precision, floor: float) -> list[Figure]:
-    """Choices with five demonstrations, in examples per second."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    number = 2 if setting.is_tiny else 200
-    with tempfile.TemporaryDirectory() as folder:
-        questions = scoring._questions("pawsx", 5, scoring._made_up_rows(Path(folder), number), number)
-    model = setting.model(vocab_size=max(len(tokenizer), setting.shape["vocab_size"])).eval()
-    with weights_in(model, precision), _exact_products():
-        scorer = ContinuationScorer(model, tokenizer)
-        requests = scorer.requests(questions)
-        own = functools.partial(scorer.score, questions)
-        peers = {size: functools.partial(padded.score, model, requests, size) for size in _sizes(setting, 8, 32, 128)}
-        values, own_s = _timed(setting, own)
-        size, flat, other_s = _best(setting, peers)
-    other = [flat[at : at + 2] for at in range(0, len(flat), 2)]
-    same = sum(_likeliest(a) == _likeliest(b) for a, b in zip(values, other, strict=True))
-    sys.stdout.write(f"  {same} of {number} predictions are those of the peer, at its best batch size {size}\n")
-    is_equal = scorer.obstacle is None and same >= (number if precision == "fp32" else 0.97 * number)
-    name = f"gpu.choices_{precision}_examples_per_s"
-    return [Figure(name, number / own_s, number / other_s, other_s / own_s, floor, is_equal)]
-
-
-def _texts(setting: Setting) -> list[Figure]:
-    """Greedy texts after 64 prompts, 128 tokens each, in bf16; a few short ones are compared in float32."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    number, length = (4, 6) if setting.is_tiny else (64, 128)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = scoring._questions("pawsx", 0, scoring._made_up_rows(Path(folder), number), number)
-    texts = [choices[0][0] for choices in rows]
-    model = setting.model(vocab_size=max(len(tokenizer), setting.shape["vocab_size"])).eval()
-    with _exact_products():
-        few = texts[:4] if setting.is_tiny else texts[:8]
-        own = TextGenerator(model, tokenizer, max_new_tokens=16).generate([Prompt((), text) for text in few])
-        equal = any(own) and own == padded.generate(model, tokenizer, few, 16, len(few))
-    with weights_in(model, "bf16"):
-        capture: Recorder[torch.Tensor] | None = cuda_graphs() if setting.device.type == "cuda" else None
-        generator = TextGenerator(model, tokenizer, max_new_tokens=length, capture=capture)  # one serves many cells
-        _, own_s = _timed(setting, lambda: generator.generate([Prompt((), text) for text in texts]))
-        for warning in generator.warnings:
-            sys.stdout.write(f"  {warning}\n")
-        sizes = _sizes(setting, 16, 32, 64)
-        peers = {size: functools.partial(padded.generate, model, tokenizer, texts, length, size) for size in sizes}
-        size, _, other_s = _best(setting, peers)
-    sys.stdout.write(f"  the peer's best batch size: {size}\n")
-    return [Figure("gpu.greedy_texts_per_s", number / own_s, number / other_s, other_s / own_s, 2.0, equal)]
-
-
-def _sizes(setting: Setting, *sizes: int) -> tuple[int, ...]:
-    return sizes[:1] if setting.is_tiny else sizes
-
-
-def _timed(setting: Setting, work: Callable[[], Any]) -> tuple[Any, float]:
-    """What it gives, and median seconds after one call that does not count."""
-    result, seconds = work(), []
-    for _ in range(setting.rounds):
-        _synchronize(setting.device)
-        started = time.perf_counter()
-        result = work()
-        _synchronize(setting.device)
-        seconds.append(time.perf_counter() - started)
-    return result, statistics.median(seconds)
-
-
-def _best(setting: Setting, works: Mapping[int, Callable[[], Any]]) -> tuple[int, Any, float]:
-    """Batch size, result and seconds of the fastest; sizes grow until memory runs out or one is clearly slower."""
-    best: tuple[int, Any, float] | None = None
-    for size, work in works.items():
-        try:
-            result, seconds = _timed(replace(setting, rounds=1), work)
-        except torch.OutOfMemoryError:
-            _free()
-            break
-        if best is None or seconds < best[2]:
-            best = size, result, seconds
-        elif seconds > 1.15 * best[2]:
-            break
-    assert best is not None, "the smallest batch fits"
-    return best
-
-
-def _likeliest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-@contextlib.contextmanager
-def _exact_products() -> Iterator[None]:
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 FIGURES: dict[str, Callable[[Setting], list[Figure]]] = {
     "4_blocks": functools.partial(_against_authors, blocks=4, floors={"steps_per_s": 5.0, "peak_memory_bytes": 1.2}),
     "16_blocks": functools.partial(
         _against_authors, blocks=16, floors={"steps_per_s": 3.0, "mfu_against_promised": 1.0}
     ),
     "every_length": _every_length,
-    "choices_bf16": functools.partial(_choices, precision="bf16", floor=7.0),
-    "choices_fp32": functools.partial(_choices, precision="fp32", floor=9.0),
-    "texts": _texts,
+    "neighbours": _neighbours,
+    "choices_bf16": functools.partial(measure_choices, precision="bf16", floor=7.0),
+    "choices_fp32": functools.partial(measure_choices, precision="fp32", floor=9.0),
+    "texts": measure_texts,
 }
 
 

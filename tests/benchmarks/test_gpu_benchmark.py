@@ -60,6 +60,7 @@ def test_all_figures_are_measured_with_the_promised_libraries_alone() -> None:
         "gpu.4_blocks_steps_per_s",
         "gpu.16_blocks_steps_per_s",
         "gpu.every_length_steps_per_s",
+        "gpu.2_trials_steps_per_s",
         "gpu.choices_bf16_examples_per_s",
         "gpu.choices_fp32_examples_per_s",
         "gpu.greedy_texts_per_s",
