@@ -13,10 +13,9 @@ from afp_ray.redaction import redact_json
 from afp_ray.store import StudyPaths
 from services.answer_cache import mark_of
 from services.computations import Computations
+from services.views.html import POLICY
 
-_REPORT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_REPORT_POLICY = f"{POLICY}; frame-ancestors 'none'"
 
 
 class Page(BaseModel):

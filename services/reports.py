@@ -13,6 +13,7 @@ from afp_ray.store import StudyPaths, read_study, write_atomic
 from services.answers import best_answer, changes_answer, comparison_answer
 from services.status import status_of
 from services.views.formats import FORMATS
+from services.views.gallery import ReportFacts
 from services.views.html import render_report
 from services.views.tables import (
     incomplete_grids,
@@ -71,6 +72,13 @@ def write_reports(
 def _page(
     paths: StudyPaths, state: StudyState, comparison: Comparison | None, best: Best | None, changes: Sequence[Change]
 ) -> str:
-    incomplete = incomplete_grids(paths, state.trials)
-    status = status_of(paths, state)
-    return render_report(read_study(paths), status, state, comparison, best, changes, incomplete=incomplete)
+    facts = ReportFacts(
+        study=read_study(paths),
+        status=status_of(paths, state),
+        state=state,
+        comparison=comparison,
+        best=best,
+        changes=changes,
+        incomplete=incomplete_grids(paths, state.trials),
+    )
+    return render_report(facts)

@@ -1,84 +1,44 @@
 """The HTML report of a study: one file that opens without a network, with tables and drawings inside it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import hashlib
 from pathlib import Path
-from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from afp_ray import __version__
-from afp_ray.comparison.representation import Change
-from afp_ray.config import StudyConfig, flatten
-from afp_ray.records import Best, Comparison, ConstraintCheck, StudyState, TrialStatus, signed_points
+from afp_ray.config import flatten
+from afp_ray.records import Best, Comparison, ConstraintCheck, TrialStatus, signed_points
 from afp_ray.redaction import redact
-from services.schemas import StudyStatus
-from services.views.grid import FAMILY, RAW, Grid, interval, scored
+from services.views.blocks import Block, block, task_grid, tasks_of, text_columns
+from services.views.gallery import ReportFacts, draw
+from services.views.grid import FAMILY, RAW, interval, scored
+from services.views.pictures import Picture, real_minus, style_sheet, to_svg
 from services.views.published import LEGEND, published_lines
-from services.views.representation import NUM_COLOURS, figures
 from services.views.tables import (
     MARKS,
     ablation_grid,
-    cell_grid,
     cost_words,
     finding_grids,
     front_grids,
     representation_grid,
+    trial_grid,
 )
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPT = (_TEMPLATES / "report.js").read_text("utf-8")
+_SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; script-src 'sha256-{_SCRIPT_HASH}'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
+)
+"""What the page may do: show itself, and run the one script that is in it."""
 MAX_TRIALS = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class ForestRow:
-    """One line of a forest plot, in pixels.
-
-    Attributes:
-        label, text: what stands left and right of the line.
-        y: height of the line.
-        x, low, high: estimate and interval; interval null where there is none.
-        is_significant: drawn filled.
-    """
-
-    label: str
-    text: str
-    y: int
-    x: float
-    low: float | None
-    high: float | None
-    is_significant: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Forest:
-    """Differences to base by language, drawn to one scale."""
-
-    rows: list[ForestRow]
-    zero: float
-    ticks: list[tuple[float, str]]
-    height: int
-    width: int = 720
-
-
-def render_report(
-    study: StudyConfig,
-    status: StudyStatus,
-    state: StudyState,
-    comparison: Comparison | None,
-    best: Best | None,
-    changes: Sequence[Change] = (),
-    incomplete: Mapping[str, Grid] = MappingProxyType({}),
-) -> str:
-    """The whole report.
-
-    Args:
-        study, status, state: what was asked and how far it is.
-        comparison, best: the answers; None while no arm is confirmed.
-        changes: what the arms did to sentence representations.
-        incomplete: scores of failed trials that could not score everything, by id of the trial.
-    Returns: HTML that loads nothing and runs no script.
-    """
+def render_report(facts: ReportFacts) -> str:
+    """The whole report: HTML that loads nothing, and whose one script sorts, copies and saves what is shown."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -86,35 +46,45 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"minus": real_minus, "svg": _svg, "text_columns": text_columns}
+    comparison, best, state = facts.comparison, facts.best, facts.state
     trials = state.trials[:MAX_TRIALS]
     page = environment.get_template("report.html").render(
-        study=study,
-        status=status,
+        policy=POLICY,
+        script=Markup(_SCRIPT),  # noqa: S704  # a file of this package
+        style=Markup(style_sheet()),  # noqa: S704  # made of constants
+        study=facts.study,
+        status=facts.status,
         comparison=comparison,
         best=best,
+        gallery=draw(facts),
         headline=_headline(best) if best else "",
         check_words=check_words,
         cost_words=cost_words,
         config=sorted(flatten(best.config).items()) if best else [],
-        ablation=ablation_grid(comparison) if comparison else None,
-        cells=cell_grid(comparison) if comparison else None,
-        representation=representation_grid(comparison.representation) if comparison else None,
-        figures=figures(changes, best.arm if best else None),
-        num_colours=NUM_COLOURS,
+        ablation=block("ablation", ablation_grid(comparison), breaks=("mean - base",)) if comparison else None,
+        tasks=[block(task, task_grid(comparison, task)) for task in tasks_of(comparison)] if comparison else [],
+        representation=_representation(comparison),
         chance=_chance(comparison),
-        findings=[*(finding_grids(comparison) if comparison else []), *(front_grids(best.fronts) if best else [])],
-        published=published_lines(comparison) if comparison else [],
+        findings=_findings(comparison, best),
+        published=[(words, block("published", grid)) for words, grid in published_lines(comparison)]
+        if comparison
+        else [],
         legend=LEGEND,
-        forest=forest(best) if best else None,
         marks=MARKS,
         family=FAMILY,
-        trials=trials,
+        trials=block("trials", trial_grid(trials)),
         num_hidden=len(state.trials) - len(trials),
         failures=[trial for trial in state.trials if trial.status is TrialStatus.FAILED],
-        incomplete=incomplete,
+        incomplete={trial: block("incomplete", grid) for trial, grid in facts.incomplete.items()},
+        block=block,
         version=__version__,
     )
     return redact(page)
+
+
+def _svg(picture: Picture) -> Markup:
+    return Markup(to_svg(picture))  # noqa: S704  # every word in it is escaped there
 
 
 def _headline(best: Best) -> str:
@@ -144,40 +114,12 @@ def _chance(comparison: Comparison | None) -> str:
     return f", and chance is {' or '.join(texts)}" if texts else ""
 
 
-def forest(best: Best) -> Forest | None:
-    """The differences of the best configuration to base, by language; None without a base."""
-    languages = [(code, row) for code, row in best.per_language.items() if row.delta is not None]
-    if not languages:
+def _representation(comparison: Comparison | None) -> Block | None:
+    if comparison is None or not comparison.representation:
         return None
-    ends = [
-        100 * value
-        for _, row in languages
-        for value in (row.delta, *(row.ci95_holm or row.ci95 or ()))
-        if value is not None
-    ]
-    reach: float = max(1.0, *(abs(end) for end in ends)) * 1.08
-    left, right = 90.0, 520.0
-
-    def x(points: float) -> float:
-        return round(left + (points + reach) / (2 * reach) * (right - left), 1)
-
-    rows = []
-    for index, (code, row) in enumerate(languages):
-        delta = 100 * (row.delta or 0.0)
-        bounds = row.ci95_holm or row.ci95
-        text = signed_points(row.delta or 0.0) + (f" {interval(bounds)}" if bounds else "")
-        low, high = (x(100 * bounds[0]), x(100 * bounds[1])) if bounds else (None, None)
-        rows.append(ForestRow(code, text, 24 + 26 * index, x(delta), low, high, row.significant))
-    step = _nice_step(reach)
-    ticks = [
-        (x(step * number), f"{step * number:+g}" if number else "0")
-        for number in range(-3, 4)
-        if abs(step * number) <= reach
-    ]
-    return Forest(rows, x(0), ticks, 24 + 26 * len(languages) + 24)
+    return block("representations", representation_grid(comparison.representation))
 
 
-def _nice_step(reach: float) -> float:
-    """A round distance between ticks, so that two or three stand on each side."""
-    candidates: Sequence[float] = (0.5, 1, 2, 5, 10, 20, 50)
-    return float(next((step for step in candidates if reach / step <= 3.5), 100))
+def _findings(comparison: Comparison | None, best: Best | None) -> list[tuple[str, Block]]:
+    grids = [*(finding_grids(comparison) if comparison else []), *(front_grids(best.fronts) if best else [])]
+    return [(title, block(title.partition(":")[0].partition(";")[0], grid)) for title, grid in grids]

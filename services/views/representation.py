@@ -10,9 +10,20 @@ from typing import Any
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
 from afp_ray.languages import LANGUAGES
 from services.views.grid import Grid, percent, plain, plain_grid
+from services.views.pictures import (
+    NUM_COLOURS,
+    Box,
+    Circle,
+    Dots,
+    Line,
+    Mark,
+    Path,
+    Picture,
+    Text,
+    file_name,
+    real_minus,
+)
 
-NUM_COLOURS = 12
-"""Classes `c0`, `c1`, ... of the page; further languages begin again."""
 _SIDE, _GAP, _LEFT, _TOP = 340.0, 26.0, 34.0, 66.0
 _LEGEND_WIDTH, _LEGEND_HEIGHT = 100.0, 20.0
 _LABEL_HEIGHT, _LABEL_STEPS = 15.0, 4
@@ -34,13 +45,13 @@ class Cloud:
 
     Attributes:
         language, colour: its code and class.
-        path: a dot of the pen per sentence.
+        points: pixels of each sentence.
         label: where its code stands, near the middle of its sentences; None where there is no room for it.
     """
 
     language: str
     colour: str
-    path: str
+    points: list[tuple[float, float]]
     label: tuple[float, float] | None
 
 
@@ -107,11 +118,21 @@ class Figure:
     grid: Grid
     is_open: bool
 
+    @property
+    def projection(self) -> Picture | None:
+        """The two frames as a picture; None where no states were kept."""
+        return scatter_picture(self) if self.scatter else None
 
-def figures(changes: Sequence[Change], best: str | None) -> list[Figure]:
-    """One figure per arm; that of the best arm, else the first one, is open."""
+    @property
+    def layers(self) -> Picture:
+        """Every measure by layer, as a picture."""
+        return charts_picture(self)
+
+
+def figures(changes: Sequence[Change], open_arm: str | None) -> list[Figure]:
+    """One figure per arm; that of `open_arm`, else the first one, is open, and first."""
     names = [change.arm for change in changes]
-    open_arm = best if best in names else names[0] if names else None
+    open_arm = open_arm if open_arm in names else names[0] if names else None
     return [
         Figure(
             arm=change.arm,
@@ -124,8 +145,59 @@ def figures(changes: Sequence[Change], best: str | None) -> list[Figure]:
             grid=_layer_grid(change),
             is_open=change.arm == open_arm,
         )
-        for change in changes
+        for change in sorted(changes, key=lambda change: change.arm != open_arm)
     ]
+
+
+def scatter_picture(figure: Figure) -> Picture:
+    """Sentences before and after, in the same two axes."""
+    plot = figure.scatter
+    assert plot is not None
+    marks: list[Mark] = []
+    for x, y, colour, name in plot.legend:
+        marks += [Dots([(x, y - 4)], "dots", colour), Text(x + 10, y, name)]
+    bottom = plot.top + plot.side
+    for panel in plot.panels:
+        middle = panel.x + plot.side / 2
+        marks.append(Box(panel.x, plot.top, plot.side, plot.side, "frame"))
+        marks.append(Text(middle, plot.top - 10, panel.title, "strong", "middle"))
+        marks += [Dots(cloud.points, "dots", cloud.colour, cloud.language) for cloud in panel.clouds]
+        labels = [(cloud, cloud.label) for cloud in panel.clouds if cloud.label]
+        marks += [Text(at[0], at[1] + 5, cloud.language, "name", "middle", cloud.colour) for cloud, at in labels]
+        marks.append(Text(middle, bottom + 18, plot.axes[0], "quiet", "middle"))
+    marks.append(Text(20, plot.top + plot.side / 2, plot.axes[1], "quiet", "middle", is_turned=True))
+    name = file_name("projection", figure.arm)
+    note = (
+        f"Held-out sentences at {figure.layer}, each a dot, on the two principal axes of {figure.base}: the axes stay, "
+        "the sentences move. First seed."
+    )
+    label = f"Held-out sentences in two dimensions, {figure.base} on the left and {figure.arm} on the right"
+    return Picture(name, f"{figure.base} to {figure.arm}", note, label, plot.width, plot.height, tuple(marks))
+
+
+def charts_picture(figure: Figure) -> Picture:
+    """Every measure by layer: dashed before, solid after."""
+    marks: list[Mark] = []
+    for chart in figure.charts:
+        left, right = chart.x + 44, chart.x + 224
+        marks.append(Text(left, chart.y + 14, chart.title, "strong"))
+        for y, words in chart.ticks:
+            marks += [Line(left, y, right, y, "axis"), Text(left - 6, y + 4, real_minus(words), "quiet", "end")]
+        marks += [Text(x, chart.y + 134, words, "quiet", "middle") for x, words in chart.layers]
+        if chart.chance is not None:
+            marks.append(Line(left, chart.chance, right, chart.chance, "zero"))
+            marks.append(Text(right, chart.chance - 4, "chance", "quiet", "end"))
+        for line, kind in ((chart.before, "waslines"), (chart.after, "nowlines")):
+            points = [(float(x), float(y)) for x, y in (point.split(",") for point in line.split())]
+            marks += [Path(points, kind)] if points else []
+        marks += [Circle(x, y, chart.radius, kind, title=real_minus(words)) for x, y, kind, words in chart.marks]
+    note = (
+        "By layer (0 is the embedding output), at the same pooling, mean over languages and seeds: dashed is "
+        f"{figure.base}, solid is {figure.arm}."
+    )
+    label = f"Every measure by layer, {figure.base} and {figure.arm}; the same numbers stand in the table below"
+    name = file_name("layers", figure.arm)
+    return Picture(name, "By layer", note, label, figure.charts_width, figure.charts_height, tuple(marks))
 
 
 def _scatter(change: Change) -> Scatter:
@@ -190,10 +262,10 @@ def _clouds(
     for language, sentences in points.items():
         x = corner[0] + (sentences[:, 0] - middle[0]) * scale
         y = corner[1] - (sentences[:, 1] - middle[1]) * scale
-        path = "".join(f"M{a:.0f} {b:.0f}h0" for a, b in zip(x, y, strict=True))
+        spots = [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
         label = _free_place(float(x.mean()), float(y.mean()), taken)
         taken += [label] if label else []
-        clouds.append(Cloud(language, colours[language], path, label))
+        clouds.append(Cloud(language, colours[language], spots, label))
     return clouds
 
 

@@ -332,3 +332,25 @@ def _unseen(
     """What lacks and has no row of its own, since its task was scored in no language at all."""
     seen = {(task, split) for task, split, _, _ in values}
     return (cell for cell in lacking if cell[:2] not in seen)
+
+
+def trial_grid(trials: Sequence[TrialRecord]) -> Grid:
+    """Every trial with its objective, its device-hours and, a column each, the fields that were sampled for it."""
+    fields = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    rows = [
+        [
+            trial.trial_id,
+            trial.arm,
+            str(trial.seed),
+            trial.role,
+            trial.status,
+            str(trial.attempt),
+            "-" if trial.objective is None else f"{trial.objective:.4f}",
+            _hours(trial.gpu_hours),
+            *(_text(trial.params.get(name)) for name in fields),
+        ]
+        for trial in trials
+    ]
+    names = [name.rpartition(".")[2] for name in fields]
+    shown = names if len(set(names)) == len(names) else fields
+    return plain_grid(["trial", "arm", "seed", "role", "status", "attempt", "objective", "device-hours", *shown], rows)

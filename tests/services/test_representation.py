@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from fabricate import add_representation, fabricate
 
+from afp_ray.comparison import compare
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
 from services.reports import write_reports
-from services.views.representation import NUM_COLOURS, Figure, figures
+from services.views.gallery import most_moved
+from services.views.pictures import NUM_COLOURS
+from services.views.representation import Cloud, Figure, figures
 
 
 def change(arm: str = "afp", *, languages: tuple[str, ...] = ("en", "zh"), with_drawing: bool = True) -> Change:
@@ -22,8 +25,8 @@ def change(arm: str = "afp", *, languages: tuple[str, ...] = ("en", "zh"), with_
     return Change(arm, "base", 1, "mean", by_layer, 1 / 3, drawing)
 
 
-def spots(path: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in re.findall(r"M(-?\d+) (-?\d+)h0", path)]
+def spots(cloud: Cloud) -> list[tuple[float, float]]:
+    return cloud.points
 
 
 def figure(**options: object) -> Figure:
@@ -42,13 +45,13 @@ def test_both_panels_have_one_scale_and_hold_every_sentence() -> None:
     scales = []
     for panel, points in ((left, own.drawing.before), (right, own.drawing.after)):
         for cloud in panel.clouds:
-            drawn = np.array(spots(cloud.path))
+            drawn = np.array(spots(cloud))
             assert len(drawn) == 5
             assert (drawn[:, 0] >= panel.x).all() and (drawn[:, 0] <= panel.x + plot.side).all()
             assert (drawn[:, 1] >= plot.top).all() and (drawn[:, 1] <= plot.top + plot.side).all()
             scales.append(np.linalg.lstsq(np.c_[points[cloud.language][:, 0], np.ones(5)], drawn[:, 0])[0])
-    first = np.array(spots(left.clouds[0].path)) - [left.x, 0]
-    there = np.array(spots(right.clouds[0].path)) - [right.x, 0]
+    first = np.array(spots(left.clouds[0])) - [left.x, 0]
+    there = np.array(spots(right.clouds[0])) - [right.x, 0]
     pixels = scales[0][0]
     expected = first + (own.drawing.after["en"] - own.drawing.before["en"]) * [pixels, -pixels]
     assert there == pytest.approx(expected, abs=2)  # pixels are rounded
@@ -65,7 +68,7 @@ def test_labels_of_languages_that_lie_together_do_not_cover_each_other() -> None
 def test_labels_stay_near_their_sentences_or_are_left_to_the_legend() -> None:
     plot = figure(languages=tuple(f"l{number}" for number in range(30))).scatter
     assert plot is not None
-    labels = [(spots(cloud.path)[0], cloud.label) for cloud in plot.panels[1].clouds]
+    labels = [(spots(cloud)[0], cloud.label) for cloud in plot.panels[1].clouds]
     assert 9 <= sum(label is not None for _, label in labels) < 30
     assert all(abs(label[1] - spot[1]) <= 62 for spot, label in labels if label)
 
@@ -92,10 +95,12 @@ def test_charts_are_drawn_to_scale_and_say_their_values() -> None:
     assert charts["alignment"].chance is None
 
 
-def test_the_best_arm_is_open_and_numbers_stand_beside_the_drawing() -> None:
+def test_the_arm_that_moved_most_is_open_and_numbers_stand_beside_the_drawing() -> None:
     found = figures([change("mcl"), change("afp", with_drawing=False)], "afp")
-    assert [(one.arm, one.is_open) for one in found] == [("mcl", False), ("afp", True)]
-    assert found[1].scatter is None
+    assert [(one.arm, one.is_open) for one in found] == [("afp", True), ("mcl", False)]
+    assert found[0].scatter is None
+    assert found[0].projection is None
+    assert found[1].projection is not None
     assert [one.is_open for one in figures([change("mcl"), change("cit")], "base")] == [True, False]
     assert found[0].grid.rows[1][:3] == ["1", "40.0", "30.0"]
     assert figures([], "afp") == []
@@ -112,6 +117,9 @@ def test_the_page_holds_the_drawings_and_reads_well_in_light_and_dark(tmp_path: 
     for arm in ("mcl", "afp"):
         assert f"after: {arm}" in text
     assert text.count("<details open>") == 1
+    comparison = compare(paths)
+    assert most_moved(comparison) == "afp"
+    assert text.index("after: afp") < text.index("after: mcl")
     dots = re.findall(r'class="dots (c\d+)" d="([^"]*)"', text)
     assert sum(path.count("M") for _, path in dots if path.count("M") > 1) == 2 * 2 * 24
     for colour in {colour for colour, _ in dots}:

@@ -1,22 +1,30 @@
 """Tables and the HTML report: numbers as they are, hostile text made harmless, nothing loaded from elsewhere."""
 
+import base64
 import csv
+import hashlib
+import html
 import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from fabricate import fabricate, make_study
 
 from afp_ray.comparison import best, compare
 from afp_ray.ledger import replay
-from afp_ray.records import Comparison, IncompleteScores, MissingScore, Score, TrialStatus
+from afp_ray.records import Comparison, IncompleteScores, MissingScore, Score, TrialStatus, signed_points
 from afp_ray.store import StudyPaths, TrialPaths, write_json
 from services.reports import write_reports
 from services.status import trial_answer
+from services.views.blocks import block, task_grid, tasks_of
 from services.views.formats import escape_latex, to_csv, to_json, to_latex, to_markdown
-from services.views.html import forest
+from services.views.grid import plain_grid
+from services.views.html import POLICY
+from services.views.pictures import Circle, Line, Picture, Text, file_name, real_minus, to_svg
+from services.views.score_pictures import forest_pictures, heat_pictures, retrieval_picture, summary_picture
 from services.views.tables import ablation_grid, incomplete_grids
 
 
@@ -123,25 +131,30 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_report_stands_alone_and_runs_nothing(finished: StudyPaths) -> None:
+def test_the_report_stands_alone_and_runs_its_own_script_alone(finished: StudyPaths) -> None:
     text = finished.report.read_text()
     page = Page()
     page.feed(text)
     assert not page.open
-    assert not {"script", "link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in POLICY
+    assert html.escape(POLICY) in text.replace("&#39;", "&#x27;")
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     links = [value for name, value in page.attributes if name in ("href", "src")]
     ids = [value for name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
     assert all(link is not None and link.startswith("#") and link[1:] in ids for link in links)
     assert "http://" not in text
     assert "https://" not in text
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in POLICY
     assert "prefers-color-scheme: dark" in text
 
 
 def test_hostile_text_is_escaped_in_the_report(finished: StudyPaths) -> None:
     text = finished.report.read_text()
-    assert "<script>" not in text
+    assert text.count("<script>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more_than 100 %" in text
     assert "diverged &lt;b&gt;at&lt;/b&gt; step 3" in text
 
@@ -151,19 +164,86 @@ def test_the_report_says_what_the_answers_say(finished: StudyPaths, table: Compa
     found = best(finished)
     assert f"{100 * found.score.mean:.1f} %" in text
     for verdict in table.verdicts:
-        assert verdict.replace("<", "&lt;") in text
+        assert real_minus(verdict).replace("<", "&lt;") in text
     assert found.reproduce in text
     for trial in found.trials:
         assert trial in text
 
 
-def test_the_forest_is_drawn_to_scale(finished: StudyPaths) -> None:
-    drawn = forest(best(finished))
+def circles(picture: Picture) -> dict[str, Circle]:
+    return {mark.title.partition(":")[0]: mark for mark in picture.marks if isinstance(mark, Circle)}
+
+
+def test_forests_are_drawn_to_one_scale_and_hold_every_cell(table: Comparison) -> None:
+    drawn = forest_pictures(table)
+    arms = [arm for arm in table.arms if not arm.is_base]
+    assert [picture.name for picture in drawn] == [file_name("forest", arm.arm) for arm in arms]
+    scales = []
+    for arm, picture in zip(arms, drawn, strict=True):
+        rows = [mark for mark in picture.marks if isinstance(mark, Circle)]
+        deltas = [cell.vs_base.delta for cell in (arm.mean, arm.pivot_mean, *arm.cells) if cell and cell.vs_base]
+        (zero,) = {mark.x1 for mark in picture.marks if isinstance(mark, Line) and mark.kind == "zero"}
+        assert len(rows) == len(deltas)
+        scales += [(row.x - zero) / (100 * delta) for row, delta in zip(rows, deltas, strict=True) if delta]
+        whiskers = [mark for mark in picture.marks if isinstance(mark, Line) and mark.kind == "whisker"]
+        assert all(line.x1 <= row.x <= line.x2 for line, row in zip(whiskers, rows, strict=True))
+    assert scales == pytest.approx([scales[0]] * len(scales))
+
+
+def test_the_summary_and_the_heat_map_say_the_differences(table: Comparison) -> None:
+    summary = summary_picture(table)
+    assert summary is not None
+    arm = next(arm for arm in table.arms if arm.arm == "afp")
+    assert arm.mean is not None and arm.mean.vs_base is not None
+    words = real_minus(signed_points(arm.mean.vs_base.delta))
+    assert words in summary.label
+    assert any(isinstance(mark, Text) and mark.words.startswith(words) for mark in summary.marks)
+    (heat,) = (picture for picture in heat_pictures(table) if picture.title == "afp")
+    for cell in arm.cells:
+        assert cell.vs_base is not None
+        shown = real_minus(signed_points(cell.vs_base.delta))
+        assert [mark for mark in heat.marks if isinstance(mark, Text) and mark.words == shown], cell
+
+
+def test_retrieval_is_drawn_before_and_after(table: Comparison) -> None:
+    drawn = retrieval_picture(table)
     assert drawn is not None
-    found = best(finished).per_language
-    scale = [(row.x - drawn.zero) / (100 * (found[row.label].delta or 0)) for row in drawn.rows]
-    assert scale == pytest.approx([scale[0]] * len(scale), rel=0.02)  # pixels are rounded
-    assert all(row.low is not None and row.high is not None and row.low <= row.x <= row.high for row in drawn.rows)
+    rows = [row for row in table.representation if row.before and not row.language]
+    assert [row.arm for row in rows] == ["mcl", "afp"]
+    for row in rows:
+        words = f"{100 * row.before[0]:.1f} → {100 * row.retrieval_at_1:.1f}" if row.before else ""
+        assert any(isinstance(mark, Text) and mark.words == words for mark in drawn.marks)
+    bare = table.model_copy(update={"representation": ()})
+    assert retrieval_picture(bare) is None
+
+
+def test_words_of_a_picture_cannot_become_marks_of_the_page(table: Comparison) -> None:
+    for picture in (*forest_pictures(hostile(table)), *heat_pictures(hostile(table))):
+        for text in (to_svg(picture), to_svg(picture, is_file=True)):
+            assert ElementTree.fromstring(text).tag.endswith("svg")
+            assert "<script" not in text
+        assert re.fullmatch(r"[\w-]+", picture.name)
+
+
+def test_a_minus_is_one_and_a_hyphen_stays() -> None:
+    assert real_minus("-2.0 [-3.1, +0.4]") == "−2.0 [−3.1, +0.4]"
+    assert (
+        real_minus("afp - base, mcl-2, 1e-5, --limit -5, 2026-11-28")
+        == "afp - base, mcl-2, 1e-5, --limit −5, 2026-11-28"
+    )
+
+
+def test_a_task_has_a_table_of_its_own_and_a_wide_one_is_folded(table: Comparison) -> None:
+    assert tasks_of(table) == ["xcopa", "xnli"]
+    grid = task_grid(table, "xnli")
+    assert grid.header == ["arm", "en", "sw", "zh"]
+    cell = next(cell for cell in table.arms[2].cells if (cell.task, cell.language) == ("xnli", "sw"))
+    assert grid.rows[-1][2].startswith(f"{100 * cell.mean:.1f}")
+    wide = plain_grid(["arm", *(f"l{number}" for number in range(40))], [["afp", *(["50.0"] * 40)]])
+    parts = block("xnli", wide).parts
+    assert len(parts) == 4
+    assert all(part.header[0] == "arm" and part.rows[0][0] == "afp" for part in parts)
+    assert [name for part in parts for name in part.header[1:]] == wide.header[1:]
 
 
 def test_a_trial_that_could_not_score_everything_shows_what_it_could(tmp_path: Path) -> None:
