@@ -2,17 +2,14 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from afp_ray.comparison.confirmed import ConfirmedArm, arm_of_result
-from afp_ray.comparison.metric import measure_under
+from afp_ray.comparison.confirmed import arm_of_result
 from afp_ray.comparison.published import BASELINES, CellKey, is_same_model, load_published
-from afp_ray.comparison.wording import adjust
+from afp_ray.comparison.trial_pairs import paired_differences
 from afp_ray.config import SPLITS, TrialConfig, flatten, nest, trial_id
 from afp_ray.config.document import Document
 from afp_ray.config.evaluation import Split
@@ -166,20 +163,7 @@ def _differences(
 ) -> list[Difference | None]:
     """Of each main score, paired over examples; None for other metrics."""
     arm, other = (arm_of_result(paths, trial, split=split, name="model") for trial in (result, base))
-    if not arm.examples.same_as(other.examples):
-        return [None] * len(scores)
-    mask = _masks(arm)
-    return adjust([measure_under(mask(score), arm, other) if score.is_main else None for score in scores])
-
-
-def _masks(arm: ConfirmedArm) -> Callable[[Score], NDArray[np.bool_]]:
-    examples = arm.examples
-
-    def mask(score: Score) -> NDArray[np.bool_]:
-        chosen = (examples.task == score.task) & (examples.language == score.language)
-        return np.asarray(chosen & (examples.shots == score.shots), dtype=bool)
-
-    return mask
+    return paired_differences(arm, other, scores)
 
 
 def run_file(file: str, sets: Sequence[str], storage: Path, *, reporter: Reporter) -> TrialResult:
