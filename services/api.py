@@ -29,7 +29,7 @@ from services.reports import report_page
 from services.schemas import Health, StudyDetail, StudyStatus, TrialDetail, TrialPage
 from services.service_schemas import Pareto, TrainingCurve
 from services.status import all_statuses, status_of, trial_answer, trial_page
-from services.studies import paths_of
+from services.studies import match_id, paths_of
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _HEADERS = {
@@ -151,8 +151,7 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
         """One trial with its scores."""
 
         def compute() -> TrialDetail:
-            _require_trial(_known(storage, name), trial_id)
-            return trial_answer(storage, name, trial_id)
+            return trial_answer(storage, name, _whole_id(_known(storage, name), trial_id))
 
         return await desk.quick(request, compute, name=name)
 
@@ -167,8 +166,8 @@ def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
 
         def compute() -> TrainingCurve:
             paths = _known(storage, name)
-            _require_trial(paths, trial_id)
-            return curve_answer(paths.trial(trial_id).curve, trial_id, max_points=points)
+            identity = _whole_id(paths, trial_id)
+            return curve_answer(paths.trial(identity).curve, identity, max_points=points)
 
         return await desk.quick(request, compute, name=name)
 
@@ -233,8 +232,11 @@ def _known(storage: Path, name: str) -> StudyPaths:
         raise NotFoundError(error.problem, allowed=error.allowed, fix="GET /v1/studies lists the studies") from error
 
 
-def _require_trial(paths: StudyPaths, trial_id: str) -> None:
-    if replay(paths.ledger).trial(trial_id) is None:
+def _whole_id(paths: StudyPaths, digits: str) -> str:
+    """The id of the one trial that begins with `digits`."""
+    ids = [trial.trial_id for trial in replay(paths.ledger).trials]
+    if not any(identity.startswith(digits) for identity in ids):
         raise NotFoundError(
-            f"study {paths.name} has no trial {trial_id}", fix=f"GET /v1/studies/{paths.name}/trials lists its trials"
+            f"study {paths.name} has no trial {digits}", fix=f"GET /v1/studies/{paths.name}/trials lists its trials"
         )
+    return match_id(digits, ids, where=f"study {paths.name}")

@@ -46,6 +46,18 @@ COMMANDS: Final = {
         "trial",
         "Run a finished trial again and compare every score; 7 when one differs by more than the tolerance.",
     ),
+    "show": (
+        "trials",
+        "Show one trial: configuration, scores by task and language, times, seeds, checkpoint, and where it lies.",
+    ),
+    "diff": (
+        "trials",
+        "Show what two trials differ in: configuration, scores with paired differences (B - A), costs.",
+    ),
+    "examples": (
+        "trials",
+        "Show single evaluation items with the answers of a trial and of base, and which of them is right.",
+    ),
     "export": (
         "results",
         "Write the trials of a study as Optuna studies, one per arm, for instance for optuna-dashboard.",

@@ -7,14 +7,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from afp_ray.errors import UserError
 from afp_ray.ledger import holder, replay
 from afp_ray.records import SearchFront, StudyState, TrialRecord, TrialStatus
 from afp_ray.store import StudyPaths, find_result, list_studies, read_incomplete, read_study
 from afp_ray.tracking.location import find_run
 from afp_ray.tracking.outbox import lag
 from services.schemas import ArmStatus, RunningTrial, StudyStatus, TrackingLag, TrialDetail, TrialPage
-from services.studies import paths_of
+from services.studies import match_id, paths_of
 
 
 def fronts_answer(paths: StudyPaths, trials: tuple[TrialRecord, ...] | None = None) -> tuple[SearchFront, ...]:
@@ -162,14 +161,14 @@ def trial_page(
 
 
 def trial_answer(storage: Path, name: str, trial_id: str) -> TrialDetail:
-    """One trial with its result.
+    """One trial with its result; the first digits of its id suffice where no other trial of the study has them.
 
     Raises: UserError when the study has no such trial.
     """
     paths = paths_of(storage, name)
-    record = replay(paths.ledger).trial(trial_id)
-    if record is None:
-        raise UserError(f"study {name} has no trial {trial_id[:80]!r}", fix=f"see afp status {name}")
+    trials = {trial.trial_id: trial for trial in replay(paths.ledger).trials}
+    trial_id = match_id(trial_id, trials, where=f"study {name}")
+    record = trials[trial_id]
     detail = TrialDetail(record=record, mlflow_run_id=find_run(paths, trial_id))
     result = find_result(paths.trial(trial_id).result)
     if result is None:

@@ -1,9 +1,10 @@
-"""Finds studies: files by path or by the name of one that ships, folders by name under the storage."""
+"""Finds studies, files by path or the name of one that ships, folders by name; and trials by their first digits."""
 
 import glob
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ _SHIPPED = (Path(__file__).resolve().parent.parent / "search_spaces", Path(sys.p
 
 
 _YAML = (".yaml", ".yml")
+TRIAL_FORMS = "the first digits of an id, STUDY:ARM, STUDY:ARM:SEED, or STUDY:best"
+"""How a trial is named."""
+ID_DIGITS = re.compile(r"[0-9a-f]{1,64}")
+MAX_LISTED = 12
+"""Names that a message lists."""
 _JOB_FOLDER = "working_dir_files"  # where Ray unpacks the folder of a job
 
 
@@ -137,3 +143,40 @@ def complete_study_file(incomplete: str) -> list[str]:
 def complete_study(ctx: Any, incomplete: str) -> list[str]:
     """Studies that were run, then study files, for the shell."""
     return [*complete_study_name(ctx, incomplete), *complete_study_file(incomplete)]
+
+
+def match_id(prefix: str, ids: Iterable[str], *, where: str, names: Sequence[str] = ()) -> str:
+    """The one id that begins with `prefix`.
+
+    Args:
+        prefix: digits of an id; a whole id fits itself alone.
+        ids: that there are.
+        where: for the message.
+        names: of studies that might have been meant.
+    Raises: UserError when none or several fit.
+    """
+    known = sorted(ids)
+    fitting = [identity for identity in known if identity.startswith(prefix)] if ID_DIGITS.fullmatch(prefix) else []
+    if prefix in fitting or len(fitting) == 1:
+        return prefix if prefix in fitting else fitting[0]
+    if fitting:
+        raise UserError(
+            f"{len(fitting)} trials begin with {prefix!r}",
+            where=where,
+            allowed=listed(fitting),
+            fix="give more digits",
+        )
+    shortened = {identity[: max(3, len(prefix))] for identity in known}
+    near = did_you_mean(prefix, [*names, *shortened])
+    raise UserError(
+        f"no trial begins with {prefix[:80]!r}",
+        where=where,
+        allowed=TRIAL_FORMS if known else f"{TRIAL_FORMS}; there are no trials yet",
+        fix=near or "`afp status STUDY --json` and the report list the ids",
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

@@ -20,10 +20,11 @@ from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.methods import METHODS
 from afp_ray.records import Difference, Host, Score, TrialRequest, TrialResult
 from afp_ray.reporter import Reporter
-from afp_ray.store import StudyPaths, TrialPaths, read_result, write_json
+from afp_ray.store import StudyPaths, TrialPaths, write_json
 from afp_ray.trial.check import check_trial, fingerprints
 from afp_ray.trial.run import run_trial
 from services.schemas import EvalAnswer, EvalCell, Reproduction
+from services.trial_references import find_trial
 
 _SETTABLE = ("evaluation.", "model.", "data.pivot")
 _Key = tuple[str, str, str, int, str]
@@ -205,13 +206,13 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, reporter: Repor
     """Run a stored trial again from its own configuration, elsewhere, and compare every score.
 
     Args:
-        identity: trial id, or the first digits of one.
+        identity: the first digits of its id, or `STUDY:ARM`.
         storage: folder of the studies.
         tolerance: largest difference of a score that still counts as the same.
         reporter: hears how far it is.
-    Raises: ConfigError when no stored trial, or more than one, has that id.
+    Raises: UserError when no stored trial, or more than one, is meant; DataError when it has no result.
     """
-    stored = _stored_trial(identity, storage)
+    stored = find_trial(identity, storage).result()
     config = TrialConfig.model_validate(stored.config)
     check_trial(config)
     with tempfile.TemporaryDirectory(prefix="afp-reproduce-") as folder:
@@ -228,18 +229,6 @@ def reproduce(identity: str, storage: Path, *, tolerance: float, reporter: Repor
     largest = max(differences.values(), default=0.0)
     is_same = largest <= tolerance and len(differences) == len(stored.scores)
     return Reproduction(trial_id=stored.trial_id, reproduced=is_same, largest_difference=largest, scores=differences)
-
-
-def _stored_trial(identity: str, storage: Path) -> TrialResult:
-    files = sorted({file.parent.name: file for file in storage.glob(f"**/trials/{identity}*/result.json")}.values())
-    if len(files) != 1:
-        raise ConfigError(
-            f"{len(files)} finished trials begin with {identity!r}",
-            where=str(storage),
-            allowed=", ".join(file.parent.name for file in files[:10]) or "a trial id, or its first digits",
-            fix="write more of its digits" if files else "the report of each study lists its trials",
-        )
-    return read_result(files[0])
 
 
 def _score_differences(stored: TrialResult, again: TrialResult) -> dict[str, float]:

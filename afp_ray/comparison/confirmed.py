@@ -154,7 +154,7 @@ def read_confirmed(paths: StudyPaths, *, split: str, prefix: bool = False) -> Re
     for record in study.state.trials:
         by_arm.setdefault(record.arm, []).append(record)
     for name, records in by_arm.items():
-        chosen = _confirmed(records, split)
+        chosen = confirmed_records(records, split)
         shown = f"{paths.name}/{name}" if prefix else name
         if not chosen:
             study.warnings.append(_left_out(name, records))
@@ -227,7 +227,7 @@ def arm_of_result(paths: StudyPaths, result: TrialResult, *, split: str, name: s
     return _read_arm(paths, [record], split=split, name=name)
 
 
-def _confirmed(records: Sequence[TrialRecord], split: str) -> list[TrialRecord]:
+def confirmed_records(records: Sequence[TrialRecord], split: str) -> list[TrialRecord]:
     """The trials of the arm's confirmed configuration, by seed: most seeds, then the best validation objective."""
     groups: dict[str, dict[int, TrialRecord]] = {}
     for record in records:

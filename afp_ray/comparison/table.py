@@ -1,6 +1,7 @@
 """The ablation table: arms by task, language and shots, their differences to base, and what they mean in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -116,13 +117,13 @@ def base_of(arm: ConfirmedArm, bases: Sequence[ConfirmedArm]) -> ConfirmedArm | 
     """The base that shares most of the arm's other settings; None for a base itself."""
     if arm.method == "base" or not bases:
         return None
-    ignored = {"method", *METHODS["base"]}
+    return min(bases, key=lambda base: settings_apart(arm.config, base.config))
 
-    def distance(base: ConfirmedArm) -> int:
-        ours, theirs = flatten(dict(arm.config)), flatten(dict(base.config))
-        return sum(ours.get(name) != theirs.get(name) for name in {*ours, *theirs} - ignored)
 
-    return min(bases, key=distance)
+def settings_apart(config: Mapping[str, Any], base: Mapping[str, Any]) -> int:
+    """In how many fields two trials differ, those aside that base pins."""
+    ours, theirs = flatten(dict(config)), flatten(dict(base))
+    return sum(ours.get(name) != theirs.get(name) for name in {*ours, *theirs} - {"method", *METHODS["base"]})
 
 
 def _to_base(metric: Metric, arm: ConfirmedArm, bases: Sequence[ConfirmedArm], split: Split) -> Measured | None:

@@ -1,5 +1,6 @@
 """What rooms hand each other: scores, results and jobs of trials, what a ledger says, and what finished studies say."""
 
+from afp_ray.records.examples import Answer, AnsweredExample, ChangedCell, TrialExamples
 from afp_ray.records.findings import (
     ArmRow,
     Best,
@@ -45,8 +46,11 @@ from afp_ray.records.trials import (
 __all__ = [
     "ADOPTED_FROM",
     "MAIN_METRICS",
+    "Answer",
+    "AnsweredExample",
     "ArmRow",
     "Best",
+    "ChangedCell",
     "Cheapest",
     "Clause",
     "CloseReason",
@@ -88,6 +92,7 @@ __all__ = [
     "StudyState",
     "TableCell",
     "TrainingSummary",
+    "TrialExamples",
     "TrialRecord",
     "TrialRequest",
     "TrialResult",

@@ -33,6 +33,10 @@ StudyFile = Annotated[
     ),
 ]
 StudyName = Annotated[str, typer.Argument(help="Name of a study that was run.", autocompletion=complete_study_name)]
+TrialName = Annotated[
+    str,
+    typer.Argument(metavar="TRIAL", help="First digits of an id, STUDY:ARM, STUDY:ARM:SEED, or STUDY:best."),
+]
 EvalSets = Annotated[
     list[str] | None,
     typer.Option("--set", help="A field of evaluation or model: evaluation.generation.max_new_tokens=64."),

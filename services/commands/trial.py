@@ -7,7 +7,7 @@ import typer
 from afp_ray.config import DEFAULT_TASKS
 from afp_ray.errors import ConfigError
 from services import trials
-from services.commands.options import EVAL_EXAMPLES, EvalSets, EvalSplit, Json, Sets, Storage
+from services.commands.options import EVAL_EXAMPLES, EvalSets, EvalSplit, Json, Sets, Storage, TrialName
 from services.output import GATE, say_json
 from services.studies import storage_folder
 from services.views.live import LineReporter
@@ -79,7 +79,7 @@ def evaluate(
 
 @app.command()
 def reproduce(
-    trial_id: Annotated[str, typer.Argument(help="Id of a finished trial, or its first digits.")],
+    trial_id: TrialName,
     tolerance: Annotated[float, typer.Option(min=0, help="Largest difference that is still the same.")] = 1e-5,
     storage: Storage = None,
     as_json: Json = False,

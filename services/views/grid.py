@@ -53,6 +53,15 @@ def scored(value: float, metric: str) -> str:
     return plain(value) if metric in RAW else percent(value)
 
 
+def signed_difference(before: float | None, after: float | None, metric: str) -> str:
+    """A metric's change with its sign, in points where it is a share; "-" where one of the two is lacking."""
+    if before is None or after is None:
+        return "-"
+    if metric not in RAW:
+        return signed_points(after - before)
+    return plain(after - before) if after < before else f"+{plain(after - before)}"
+
+
 def mark(delta: Difference | None) -> str:
     """The mark of a significant difference."""
     return mark_of(None if delta is None else delta.p if delta.p_holm is None else delta.p_holm)

@@ -51,7 +51,7 @@ def test_a_model_is_scored_as_it_is_and_its_row_reproduced(tmp_path: Path, capsy
             "evaluation.generation.max_new_tokens",
         ),
         (["eval", "embedded", "--set", "evaluation.limit=many"], "--set evaluation.limit=many"),
-        (["reproduce", "feed"], "0 finished trials begin with 'feed'"),
+        (["reproduce", "feed"], "no trial begins with 'feed'"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(
