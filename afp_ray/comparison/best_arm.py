@@ -87,7 +87,7 @@ def best(
         objective=f"{'maximize' if chosen_by.sign > 0 else 'minimize'} {chosen_by}",
         split=split,
         arm=winner.name,
-        config=dict(winner.config),
+        config=TrialConfig.model_validate(dict(winner.config)),
         score=score,
         vs_base=vs_base,
         per_language=_per_language(chosen_by, winner, base, split),

@@ -9,11 +9,13 @@ import json
 import math
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from afp_ray.errors import ConfigError
 
@@ -135,6 +137,35 @@ def parse_document(text: str, name: str) -> Document:
         raise document.error((), problem, fix="see search_spaces/demo.yaml")
     document.values = values
     return document
+
+
+def write_document(values: Mapping[str, Any], name: str = "<study>") -> Document:
+    """The document that a program's mapping would be in a file, so that errors show the line of the mistake.
+
+    Args:
+        values: what JSON can hold, paths, models, and numbers of numpy.
+        name: what errors call it.
+    Raises: ConfigError for another value, and as `parse_document`.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        if isinstance(value, PurePath):
+            return str(value)
+        if hasattr(value, "item"):
+            return value.item()
+        raise ConfigError(
+            f"a value is of the type {type(value).__name__}: {str(value)[:80]!r}",
+            where=name,
+            allowed="what a YAML file can hold: text, numbers, true and false, None, lists, mappings; and paths",
+        )
+
+    try:
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"this is no study: {error}", where=name, fix="use finite numbers and plain names") from error
+    return parse_document(text, name)  # JSON is YAML, and a document with one field a line has places to show
 
 
 def _parse_json(text: str, name: str) -> Document:

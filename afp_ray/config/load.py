@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from afp_ray.config.base import canonical_json
-from afp_ray.config.document import Document, KeyPath, Position, parse_value, read_document
+from afp_ray.config.document import Document, KeyPath, Position, parse_value, read_document, write_document
 from afp_ray.config.dotted import TOPS, dot, flat
 from afp_ray.config.evaluation import CHOICE_TASKS, GENERATED_SCORES
 from afp_ray.config.fields import (
@@ -31,11 +31,13 @@ _FINITE = ConfigDict(allow_inf_nan=False)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = (), *, small: bool = False) -> StudyConfig:
-    """Read a study file.
+def load_study(
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, small: bool = False
+) -> StudyConfig:
+    """Read a study file, or a study that a program holds as a mapping.
 
     Args:
-        path: YAML; the names under `fixed`, `compare` and `tune` may be dotted or nested.
+        path: YAML, or what would stand in it; the names under `fixed`, `compare` and `tune` may be dotted or nested.
         overrides: `name=value` each, over the file; `name` is a field of the study (`budget.trials`) or of a trial
             (`training.max_steps`, then it is fixed). Values are YAML.
         small: take the file's small form: what stands under `small` replaces the rest, and `overrides` come after.
@@ -44,7 +46,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = (), *, small: bool =
     Raises: ConfigError with file:line:column, the value, what is allowed and a fix. The small form is checked whichever
         form is asked for, so that a slip in it does not wait for the day it is run.
     """
-    document = read_document(path)
+    document = write_document(path) if isinstance(path, Mapping) else read_document(path)
     dot(document, document.values, ())
     has_small = bool(document.values.get("small"))
     if small and not has_small:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from afp_ray.config.base import StrictModel
+from afp_ray.config.trial import TrialConfig
 from afp_ray.records.published import PaperTable
 from afp_ray.records.trials import DeviceHours
 
@@ -227,8 +228,8 @@ class Best(StrictModel):
     split: Literal["validation", "test"]
     """Split of every number here; the choice itself was made on validation."""
     arm: str
-    config: dict[str, Any]
-    """The resolved `TrialConfig` of the first seed."""
+    config: TrialConfig
+    """Resolved, of the first seed."""
     score: ScoreSummary
     vs_base: Difference | None = None
     """Null where the study has no base, or the best arm is base itself."""

@@ -201,7 +201,7 @@ def run_and_show(
     Under a Ray job, and where `attach` says so, a study that another driver holds is followed to its end.
     """
     paths = StudyPaths(storage, study.name)
-    address, unloadable = _prepare(study, paths, address, allow_open=allow_open)
+    address, unloadable = prepare(study, paths, address, allow_open=allow_open)
     num_expected = planned_trials(study, unloadable)
     answers = cache(partial(answers_of, paths))  # asked for once the study is closed, by the report and by the end
     is_live = sys.stdout.isatty() and not as_json
@@ -228,7 +228,7 @@ def run_and_show(
     return code
 
 
-def _prepare(
+def prepare(
     study: StudyConfig, paths: StudyPaths, address: str | None, *, allow_open: bool
 ) -> tuple[str | None, Mapping[str, ModelError]]:
     """Check the study, this machine and the cluster, and fetch models; warns of arms that will fail.

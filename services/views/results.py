@@ -3,11 +3,11 @@
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from afp_ray.comparison.wording import in_words, sentence
+from afp_ray.config import TrialConfig
 from afp_ray.records import Best, Comparison, Requirement, Score, TrialResult
 from services.output import say
 from services.schemas import EvalAnswer, EvalCell, Reproduction
@@ -146,18 +146,18 @@ def show_comparison(comparison: Comparison) -> None:
         say(f"  warning: {warning}")
 
 
-def _recipe(config: dict[str, Any]) -> str:
+def _recipe(config: TrialConfig) -> str:
     """The fields that this trial used; what its method leaves idle is not shown."""
-    loss, data = config["loss"], config["data"]
-    if config["training"]["max_steps"] == 0:
+    loss, data = config.loss, config.data
+    if config.training.max_steps == 0:
         return "the model as it is, not trained"
     words = []
-    if loss["contrastive_weight"] > 0:
-        words += [f"temperature {loss['temperature']:.4g}", f"layer {loss['layer']}", f"pooling {loss['pooling']}"]
-        words += [f"pairs {data['num_pairs']}"]
-    if loss["instruction_weight"] > 0:
-        words += [f"lambda {loss['instruction_weight']:.4g}", f"instructions {data['num_instructions']}"]
-        words += [f"crossing {data['cross_probability']:.4g}"]
+    if loss.contrastive_weight > 0:
+        words += [f"temperature {loss.temperature:.4g}", f"layer {loss.layer}", f"pooling {loss.pooling}"]
+        words += [f"pairs {data.num_pairs}"]
+    if loss.instruction_weight > 0:
+        words += [f"lambda {loss.instruction_weight:.4g}", f"instructions {data.num_instructions}"]
+        words += [f"crossing {data.cross_probability:.4g}"]
     return "  ".join(words)
 
 
