@@ -15,6 +15,8 @@ AfpError
     └── StorageError          a disk is full or refuses                          the study stops, exit 75
 """
 
+from collections.abc import Sequence
+
 
 class AfpError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -54,6 +56,27 @@ def _rebuild(kind: type[UserError], problem: str, where: str, allowed: str, fix:
 
 class ConfigError(UserError):
     """A study file, a trial file or an option is wrong."""
+
+
+class SeveralConfigError(ConfigError):
+    """Several mistakes of one file; the first stands for all of them wherever one is expected.
+
+    Args:
+        mistakes: two or more, in the order of the file.
+    """
+
+    def __init__(self, mistakes: Sequence[ConfigError]) -> None:
+        self.mistakes = tuple(mistakes)
+        first = self.mistakes[0]
+        super().__init__(first.problem, where=first.where, allowed=first.allowed, fix=first.fix)
+
+    def __str__(self) -> str:
+        """Each mistake as the terminal shows it, with an empty line between them."""
+        return "\n\n".join(map(str, self.mistakes))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the mistakes when the error crosses a process."""
+        return type(self), (self.mistakes,)
 
 
 class DataError(UserError):

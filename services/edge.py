@@ -6,14 +6,22 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from afp_ray.errors import AfpError, ConfigError, StorageError, StudyLockedError, UnavailableError, UserError
+from afp_ray.errors import (
+    AfpError,
+    ConfigError,
+    SeveralConfigError,
+    StorageError,
+    StudyLockedError,
+    UnavailableError,
+    UserError,
+)
 from afp_ray.redaction import redact
 from services.output import AWAY, BUG, COMPLETE, LOCKED, SIGINT, USAGE, note, say, say_json
 
@@ -91,15 +99,40 @@ def _usage(error: Any) -> int:
     return int(error.exit_code)
 
 
+MAX_SHOWN = 10
+"""Mistakes of one file that are shown; the number of the others is said."""
+
+
 def show_error(error: AfpError, *, as_json: bool = False) -> int:
-    """Print an error with its place and fix; returns the exit code of its class."""
+    """Print an error with its place and fix, of a file all of its mistakes; returns the exit code of its class."""
     code = exit_code_of(error)
+    mistakes: Sequence[AfpError] = error.mistakes if isinstance(error, SeveralConfigError) else (error,)
+    num_more = max(0, len(mistakes) - MAX_SHOWN)
     if as_json:
-        fields = {name: getattr(error, name, "") for name in ("problem", "where", "allowed", "fix")}
-        fields["problem"] = fields["problem"] or str(error)
-        fields["fix"] = fields["fix"] or _fix_of(error)
-        say_json({"error": {"code": code, "class": type(error).__name__, **fields}})
+        content = {"code": code, "class": type(error).__name__, **_fields_of(error)}
+        if len(mistakes) > 1:
+            content |= {
+                "class": ConfigError.__name__,
+                "mistakes": [_fields_of(mistake) for mistake in mistakes[:MAX_SHOWN]],
+                "more": num_more,
+            }
+        say_json({"error": content})
         return code
+    for index, mistake in enumerate(mistakes[:MAX_SHOWN]):
+        if index:
+            note("")
+        _show_one(mistake)
+    if len(mistakes) > 1:
+        note(f"\n{len(mistakes)} mistakes{f', {num_more} more than are shown' if num_more else ''}")
+    return code
+
+
+def _fields_of(error: AfpError) -> dict[str, str]:
+    fields = {name: getattr(error, name, "") for name in ("problem", "where", "allowed", "fix")}
+    return fields | {"problem": fields["problem"] or str(error), "fix": fields["fix"] or _fix_of(error)}
+
+
+def _show_one(error: AfpError) -> None:
     is_colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     if is_colored:
         sys.stderr.write("\033[1;31m")
@@ -118,7 +151,6 @@ def show_error(error: AfpError, *, as_json: bool = False) -> int:
         note(str(error))
         if fix := _fix_of(error):
             note(f"fix    {fix}")
-    return code
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}

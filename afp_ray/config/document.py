@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from afp_ray.config.mistakes import Mistakes
 from afp_ray.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -58,6 +59,8 @@ class Document:
     lines: list[str]
     values: dict[str, Any]
     positions: dict[KeyPath, Position] = field(default_factory=dict)
+    mistakes: Mistakes = field(default_factory=Mistakes)
+    """What was found wrong; whoever has read all of the document refuses them together."""
 
     def error(
         self, path: KeyPath, problem: str, *, at_key: bool = False, allowed: str = "", fix: str = ""
@@ -101,8 +104,9 @@ def read_document(path: str | Path) -> Document:
 
     Args:
         path: the file, at most 1 MB of UTF-8.
-    Returns: its values as dict, list, str, int, float, bool and None, with their positions.
-    Raises: ConfigError with file:line:column.
+    Returns: its values as dict, list, str, int, float, bool and None, with their positions; a field whose value cannot
+        be read is left out, and among its `mistakes`.
+    Raises: ConfigError with file:line:column where it is no document at all.
     """
     name, file = str(path), Path(path).expanduser()
     text = _read_text(file, name)
@@ -199,6 +203,7 @@ def parse_value(text: str, origin: str) -> tuple[Any, dict[KeyPath, Position]]:
     """The value of a `--set` as YAML, and the place of each of its parts, which is `origin`."""
     try:
         document = parse_document(f"value: {text}", origin)
+        document.mistakes.refuse()
         positions = {
             path[1:]: replace(position, origin=origin) for path, position in document.positions.items() if path
         }
@@ -300,10 +305,13 @@ class _Reader:
         line, column = node.start_mark.line + 1, node.start_mark.column + 1
         return _located(self.document.name, self.document.lines, line, column, problem, fix=fix, allowed=allowed)
 
+    def endless(self, node: yaml.Node) -> ConfigError:
+        return self.fail(node, "the aliases of this file expand without end", fix="write the values out")
+
     def value(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
-            raise self.fail(node, "the aliases of this file expand without end", fix="write the values out")
+            raise self.endless(node)
         if id(node) in self.open:
             raise self.fail(node, "this alias contains itself", fix="write the values out")
         mark, key_mark = node.start_mark, (key or node).start_mark
@@ -327,24 +335,27 @@ class _Reader:
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        first: dict[str, int] = {}
         for key_node, child in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise self.fail(key_node, "a key must be text, not a list or mapping")
-            if key_node.value == "<<" and not key_node.style:  # of YAML 1.1 alone
-                raise self.fail(key_node, "the merge key << is not accepted", fix="write the fields out")
-            key = self.scalar(key_node)
-            if not isinstance(key, str):
-                raise self.fail(
-                    key_node,
-                    f"the key {key_node.value} was read by YAML as {_shown(key)}",
-                    fix=f'write "{key_node.value}"',
-                )
-            if key in values:
-                raise self.fail(key_node, f"the key {key!r} stands twice, first in line {first[key]}", fix="keep one")
-            values[key] = self.value(child, (*path, key), key_node)
-            first[key] = key_node.start_mark.line + 1
+            if self.nodes > MAX_NODES:
+                raise self.endless(key_node)
+            with self.document.mistakes:  # the field is left out
+                self.entry(values, key_node, child, path)
         return values
+
+    def entry(self, values: dict[str, Any], key_node: yaml.Node, child: yaml.Node, path: KeyPath) -> None:
+        """Put one field of the mapping at `path` into `values`."""
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise self.fail(key_node, "a key must be text, not a list or mapping")
+        if key_node.value == "<<" and not key_node.style:  # of YAML 1.1 alone
+            raise self.fail(key_node, "the merge key << is not accepted", fix="write the fields out")
+        key = self.scalar(key_node)
+        if not isinstance(key, str):
+            problem = f"the key {key_node.value} was read by YAML as {_shown(key)}"
+            raise self.fail(key_node, problem, fix=f'write "{key_node.value}"')
+        if key in values:
+            first = self.document.positions[(*path, key)].key_line
+            raise self.fail(key_node, f"the key {key!r} stands twice, first in line {first}", fix="keep one")
+        values[key] = self.value(child, (*path, key), key_node)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         """The value of a scalar, refusing numbers that mean something else than they look like."""

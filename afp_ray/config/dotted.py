@@ -12,7 +12,7 @@ TOPS = ("fixed", "compare", "tune")
 def flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dict[str, Any], dict[KeyPath, Position]]:
     """Dotted values of the mapping at `path`, opening the sections of a trial alone, and all positions so renamed.
 
-    Raises: ConfigError for a field that stands there twice.
+    A field that stands there twice is a mistake of the document.
     """
     flattened: dict[str, Any] = {}
     positions = {at: position for at, position in document.positions.items() if at[: len(path)] != path or at == path}
@@ -24,7 +24,9 @@ def flat(document: Document, values: dict[str, Any], path: KeyPath) -> tuple[dic
                 walk(value, at, f"{name}.")
                 continue
             if name in flattened:
-                raise document.error(at, f"{name} stands twice, dotted and nested", at_key=True, fix="keep one")
+                problem = f"{name} stands twice, dotted and nested"
+                document.mistakes.add(document.error(at, problem, at_key=True, fix="keep one"))
+                continue
             flattened[name] = value
             for other, position in document.positions.items():
                 if other[: len(at)] == at:
@@ -41,7 +43,6 @@ def dot(document: Document, values: dict[str, Any], path: KeyPath) -> None:
         document: the file; its positions are renamed.
         values: the study, or its small form.
         path: where `values` stands in the file.
-    Raises: ConfigError for a field that stands twice.
     """
     for top in TOPS:
         if isinstance(values.get(top), dict):

@@ -1,7 +1,7 @@
 """Study and trial files: YAML plus `--set` becomes a validated config, or an error at the line of the mistake."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -21,7 +21,7 @@ from afp_ray.config.fields import (
 from afp_ray.config.search import ChoiceSpec, RangeSpec
 from afp_ray.config.small import small_form
 from afp_ray.config.study import StudyConfig, arm_name_problem, flatten, nest
-from afp_ray.config.translate import error_at, parts_of, translate
+from afp_ray.config.translate import error_at, parts_of, place_of, translate
 from afp_ray.config.trial import TrialConfig
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES, unknown_language
@@ -51,22 +51,60 @@ def load_study(
     has_small = bool(document.values.get("small"))
     if small and not has_small:
         raise document.error((), "the study has no small form", fix="add a section `small:`, or run it without --small")
-    reduced = small_form(document) if has_small else None
-    if small and reduced is not None:
-        return _study_of(reduced, overrides)
-    study = _study_of(document, overrides)
+    reduced = None
+    with document.mistakes:
+        reduced = small_form(document) if has_small else None
+    study = None if small else _study_of(document, overrides)
     if reduced is not None:
-        _study_of(reduced, ())
+        small_study = _study_of(reduced, overrides if small else ())
+        study = small_study if small else study
+    document.mistakes.refuse()
+    assert study is not None
     return study
 
 
-def _study_of(document: Document, overrides: Sequence[str]) -> StudyConfig:
+def _study_of(document: Document, overrides: Sequence[str]) -> StudyConfig | None:
+    """The study of a document, as far as its mistakes leave one."""
     for override in overrides:
-        _override_study(document, override)
-    _check_arm_names(document)
-    study = _validate(StudyConfig, document.values, document)
-    _check_fields(study, document)
+        with document.mistakes:
+            _override_study(document, override)
+    study = _without_mistakes(document, _misnamed_arms(document))
+    if study is not None:
+        _check_fields(study, document)
     return study
+
+
+def _without_mistakes(document: Document, misnamed: Collection[str]) -> StudyConfig | None:
+    """The study without the fields that are wrong, so that what the others say is checked as well.
+
+    Args:
+        document: the study.
+        misnamed: arms that are left out from the start.
+    Returns: None where it is not to be said which field that is.
+    """
+    values = {top: dict(value) if isinstance(value, dict) else value for top, value in document.values.items()}
+    for name in misnamed:
+        del values["arms"][name]
+    while True:
+        try:
+            return StudyConfig.model_validate_json(json.dumps(values, allow_nan=False), strict=True)
+        except ValidationError as error:
+            _add_mistakes(error, document, StudyConfig)
+            places = [place_of(details, document) for details in error.errors()]
+            if not any([_take_out(values, place) for place in places]):
+                return None
+
+
+def _take_out(values: dict[str, Any], place: KeyPath) -> bool:
+    """Take what stands at `place` out of the values of a study; whether it was there."""
+    top, *rest = place or ("name",)
+    if top == "name":
+        was_there = values.get("name") != "nameless"
+        values["name"] = "nameless"
+        return was_there
+    if rest and top in (*TOPS, "arms") and isinstance(values.get(str(top)), dict):
+        return values[str(top)].pop(rest[0], None) is not None
+    return values.pop(str(top), None) is not None
 
 
 def load_trial(
@@ -83,22 +121,42 @@ def load_trial(
     document = read_document(path)
     document.values, document.positions = flat(document, document.values, ())
     for override in overrides:
-        name, value, positions, origin = _split(override)
-        _require(name, trial_fields(), origin=origin)
-        document.values[name] = value
-        _locate_override(document, (name,), positions)
+        with document.mistakes:
+            name, value, positions, origin = _split(override)
+            _require(name, trial_fields(), origin=origin)
+            document.values[name] = value
+            _locate_override(document, (name,), positions)
     _check_values(document.values, document, ())
     method = document.values.get("method", TrialConfig.model_fields["method"].default)
-    pinned = (methods or {}).get(method, {})
-    return _validate(TrialConfig, nest({**document.values, **pinned}), document)
+    pinned = (methods or {}).get(method, {}) if isinstance(method, str) else {}
+    trial = _validate(TrialConfig, nest({**document.values, **pinned}), document)
+    document.mistakes.refuse()
+    assert trial is not None
+    return trial
 
 
-def _validate(model: type[_Model], values: Mapping[str, Any], document: Document, *, root: KeyPath = ()) -> _Model:
-    """Validate strictly (no text read as a number, no true read as 1); errors go to the place of their field."""
+def _validate(
+    model: type[_Model], values: Mapping[str, Any], document: Document, *, root: KeyPath = ()
+) -> _Model | None:
+    """Validate strictly (no text read as a number, no true read as 1); None where it has mistakes of the document."""
     try:
         return model.model_validate_json(json.dumps(values, allow_nan=False), strict=True)
     except ValidationError as error:
-        raise translate(error.errors()[0], document, model=model, root=root) from None
+        _add_mistakes(error, document, model, root=root)
+        return None
+
+
+def _add_mistakes(error: ValidationError, document: Document, model: type[BaseModel], *, root: KeyPath = ()) -> None:
+    """Note what pydantic has found, each at the place of its field."""
+    places = [details["loc"] for details in error.errors()]
+    for details in error.errors():
+        is_missing, loc = details["type"] == "missing", details["loc"]
+        if any(len(other) > len(loc) > 0 and other[: len(loc)] == loc for other in places):
+            continue  # of a list that is too short without the items that are wrong
+        if is_missing and (*root, *loc) in document.positions:
+            continue  # it is there, and what is wrong with it is known
+        mistake = translate(details, document, model=model, root=root)
+        document.mistakes.add(mistake, key=f"{mistake.where} {loc[-1]}" if is_missing else "")
 
 
 # --set
@@ -189,30 +247,40 @@ def _study_names() -> list[str]:
 # Fields of a trial inside a study
 
 
-def _check_arm_names(document: Document) -> None:
-    arms = document.values.get("arms")
+def _misnamed_arms(document: Document) -> list[str]:
+    """Named arms that cannot have that name, or have a seed; a mistake of the document each."""
+    arms, misnamed = document.values.get("arms"), []
     for name, fields in arms.items() if isinstance(arms, dict) else ():
         if problem := arm_name_problem(name):
             problem, allowed, fix = parts_of(problem)
-            raise error_at(document, ("arms", name), problem, at_key=True, allowed=allowed, fix=fix)
-        if isinstance(fields, dict) and "seed" in fields:
+            mistake = error_at(document, ("arms", name), problem, at_key=True, allowed=allowed, fix=fix)
+        elif isinstance(fields, dict) and "seed" in fields:
             problem, fix = "`seed` is never an arm's own", "list the seeds under `seeds`"
-            raise error_at(document, ("arms", name, "seed"), problem, at_key=True, fix=fix)
+            mistake = error_at(document, ("arms", name, "seed"), problem, at_key=True, fix=fix)
+        else:
+            continue
+        document.mistakes.add(mistake)
+        misnamed.append(name)
+    return misnamed
 
 
 def _check_fields(study: StudyConfig, document: Document) -> None:
+    fixed, num_before = flatten(study.fixed), len(document.mistakes)
     _check_values(study.fixed, document, ("fixed",))
-    for name, values in study.compare.items():
-        _require_field(name, document, ("compare", name))
-        _check_list(name, values, document, ("compare", name))
-    for name, spec in study.tune.items():
-        _require_field(name, document, ("tune", name))
-        _check_spec(name, spec, document)
-    fixed = flatten(study.fixed)
     _check_sections(fixed, fixed, document, ("fixed",))
+    is_fixed_right = len(document.mistakes) == num_before
     for name, own in study.arms.items():
         _check_values(own, document, ("arms", name))
-        _check_sections({**fixed, **own}, own, document, ("arms", name))
+        if is_fixed_right:  # what `fixed` has wrong is not each arm's mistake as well
+            _check_sections({**fixed, **own}, own, document, ("arms", name))
+    for name, values in study.compare.items():
+        with document.mistakes:
+            _require_field(name, document, ("compare", name))
+            _check_list(name, values, document, ("compare", name))
+    for name, spec in study.tune.items():
+        with document.mistakes:
+            _require_field(name, document, ("tune", name))
+            _check_spec(name, spec, document)
     _check_objective(study, document)
 
 
@@ -232,8 +300,9 @@ def _check_sections(fields: Mapping[str, Any], own: Mapping[str, Any], document:
 
 def _check_values(values: Mapping[str, Any], document: Document, root: KeyPath) -> None:
     for name, value in values.items():
-        _require_field(name, document, (*root, name))
-        _check_value(name, value, document, (*root, name))
+        with document.mistakes:
+            _require_field(name, document, (*root, name))
+            _check_value(name, value, document, (*root, name))
 
 
 def _require_field(name: str, document: Document, path: KeyPath) -> None:
@@ -248,12 +317,13 @@ def _check_list(name: str, values: Sequence[Any], document: Document, path: KeyP
     seen: dict[str, Any] = {}
     for index, value in enumerate(values):
         at = (*path, index)
-        key = canonical_json(_check_value(name, value, document, at))
-        if key in seen:
-            shown = f"{json.dumps(seen[key])} and {json.dumps(value)}"
-            problem = f"{name} repeats a value: {shown} are one once they are read"
-            raise error_at(document, at, problem, fix="keep one of them")
-        seen[key] = value
+        with document.mistakes:
+            key = canonical_json(_check_value(name, value, document, at))
+            if key in seen:
+                shown = f"{json.dumps(seen[key])} and {json.dumps(value)}"
+                problem = f"{name} repeats a value: {shown} are one once they are read"
+                raise error_at(document, at, problem, fix="keep one of them")
+            seen[key] = value
 
 
 def _check_value(name: str, value: Any, document: Document, path: KeyPath) -> Any:
@@ -293,7 +363,8 @@ def _check_spec(name: str, spec: RangeSpec | ChoiceSpec, document: Document) -> 
         raise error_at(document, path, f"{name} is a whole number", fix="add `int: true` to its range")
     for end in ("low", "high"):
         value = getattr(spec, end)
-        _check_value(name, int(value) if is_whole else value, document, (*path, end))
+        with document.mistakes:
+            _check_value(name, int(value) if is_whole else value, document, (*path, end))
 
 
 def _plain_kinds(kind: Any) -> Iterator[Any]:
@@ -305,11 +376,12 @@ def _plain_kinds(kind: Any) -> Iterator[Any]:
 
 
 def _check_objective(study: StudyConfig, document: Document) -> None:
-    _check_metric(study.objective.metric, document, ("objective", "metric"))
-    for index, goal in enumerate(study.objective.also):
-        _check_metric(goal.metric, document, ("objective", "also", index, "metric"))
-    for index, limit in enumerate(study.constraints):
-        _check_metric(limit.metric, document, ("constraints", index, "metric"))
+    metrics: dict[KeyPath, str] = {("objective", "metric"): study.objective.metric}
+    metrics |= {("objective", "also", index, "metric"): goal.metric for index, goal in enumerate(study.objective.also)}
+    metrics |= {("constraints", index, "metric"): limit.metric for index, limit in enumerate(study.constraints)}
+    for path, metric in metrics.items():
+        with document.mistakes:
+            _check_metric(metric, document, path)
 
 
 def _check_metric(name: str, document: Document, path: KeyPath) -> None:

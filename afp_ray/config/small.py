@@ -21,16 +21,21 @@ def small_form(document: Document) -> Document:
 
     Args:
         document: the file, with dotted names under `fixed`, `compare` and `tune`; it is not changed.
-    Returns: a document without `small`, whose errors point into that section of the file.
-    Raises: ConfigError for a field that a small form cannot replace.
+    Returns: a document without `small`, whose errors point into that section of the file; a field that a small form
+        cannot replace is among the mistakes of both.
+    Raises: ConfigError when `small` is no mapping.
     """
     reduced = Document(document.name, document.lines, copy.deepcopy(document.values), dict(document.positions))
+    reduced.mistakes = document.mistakes
     replacing = reduced.values.pop("small")
     if not isinstance(replacing, dict):
         raise document.error(("small",), "`small` is no mapping of fields", fix="write `small: {seeds: [0], ...}`")
     dot(reduced, replacing, ("small",))
     for field, value in replacing.items():
-        _require(field, document)
+        with document.mistakes:
+            _require(field, document)
+        if field not in _ALLOWED:
+            continue
         if field == "fixed" and isinstance(value, dict) and isinstance(reduced.values.get("fixed"), dict):
             _merge(reduced, value)
         else:
@@ -66,7 +71,7 @@ def _merge(reduced: Document, values: Mapping[str, Any]) -> None:
         gone = [other for other in fixed if f"{other}.".startswith(f"{name}.")]
         if not gone:
             problem = f"small.fixed takes out {name}, which `fixed` does not have"
-            raise reduced.error(("small", *here), problem, at_key=True, fix="remove the line")
+            reduced.mistakes.add(reduced.error(("small", *here), problem, at_key=True, fix="remove the line"))
         for other in gone:
             del fixed[other]
             _drop(reduced, ("fixed", other))

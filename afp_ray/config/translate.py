@@ -46,12 +46,12 @@ def translate(
         root: where the validated value stands.
     """
     kind, context, loc = details["type"], details.get("ctx", {}), (*root, *details["loc"])
-    path = path_of(loc, document)
+    path = place_of(details, document, root=root)
     name, value = field_name(loc), details["input"]
     if kind == "value_error":
         message = details["msg"].removeprefix("Value error, ")
         problem, allowed, fix = parts_of(message)
-        return error_at(document, _quoted(message, document, path), problem, allowed=allowed, fix=fix)
+        return error_at(document, path, problem, allowed=allowed, fix=fix)
     if kind == "extra_forbidden":
         beside = _beside(model, details["loc"])
         fix = did_you_mean(str(loc[-1]), beside)
@@ -66,6 +66,12 @@ def translate(
         return error_at(document, path, problem, allowed=_allowed(kind, context), fix=f'write "{raw}"')
     problem = _sentence(kind, context, name, value, details["msg"])
     return error_at(document, path, problem, allowed=_allowed(kind, context), fix=_fix(kind, context, value, raw))
+
+
+def place_of(details: ErrorDetails, document: Document, *, root: KeyPath = ()) -> KeyPath:
+    """Where in the document the mistake of a pydantic error stands; arguments as in `translate`."""
+    path = path_of((*root, *details["loc"]), document)
+    return _quoted(details["msg"], document, path) if details["type"] == "value_error" else path
 
 
 def parts_of(message: str) -> tuple[str, str, str]:
@@ -119,6 +125,7 @@ def field_name(loc: KeyPath) -> str:
 def _quoted(message: str, document: Document, path: KeyPath) -> KeyPath:
     """The place of the value or field that a model's own message quotes, else `path`."""
     paths = [inner for inner in document.positions if inner[: len(path)] == path]
+    message = message.removeprefix("Value error, ")
     paths.sort(key=lambda inner: document.positions[inner].origin is None)  # what --set gave is the likelier mistake
     for word in re.findall(r"'([^']*)'", message):
         for inner in paths:
