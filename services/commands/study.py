@@ -44,7 +44,7 @@ from services.studies import complete_study, is_file_name, load, paths_of, stora
 from services.views.live import LineProgress, LiveProgress
 from services.views.results import show_best, show_comparison
 from services.views.tables import incomplete_grids
-from services.views.terminal import console, to_terminal
+from services.views.terminal import console, show_grid
 from services.views.text import show_plan
 
 MAX_INCOMPLETE = 3
@@ -341,7 +341,7 @@ def summarize(paths: StudyPaths, state: StudyState, answers: Answers) -> None:
     for message, count in reasons.items():
         terminal.print(f"failed   {message}{f'  x{count}' if count > 1 else ''}")
     for trial_id, grid in list(incomplete_grids(paths, failed).items())[:MAX_INCOMPLETE]:
-        terminal.print(to_terminal(grid, f"{trial_id}: scores in %, incomplete"))
+        show_grid(grid, f"{trial_id}: scores in %, incomplete", terminal)
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
     uri = tracking_uri(read_study(paths).runtime.tracking_uri, paths.storage)
     say()

@@ -2,10 +2,9 @@
 
 import re
 
-from services.output import say
 from services.schemas import FilterAnswer, InspectAnswer, SampleRow, Spread
 from services.views.grid import percent, plain_grid
-from services.views.terminal import console, to_terminal
+from services.views.terminal import say_folded, show_grid
 
 _SHOWN = 88
 _FOLDERS = re.compile(r"\S*/")
@@ -14,17 +13,17 @@ _FOLDERS = re.compile(r"\S*/")
 def show_inspection(answer: InspectAnswer) -> None:
     """What an arm trains on, as `afp data inspect` shows it."""
     amounts = f"{answer.pairs} pairs, {answer.instructions} instructions"
-    say(f"study {answer.study}  arm {answer.arm}  seed {answer.seed}  {amounts}")
+    say_folded(f"study {answer.study}  arm {answer.arm}  seed {answer.seed}  {amounts}")
     if answer.other_arms:
-        say(f"other arms (--arm): {', '.join(answer.other_arms)}")
+        say_folded(f"other arms (--arm): {', '.join(answer.other_arms)}")
     if answer.searched:
         values = ", ".join(f"{name} = {value}" for name, value in answer.searched.items())
-        say(f"searched, here at the first value of its space: {values}")
+        say_folded(f"searched, here at the first value of its space: {values}")
     _show_sources(answer)
     _show_amounts(answer)
     _show_mix(answer)
     _show_lengths(answer)
-    say(f"{len(answer.samples)} rows of the draw")
+    say_folded(f"{len(answer.samples)} rows of the draw")
     for row in answer.samples:
         _show_sample(row)
 
@@ -42,11 +41,11 @@ def _show_sources(answer: InspectAnswer) -> None:
     ]
     _print(["source", "language", "read", "kept", "refused"], rows, "what the sources gave")
     for files in answer.unread:
-        say(files.text)
+        say_folded(files.text)
     if answer.held_out:
-        say(f"removed {answer.held_out} pairs, for they share a sentence with the held-out pairs of retrieval")
+        say_folded(f"removed {answer.held_out} pairs, for they share a sentence with the held-out pairs of retrieval")
     if answer.filtered is not None:
-        say(f"removed {answer.filtered} rows by the quality filter (afp data filter shows which)")
+        say_folded(f"removed {answer.filtered} rows by the quality filter (afp data filter shows which)")
 
 
 def _show_amounts(answer: InspectAnswer) -> None:
@@ -106,14 +105,14 @@ def _spread(spread: Spread) -> str:
 
 
 def _show_sample(row: SampleRow) -> None:
-    say(f"  {row.kind:<11} {row.source_language} -> {row.target_language}")
-    say(f"      {_short(row.source)}")
-    say(f"      {_short(row.target)}")
+    say_folded(f"  {row.kind:<11} {row.source_language} -> {row.target_language}")
+    say_folded(f"      {_short(row.source)}")
+    say_folded(f"      {_short(row.target)}")
 
 
 def show_filter(answer: FilterAnswer) -> None:
     """What the quality filter drops, as `afp data filter` shows it."""
-    say(f"study {answer.study}  arm {answer.arm}  data.filter {answer.filter}")
+    say_folded(f"study {answer.study}  arm {answer.arm}  data.filter {answer.filter}")
     rows = [
         [
             f"{row.kind}s {row.language}",
@@ -133,17 +132,17 @@ def show_filter(answer: FilterAnswer) -> None:
     if answer.instructions_read:
         gone = answer.instructions_read - answer.instructions_kept
         best = f", {answer.not_best} of them not among the best" if answer.not_best else ""
-        say(f"{gone} of {answer.instructions_read} instructions dropped with all their languages{best}")
+        say_folded(f"{gone} of {answer.instructions_read} instructions dropped with all their languages{best}")
     unjudged = [
         f"{row.kind}s {row.language}" for row in answer.languages if not row.is_judged and row.language != answer.pivot
     ]
     if unjudged:
-        say(f"too few rows to tell misaligned ones: {', '.join(unjudged)}")
+        say_folded(f"too few rows to tell misaligned ones: {', '.join(unjudged)}")
     for reason in answer.reasons:
         for example in reason.examples[:1]:
-            say(f"  {reason.kind} {reason.language}: {reason.reason}")
+            say_folded(f"  {reason.kind} {reason.language}: {reason.reason}")
             for name, text in example.sides.items():
-                say(f"      {name}: {_short(text)}")
+                say_folded(f"      {name}: {_short(text)}")
 
 
 def _short(text: str) -> str:
@@ -153,4 +152,4 @@ def _short(text: str) -> str:
 
 def _print(header: list[str], rows: list[list[str]], title: str) -> None:
     if rows:
-        console().print(to_terminal(plain_grid(header, rows), title))
+        show_grid(plain_grid(header, rows), title)

@@ -1,6 +1,6 @@
 """The table of text that every form of a report is rendered from, and how numbers read in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from afp_ray.records import Difference, signed_points
@@ -10,16 +10,24 @@ FAMILY = "intervals at the level at which Holm tests each (95 % where there is o
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of text: the column names, the rows, and the marks of the best value of each column."""
+    """A table of text.
+
+    Attributes:
+        header: names of the columns.
+        rows: the cells.
+        is_best: whether a cell is the best of its column.
+        joined: indices of columns that say nothing without the one before, beside which they stay when it is folded.
+    """
 
     header: list[str]
     rows: list[list[str]]
     is_best: list[list[bool]]
+    joined: frozenset[int] = frozenset()
 
 
-def plain_grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+def plain_grid(header: Sequence[str], rows: Sequence[Sequence[str]], joined: Iterable[int] = ()) -> Grid:
     """A table in which no value is the best."""
-    return Grid(list(header), [list(row) for row in rows], [[False] * len(header) for _ in rows])
+    return Grid(list(header), [list(row) for row in rows], [[False] * len(header) for _ in rows], frozenset(joined))
 
 
 def percent(value: float | None) -> str:

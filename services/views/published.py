@@ -17,7 +17,8 @@ def published_grid(table: PaperTable, *, shared_only: bool = False) -> Grid:
     shown = [row for row in cells if not shared_only or any(cell.ours is not None for cell in row)]
     lines = [[_cell_name(row[0]), *_values(row)] for row in shown]
     means = [row.mean for row in table.rows]
-    return plain_grid(header, [*_amounts(table.rows), *lines, [_mean_name(table), *_values(means)]])
+    rows = [*_amounts(table.rows), *lines, [_mean_name(table), *_values(means)]]
+    return plain_grid(header, rows, joined=range(2, len(header), 2))
 
 
 def _amounts(rows: Sequence[PaperRow]) -> list[list[str]]:

@@ -1,15 +1,15 @@
 """Prints what was scored: the comparison, the best configuration, requirements, and the table of `afp eval`."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from afp_ray.comparison.wording import in_words, sentence
 from afp_ray.config import TrialConfig
 from afp_ray.records import Best, Comparison, Requirement, Score, TrialResult
-from services.output import say
+from services.output import plain, say
 from services.schemas import EvalAnswer, EvalCell, Reproduction
 from services.views.grid import FAMILY, scored, with_interval
 from services.views.published import LEGEND, published_lines
@@ -24,7 +24,7 @@ from services.views.tables import (
     pareto_grid,
     representation_grid,
 )
-from services.views.terminal import console, to_terminal
+from services.views.terminal import UNFOLDED, console, folded_text, say_folded, show_grid
 
 _RAW = ("alignment", "uniformity")
 """Metrics that are no shares."""
@@ -32,15 +32,15 @@ _RAW = ("alignment", "uniformity")
 
 def show_eval(answer: EvalAnswer) -> None:
     """Scores in percent with their standard error, and under them what they are read against."""
-    for line in eval_lines(answer):
-        say(line)
+    for line in eval_lines(answer, console().width):
+        say_folded(line)
     for warning in answer.warnings:
-        say(f"warning: {warning}")
-    say(f"{answer.trial_id}  {answer.seconds:.1f} s   {answer.folder}")
+        say_folded(f"warning: {warning}")
+    say_folded(f"{answer.trial_id}  {answer.seconds:.1f} s   {answer.folder}")
 
 
-def eval_lines(answer: EvalAnswer) -> list[str]:
-    """The tables of all splits, as lines."""
+def eval_lines(answer: EvalAnswer, width: int = UNFOLDED) -> list[str]:
+    """The tables of all splits, as lines of at most `width` columns where numbers fit into that."""
     lines: list[str] = []
     for split in answer.splits:
         cells = [cell for cell in answer.cells if cell.split == split]
@@ -52,7 +52,8 @@ def eval_lines(answer: EvalAnswer) -> list[str]:
             }
             rows.append([f"{task}  {shots}-shot  {metric}"] + [""] * len(languages))
             rows += _block(answer, [by_language.get(language) for language in languages], metric)
-        lines += [*aligned(rows), ""]
+        for block in _folded(rows, width):
+            lines += [*aligned(block), ""]
     if any(cell.published for cell in answer.cells):
         lines.append(
             "published: untrained checkpoints, lm-evaluation-harness, native prompts, 0 shots (baselines_0shot)"
@@ -104,46 +105,60 @@ def _difference(cell: EvalCell) -> str:
     return with_interval(cell.vs_base) + ("*" if cell.vs_base.is_significant else "")
 
 
+def _folded(rows: Sequence[Sequence[str]], width: int) -> list[list[list[str]]]:
+    """Rows as blocks that fit the width: the first column and some of the others."""
+    widths = _widths(rows)
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(widths)):
+        if len(blocks[-1]) > 1 and sum(2 + widths[other] for other in (*blocks[-1], column)) - 2 > width:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return [[[row[column] for column in block] for row in rows] for block in blocks]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column; what stands alone in its row takes the room of all."""
+    columns = range(max(map(len, rows)))
+    return [max(cell_len(row[column]) for row in rows if any(row[1:]) or column) for column in columns]
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines whose columns begin at one place each, however long or wide a name is."""
-    columns = range(max(map(len, rows)))
-    widths = [max(_width(row[column]) for row in rows if any(row[1:]) or column) for column in columns]
+    widths = _widths(rows)
     return [
-        "  ".join(text + " " * (widths[column] - _width(text)) for column, text in enumerate(row)).rstrip()
+        "  ".join(text + " " * (widths[column] - cell_len(text)) for column, text in enumerate(row)).rstrip()
         for row in rows
     ]
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal that a text takes."""
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )
 
 
 def show_comparison(comparison: Comparison) -> None:
     """Ablation table, representation table and verdicts."""
     terminal = console()
     if comparison.headline is not None:
-        terminal.print(Text(comparison.headline.text, style="bold"))
+        terminal.print(
+            *(
+                Text(line, style="bold")
+                for line in folded_text(plain(comparison.headline.text), terminal.width, indent=0)
+            ),
+            sep="\n",
+        )
         say()
     title = f"{', '.join(comparison.studies)}: {measured(comparison)} in % on {comparison.split}, differences in points"
-    terminal.print(to_terminal(ablation_grid(comparison), title))
-    say(MARKS)
+    show_grid(ablation_grid(comparison), title, terminal)
+    say_folded(MARKS)
     if comparison.representation:
         title = "sentence representations on held-out pairs, before is base at the same layer"
-        terminal.print(to_terminal(representation_grid(comparison.representation), title))
+        show_grid(representation_grid(comparison.representation), title, terminal)
     for title, grid in finding_grids(comparison):
-        terminal.print(to_terminal(grid, title))
+        show_grid(grid, title, terminal)
     for words, grid in published_lines(comparison, shared_only=True):
-        say(words)
-        terminal.print(to_terminal(grid, f"cells of both, in %; {LEGEND}"))
+        say_folded(words)
+        show_grid(grid, f"cells of both, in %; {LEGEND}", terminal)
     say("verdict")
     for line in comparison.verdicts:
-        say(f"  {line}")
+        say_folded(f"  {line}")
     for warning in (line for line in comparison.warnings if line not in comparison.verdicts):
-        say(f"  warning: {warning}")
+        say_folded(f"  warning: {warning}")
 
 
 def _recipe(config: TrialConfig) -> str:
@@ -173,21 +188,21 @@ def show_best(best: Best, said: Sequence[str] = ()) -> None:
     seeds = f"{best.score.n_seeds} seed{'s' if best.score.n_seeds != 1 else ''}"
     note = f", {best.score.note}" if best.score.note else ""
     score = f"{scored(best.score.mean, metric)}{interval} on {best.split}, {seeds}{note}"
-    say(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
+    say_folded(f"best     {best.study}: {best.arm}  {best.objective}  {score}")
     if best.vs_base is not None:
-        say(f"         {in_words(best.vs_base)}")
-    say(f"         {_recipe(best.config)}")
+        say_folded(f"         {in_words(best.vs_base)}")
+    say_folded(f"         {_recipe(best.config)}")
     if best.runner_up is not None:
-        say(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
+        say_folded(f"         runner-up {best.runner_up.arm}: {best.runner_up.verdict}")
     if best.hours is not None:
-        say(f"         device-hours of one trial: {cost_words(best.hours)}")
+        say_folded(f"         device-hours of one trial: {cost_words(best.hours)}")
     if best.cost_note:
-        say(f"         {best.cost_note}")
+        say_folded(f"         {best.cost_note}")
     if best.cheapest is not None:
-        say(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
+        say_folded(f"         cheapest not significantly worse: {best.cheapest.arm}, {best.cheapest.verdict}")
     for warning in best.warnings:
         if warning not in (*said, *_above(best)):
-            say(f"         warning: {warning}")
+            say_folded(f"         warning: {warning}")
     say(f"         reproduce: {best.reproduce}")
 
 
@@ -201,19 +216,19 @@ def _above(best: Best) -> list[str]:
 
 def show_pareto(best: Best) -> None:
     """Every arm by score and cost, and the search trials of each arm that no other dominates."""
-    console().print(to_terminal(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost"))
-    say(cost_legend(best.cost_note))
+    show_grid(pareto_grid(best.pareto), f"{best.objective} on {best.split} against cost")
+    say_folded(cost_legend(best.cost_note))
     for title, grid in front_grids(best.fronts):
-        console().print(to_terminal(grid, title))
+        show_grid(grid, title)
     for front in best.fronts:
         if front.verdict:
-            say(f"{front.arm}: {front.verdict}")
+            say_folded(f"{front.arm}: {front.verdict}")
 
 
 def show_requirements(requirements: Sequence[Requirement]) -> None:
     """Whether each required statement holds."""
     for requirement in requirements:
-        say(f"{'ok' if requirement.ok else 'NOT MET':<8} {requirement.text}: {requirement.verdict}")
+        say_folded(f"{'ok' if requirement.ok else 'NOT MET':<8} {requirement.text}: {requirement.verdict}")
 
 
 def show_trial(result: TrialResult, storage: Path) -> None:

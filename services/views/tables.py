@@ -60,7 +60,8 @@ def ablation_grid(comparison: Comparison) -> Grid:
                 *[False] * (3 + has_deviations),
             ]
         )
-    return Grid(header, rows, marks)
+    difference = header.index("mean - base")
+    return Grid(header, rows, marks, frozenset({difference + 1, difference + 2}))
 
 
 def _deviation_over_demonstrations(arm: ArmRow) -> float | None:
@@ -89,7 +90,7 @@ def effect_grid(comparison: Comparison) -> Grid:
         if effect.also_differ:
             words += f"; also differ in {', '.join(effect.also_differ)}"
         rows.append([effect.component, effect.with_arm, effect.without_arm, *_delta_columns(effect.difference), words])
-    return plain_grid(header, rows)
+    return plain_grid(header, rows, joined=(1, 2, 4, 5))
 
 
 def importance_grid(comparison: Comparison) -> Grid:
@@ -107,7 +108,7 @@ def importance_grid(comparison: Comparison) -> Grid:
         ]
         for importance in comparison.importances
     ]
-    return plain_grid(header, rows)
+    return plain_grid(header, rows, joined=(1, 4, 5))
 
 
 def pareto_grid(points: Sequence[ParetoPoint]) -> Grid:
@@ -154,7 +155,7 @@ def finding_grids(comparison: Comparison) -> list[tuple[str, Grid]]:
         grids.append((EFFECTS, effect_grid(comparison)))
     if comparison.importances:
         grids.append((IMPORTANCES, importance_grid(comparison)))
-    if len(comparison.pareto) > 1:
+    if len(comparison.pareto) > 1 and not comparison.cost_note:
         grids.append((f"Mean score against cost: {cost_legend(comparison.cost_note)}", pareto_grid(comparison.pareto)))
     return grids
 
@@ -202,7 +203,7 @@ def representation_grid(rows: Sequence[RepresentationRow]) -> Grid:
         if has_more:
             lines[-1].append(_beside(_plain(row.anisotropy), _plain(row.anisotropy_before)))
             lines[-1].append(_beside(percent(row.language_probe), percent(row.language_probe_before)))
-    return plain_grid(header, lines)
+    return plain_grid(header, lines, joined=(3, 5, 7))
 
 
 TITLES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "target_language_rate": "target-language rate"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
 from services.output import say
 from services.schemas import StudyStatus
+from services.views.terminal import say_folded
 
 LAG_S = 60.0
 """Seconds that a projector may be behind without a word."""
@@ -14,34 +15,34 @@ LAG_S = 60.0
 
 def show_plan(answer: StudyPlan, file: str) -> None:
     """A plan, as `afp plan` shows it."""
-    say(f"study {answer.study}  ({file}, {answer.study_hash[:8]})")
+    say_folded(f"study {answer.study}  ({file}, {answer.study_hash[:8]})")
     width = max(len(arm.arm) for arm in answer.arms)
     for arm in answer.arms:
         searched = (
             f"search {arm.search} trials over {', '.join(arm.searched_fields)}" if arm.search else "nothing to search"
         )
-        say(f"  {arm.arm:<{width}}  {searched}; confirm {arm.confirm}; finished {arm.finished}{_arm_cost(arm)}")
+        say_folded(f"  {arm.arm:<{width}}  {searched}; confirm {arm.confirm}; finished {arm.finished}{_arm_cost(arm)}")
     left = answer.trials - answer.finished
-    say(f"  trials {answer.trials} at most   finished {answer.finished}   to run {max(0, left)}")
+    say_folded(f"  trials {answer.trials} at most   finished {answer.finished}   to run {max(0, left)}")
     if answer.cost is not None:
         _show_cost(answer.cost)
     for memory in answer.memory:
         _show_memory(memory)
     disk = f"checkpoints {_size(answer.disk_bytes)}, " if answer.disk_bytes is not None else ""
-    say(f"  disk   {disk}free {_size(answer.free_bytes)}")
+    say_folded(f"  disk   {disk}free {_size(answer.free_bytes)}")
     for check in answer.checks:
-        say(f"  ok     {check}")
+        say_folded(f"  ok     {check}")
     for arm in answer.arms:
         if arm.problem is not None:
-            say(f"  FAIL   arm {arm.arm}, the others can run: {arm.problem.replace(chr(10), '; ')}")
+            say_folded(f"  FAIL   arm {arm.arm}, the others can run: {arm.problem.replace(chr(10), '; ')}")
     for warning in answer.warnings:
-        say(f"  WARN   {warning}")
+        say_folded(f"  WARN   {warning}")
     for files in answer.unread:
-        say(f"  note   {files.text}")
+        say_folded(f"  note   {files.text}")
     for report in answer.overlap:
         _show_overlap(report)
     for line in answer.notes:
-        say(f"  note   {line}")
+        say_folded(f"  note   {line}")
     say(f"nothing started. run: afp run {file}")
 
 
@@ -55,22 +56,24 @@ def _arm_cost(arm: PlannedArm) -> str:
 def _show_cost(cost: PlanCost) -> None:
     low, likely, high = cost.trial_hours
     behind = f"{cost.measured} finished trials" if cost.source == "trials" else f"{cost.measured} probes run now"
-    say(f"  cost   {_hours(likely)} of trials ({_hours(low)} to {_hours(high)}), from {behind}")
+    say_folded(f"  cost   {_hours(likely)} of trials ({_hours(low)} to {_hours(high)}), from {behind}")
     at_once = f", {_hours(cost.wall_hours)} with {cost.concurrency} at a time" if cost.wall_hours is not None else ""
     spent = f", {cost.spent_hours:.3g} spent so far" if cost.spent_hours else ""
-    say(f"         {cost.device_hours:.3g} device-hours{spent}{at_once}")
+    say_folded(f"         {cost.device_hours:.3g} device-hours{spent}{at_once}")
     if cost.stopped_by and cost.stops_at is not None:
-        say(f"  CUT    {cost.stopped_by} ends it after about {cost.stops_at:.0%} of that")
+        say_folded(f"  CUT    {cost.stopped_by} ends it after about {cost.stops_at:.0%} of that")
 
 
 def _show_memory(memory: PlannedMemory) -> None:
     """Peak of the batch, what fits, and how many trials the card holds."""
     room = f"a card of {_size(memory.card_bytes)} ({memory.card})"
-    say(f"  memory {', '.join(memory.arms)}: {_size(memory.reserved_bytes)} held by one trial of the probe, of {room}")
+    say_folded(
+        f"  memory {', '.join(memory.arms)}: {_size(memory.reserved_bytes)} held by one trial of the probe, of {room}"
+    )
     if memory.computed_bytes is not None:
         least = f"{_size(memory.measured_bytes)} measured, " if memory.measured_bytes is not None else ""
         word = "fits" if memory.fits else "DOES NOT FIT"
-        say(
+        say_folded(
             f"         a step: {least}{_size(memory.computed_bytes)} if every text has training.max_length; that {word}"
         )
         largest = {
@@ -78,12 +81,14 @@ def _show_memory(memory: PlannedMemory) -> None:
             "pair_chunk_size": memory.pair_chunk_size,
         }
         told = [f"runtime.{name} {size}" for name, size in largest.items() if size is not None]
-        say(f"         largest passes that fit then: {', '.join(told) or 'none, not even of one row'}")
+        say_folded(f"         largest passes that fit then: {', '.join(told) or 'none, not even of one row'}")
     if memory.trials_per_card > 1:
         share = math.floor(100 / memory.trials_per_card) / 100
         alone = f"a step of one trial alone takes {_hours(memory.step_s / 3600)}; " if memory.step_s else ""
-        say(f"         {memory.trials_per_card} trials fit a card at a time (runtime.gpus_per_worker: {share:g});")
-        say(f"         {alone}whether several are faster together was not measured")
+        say_folded(
+            f"         {memory.trials_per_card} trials fit a card at a time (runtime.gpus_per_worker: {share:g});"
+        )
+        say_folded(f"         {alone}whether several are faster together was not measured")
 
 
 def _hours(hours: float) -> str:
@@ -96,24 +101,24 @@ def _hours(hours: float) -> str:
 def show_status(status: StudyStatus) -> None:
     """A study, as `afp status` shows it."""
     counts = status.counts
-    say(f"{status.name}  {status.state}  {counts['DONE']}/{status.trials} done  {counts['FAILED']} failed")
+    say_folded(f"{status.name}  {status.state}  {counts['DONE']}/{status.trials} done  {counts['FAILED']} failed")
     if status.driver:
-        say(f"driver   pid {status.driver.get('pid')} on {status.driver.get('host')}")
+        say_folded(f"driver   pid {status.driver.get('pid')} on {status.driver.get('host')}")
     if status.best_arm is not None:
-        say(f"best     {status.best_arm}  {status.objective} {status.best_objective:.4f} on validation, so far")
+        say_folded(f"best     {status.best_arm}  {status.objective} {status.best_objective:.4f} on validation, so far")
     for arm in status.arms:
         best = f"{arm.best_objective:.4f}" if arm.best_objective is not None else "-"
-        say(f"  {arm.arm:<24} done {arm.done:>3}  running {arm.running}  failed {arm.failed}  best {best}")
+        say_folded(f"  {arm.arm:<24} done {arm.done:>3}  running {arm.running}  failed {arm.failed}  best {best}")
     for trial in status.running:
         share = f"{100 * trial.done / trial.total:.0f} %" if trial.total else ""
-        say(f"  {trial.trial_id}  {trial.arm} seed {trial.seed}  {trial.stage} {share}")
+        say_folded(f"  {trial.trial_id}  {trial.arm} seed {trial.seed}  {trial.stage} {share}")
     for line in status.notes:
-        say(f"note     {line}")
+        say_folded(f"note     {line}")
     for line in status.failures:
-        say(f"  failed {line}")
+        say_folded(f"  failed {line}")
     if line := _lag_line(status):
-        say(f"tracking {line}")
-    say(f"spent    {status.gpu_hours:.3f} device-hours   folder {status.folder}")
+        say_folded(f"tracking {line}")
+    say_folded(f"spent    {status.gpu_hours:.3f} device-hours   folder {status.folder}")
     if status.state in ("dead", "interrupted", "budget", "error"):
         say(f"continue: afp resume {status.name}")
 
@@ -134,27 +139,29 @@ def _lag_line(status: StudyStatus) -> str:
 def show_studies(studies: list[StudyStatus], folder: Path) -> None:
     """One line per study."""
     if not studies:
-        say(f"no study under {folder} yet; start with: afp demo")
+        say_folded(f"no study under {folder} yet; start with: afp demo")
     for status in studies:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.opened_at)) if status.opened_at else "-"
-        say(f"{status.name:<32} {status.state:<12} {status.counts['DONE']}/{status.trials} done  since {since}")
+        say_folded(f"{status.name:<32} {status.state:<12} {status.counts['DONE']}/{status.trials} done  since {since}")
 
 
 def _show_overlap(report: OverlapReport) -> None:
     """One line on what must not be, one a language on short sentences that stand in both by chance."""
     if report.heldout_removed:
-        say(f"  ok     {report.heldout_removed} training pairs removed that share a sentence with held-out pairs")
+        say_folded(
+            f"  ok     {report.heldout_removed} training pairs removed that share a sentence with held-out pairs"
+        )
     rows = sum(cell.rows for cell in report.cells)
     compared = f"{rows} evaluation rows against {report.training_texts} training texts"
     if not report.suspect:
-        say(f"  ok     overlap: {compared}; none is in training as a whole or by a run of 13 words")
+        say_folded(f"  ok     overlap: {compared}; none is in training as a whole or by a run of 13 words")
     for cell in report.cells:
         if cell.suspect:
             where = f"{cell.task}/{cell.language} {cell.split}"
-            say(f"  OVERLAP {where}: {cell.suspect} of {cell.rows} rows are in training")
+            say_folded(f"  OVERLAP {where}: {cell.suspect} of {cell.rows} rows are in training")
             if cell.example is not None:
-                say(f"          {cell.example.row}, {cell.example.field}: {cell.example.text[:100]}")
-                say(f"          training: {cell.example.training[:100]}")
+                say_folded(f"          {cell.example.row}, {cell.example.field}: {cell.example.text[:100]}")
+                say_folded(f"          training: {cell.example.training[:100]}")
     for language in dict.fromkeys(cell.language for cell in report.cells):
         of_language = [cell for cell in report.cells if cell.language == language]
         counts = []
@@ -163,7 +170,7 @@ def _show_overlap(report: OverlapReport) -> None:
             if count := sum(cell.exact for cell in cells):
                 counts.append(f"{task} {count}/{sum(cell.rows for cell in cells)}")
         if counts:
-            say(f"         {language}: rows with one sentence that training has too: {', '.join(counts)}")
+            say_folded(f"         {language}: rows with one sentence that training has too: {', '.join(counts)}")
 
 
 def _size(number: int) -> str:

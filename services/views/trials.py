@@ -9,7 +9,7 @@ from afp_ray.records import Answer, AnsweredExample, Score, TrialExamples
 from services.output import say
 from services.trial_answers import ScorePair, TrialDiff, TrialSheet
 from services.views.grid import FAMILY, Grid, interval, mark, plain_grid, scored, signed_difference
-from services.views.terminal import console, to_terminal
+from services.views.terminal import say_folded, show_grid
 
 MAX_PROMPT = 600
 """Characters of a prompt that are shown; its end is what the answer follows."""
@@ -19,15 +19,15 @@ def show_trial_sheet(sheet: TrialSheet) -> None:
     """What a trial is, cost and scored, and where it lies."""
     say(f"trial       {sheet.trial_id}  {_name(sheet)}")
     for label, text in _lines(sheet):
-        say(f"{label:<11} {text}")
+        say_folded(f"{label:<11} {text}")
     title = f"configuration: the {len(sheet.changed)} fields that have not their default"
     _print(title, _config_grid(sheet))
     for split in dict.fromkeys(score.split for score in sheet.scores):
         _print(f"scores on {split} in %, ± standard error", _score_grid([s for s in sheet.scores if s.split == split]))
     for score in sheet.missing:
-        say(f"missing     {score.task}/{score.language} on {score.split}: {score.problem}")
+        say_folded(f"missing     {score.task}/{score.language} on {score.split}: {score.problem}")
     for warning in sheet.warnings:
-        say(f"warning     {warning}")
+        say_folded(f"warning     {warning}")
 
 
 def _name(sheet: TrialSheet) -> str:
@@ -137,13 +137,13 @@ def show_trial_diff(diff: TrialDiff) -> None:
             f"scores on {split} in %, differences in points", _pair_grid([p for p in diff.scores if p.split == split])
         )
     if any(pair.difference and pair.difference.p is not None for pair in diff.scores):
-        say(f"paired over examples; † p < 0.05 after Holm over the scores of the split, ‡ p < 0.01; {FAMILY}")
+        say_folded(f"paired over examples; † p < 0.05 after Holm over the scores of the split, ‡ p < 0.01; {FAMILY}")
     if diff.equal_scores or not diff.scores:
         say(f"{diff.equal_scores} score{'s are' if diff.equal_scores != 1 else ' is'} equal")
     if diff.other:
         _print("also differ", _side_by_side(diff.other))
     for line in diff.notes:
-        say(f"note  {line}")
+        say_folded(f"note  {line}")
 
 
 def _side_by_side(fields: dict[str, tuple[Any, Any]]) -> Grid:
@@ -160,13 +160,13 @@ def _pair_grid(pairs: Sequence[ScorePair]) -> Grid:
         rows.append(
             [f"{pair.task} {pair.metric}", pair.language, shots, a, b, size, interval(delta.shown if delta else None)]
         )
-    return plain_grid(["score", "language", "shots", "A", "B", "B - A", "interval"], rows)
+    return plain_grid(["score", "language", "shots", "A", "B", "B - A", "interval"], rows, joined=(4, 6))
 
 
 def show_trial_examples(answer: TrialExamples, *, is_flipped: bool) -> None:
     """Examples with their texts, the right answer, and what both trials answered."""
     if answer.other_id is not None:
-        say(
+        say_folded(
             f"{answer.trial_name} ({answer.trial_id}) against {answer.other_name} ({answer.other_id}) on {answer.split}"
         )
         rows = [[c.task, c.language, str(c.compared), str(c.gained), str(c.lost)] for c in answer.cells]
@@ -181,11 +181,11 @@ def show_trial_examples(answer: TrialExamples, *, is_flipped: bool) -> None:
     what = "changed" if is_flipped else "examples"
     if answer.answered:
         shown = f"{len(answer.examples)} of {answer.answered} {what}"
-        say(f"{shown}; * is the right choice; more with --limit, fewer with --task and --language")
+        say_folded(f"{shown}; * is the right choice; more with --limit, fewer with --task and --language")
     else:
         say("no answer changed" if is_flipped else "no example")
     for line in answer.notes:
-        say(f"note  {line}")
+        say_folded(f"note  {line}")
 
 
 def _example_lines(number: int, example: AnsweredExample, answer: TrialExamples) -> list[str]:
@@ -218,4 +218,4 @@ def _choice_lines(example: AnsweredExample, answers: Sequence[tuple[str, Answer]
 
 
 def _print(title: str, grid: Grid) -> None:
-    console().print(to_terminal(grid, title))
+    show_grid(grid, title)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from afp_ray.records import Difference, Score, TrainingSummary, TrialResult
 from afp_ray.store import StudyPaths
@@ -159,6 +160,18 @@ def test_columns_stand_under_their_language_however_long_a_name_is(model: str) -
     assert any("+3.0 [+1.0, +5.0]*" in line and " 0.0" in line for line in table)
     assert any("0.123" in line for line in table)
     assert "over demonstrations" not in "".join(table)
+
+
+def test_scores_of_a_checkpoint_fold_by_language() -> None:
+    codes = ("zh", "sw", "th", "tr", "de", "es", "fr", "ru", "ja", "ko", "vi")
+    cells = [cell("xnli", code, 0.4 + index / 100, standard_error=0.01) for index, code in enumerate(codes)]
+    answer = answer_of(*cells, model="名字很长的模型-with-a-long-name")
+    (*rows, _) = [line for line in eval_lines(answer, 60) if line]
+    assert all(cell_len(line) <= 60 for line in rows)
+    for code in codes:
+        assert sum(code in line.split() for line in rows) == 1
+    assert len([line for line in rows if line.startswith("test")]) > 1
+    assert next(line for line in eval_lines(answer) if line.startswith("test")).split()[1:] == list(codes)
 
 
 def test_wide_characters_count_twice_and_marks_not_at_all() -> None:
