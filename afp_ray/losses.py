@@ -32,12 +32,14 @@ class Candidates:
         labels: (B,) index of row i's translation among them; None is 0..B-1.
         ignored: (B, N) true where a candidate is no negative of a row, in either direction; what it says of a row's
             own translation has no effect. None ignores nothing.
+        has_own_side: whether rows of the anchor's own language are negatives, too; a row is none of itself.
     """
 
     source: Tensor | None = None
     target: Tensor | None = None
     labels: Tensor | None = None
     ignored: Tensor | None = None
+    has_own_side: bool = False
 
 
 def contrastive_loss(
@@ -66,14 +68,23 @@ def contrastive_loss(
     labels, ignored = candidates.labels, candidates.ignored
     if labels is None:
         labels = torch.arange(len(source), device=source.device)
+    targets = target if candidates.target is None else candidates.target
+    sources = source if candidates.source is None else candidates.source
+    # Of the other side the own translation is never ignored, of the own side the row itself always is.
+    of_own_side = None
+    if candidates.has_own_side:
+        of_own_side = torch.zeros(len(source), len(targets), dtype=torch.bool, device=source.device)
+        of_own_side = (of_own_side if ignored is None else ignored).scatter(1, labels[:, None], True)
     if ignored is not None:
         ignored = ignored.scatter(1, labels[:, None], False)
+    if of_own_side is not None:
+        ignored = torch.cat([torch.zeros_like(of_own_side) if ignored is None else ignored, of_own_side], dim=1)
     with torch.autocast(device_type=source.device.type, enabled=False):
-        forward = target if candidates.target is None else candidates.target
+        forward = targets if of_own_side is None else torch.cat([targets, sources])
         loss = _one_direction(source, forward, labels, temperature, ignored, reduction)
         if not symmetric:
             return loss
-        backward = source if candidates.source is None else candidates.source
+        backward = sources if of_own_side is None else torch.cat([sources, targets])
         return (loss + _one_direction(target, backward, labels, temperature, ignored, reduction)) / 2
 
 

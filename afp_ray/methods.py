@@ -3,8 +3,8 @@
 A pinned field wins over whatever else sets it and leaves the search space of its arm, so that `cit` is never
 tuned into `afp` and two arms that differ in an idle field alone are one. Source: AFP, arXiv:2311.08089; CoIT,
 arXiv:2308.04948; N-fold instructions, Bactrian-X, arXiv:2305.15011; CrossIn, arXiv:2404.11932; mid-align,
-arXiv:2502.14830; PreAlign, arXiv:2407.16222; AlignX, arXiv:2509.24338; BLOOMZ, arXiv:2211.01786; PolyLM,
-arXiv:2307.06018.
+arXiv:2502.14830; PreAlign, arXiv:2407.16222; AlignX, arXiv:2509.24338; InfoXLM, arXiv:2007.07834; BLOOMZ,
+arXiv:2211.01786; PolyLM, arXiv:2307.06018.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ _NO_CONTRASTIVE_TERM: Pins = {
     "loss.pooling": "last",
     "loss.symmetric": False,
     "loss.negatives": "global",
+    "loss.negatives_from": "other",
     "loss.schedule": "joint",
     "training.pair_batch_size": None,
 }
@@ -111,29 +112,50 @@ METHODS: Mapping[str, Pins] = {
         "loss.pooling": "mean",
         "loss.temperature": 0.1,
         "loss.symmetric": False,
+        "loss.negatives_from": "other",
         "loss.schedule": "alternate",
     },
-    # Contrastive term at every layer beside the language modelling one; on sentence pairs, where the published method
-    # takes words of a dictionary, and without its output embeddings and code switching.
+    # Contrastive term at every layer beside the language modelling one, from the source to its translation, whose
+    # negatives are of both languages as in the release. Reduced: on sentence pairs, where the published method takes
+    # words of a dictionary and the sum of their states, and without its output embeddings and code switching.
     "prealign": {
         "loss.contrastive_weight": 1.0,
         "loss.instruction_weight": 1.0,
         "loss.layer": "all",
         "loss.pooling": "mean",
         "loss.temperature": 0.1,
-        "loss.symmetric": True,
+        "loss.symmetric": False,
+        "loss.negatives_from": "both",
         "loss.schedule": "joint",
     },
-    # First stage: translation tasks and the contrastive term at the middle layer, on sentences that are encoded apart;
-    # without the head that tells languages apart.
+    # First stage: translation tasks and the contrastive term at the middle layer from the source to its translation,
+    # which the release halves beside a weight of 0.3. Reduced: on sentences that are encoded apart, where the release
+    # takes spans of one instruction, and without the head that tells languages apart.
     "alignx": {
         **_TRANSLATION_TASKS_ALONE,
-        "loss.contrastive_weight": 0.3,
+        "loss.contrastive_weight": 0.15,
         "loss.instruction_weight": 1.0,
         "loss.layer": "middle",
         "loss.pooling": "mean",
         "loss.temperature": 0.1,
-        "loss.symmetric": True,
+        "loss.symmetric": False,
+        "loss.negatives_from": "other",
+        "loss.schedule": "joint",
+    },
+    # Cross-lingual contrast against a long queue of earlier targets, beside translation tasks for its masked tokens of
+    # translations. Reduced: for a decoder, so the last token and no projection; the middle layer for the eighth of 12.
+    "infoxlm": {
+        **_TRANSLATION_TASKS_ALONE,
+        "loss.contrastive_weight": 1.0,
+        "loss.instruction_weight": 1.0,
+        "loss.layer": "middle",
+        "loss.pooling": "last",
+        "loss.temperature": 0.25,
+        "loss.symmetric": False,
+        "loss.negatives": "queue",
+        "loss.negatives_from": "other",
+        "loss.queue_size": 131_072,
+        "loss.queue_momentum": 0.9999,
         "loss.schedule": "joint",
     },
     # Align aFter Pre-train, with the defects of the published code mended; the rest is open to search.
@@ -149,6 +171,7 @@ METHODS: Mapping[str, Pins] = {
         "loss.pooling": "last",
         "loss.symmetric": False,
         "loss.negatives": "global",
+        "loss.negatives_from": "other",
         "loss.schedule": "joint",
         "data.cross_probability": 0.5,
         "data.direction_probability": 0.5,

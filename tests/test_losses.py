@@ -61,7 +61,23 @@ def test_symmetric_loss_is_the_mean_of_both_directions() -> None:
     assert contrastive_loss(source, target, 0.05).item() != pytest.approx(both.item(), rel=1e-3)
 
 
-def test_shares_with_candidates_sum_to_the_whole() -> None:
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_negatives_of_the_own_side_by_the_formula(symmetric: bool) -> None:
+    source, target = random(5, 7), random(5, 7, seed=1)
+    values = []
+    for anchors, others in ((source, target), (target, source)):
+        for index in range(5):
+            same = torch.cat([anchors[:index], anchors[index + 1 :]])
+            cosine = F.cosine_similarity(anchors[index][None], torch.cat([others, same]), dim=-1) / 0.1
+            values.append(cosine.logsumexp(dim=0) - cosine[index])
+    expected = torch.stack(values if symmetric else values[:5]).mean()
+    among = Candidates(has_own_side=True)
+    loss = contrastive_loss(source, target, 0.1, symmetric=symmetric, candidates=among)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("has_own_side", [False, True])
+def test_shares_with_candidates_sum_to_the_whole(has_own_side: bool) -> None:
     source, target = random(6, 4), random(6, 4, seed=1)
     shares = [
         contrastive_loss(
@@ -69,12 +85,13 @@ def test_shares_with_candidates_sum_to_the_whole() -> None:
             target[part],
             0.05,
             symmetric=True,
-            candidates=Candidates(source, target, labels=torch.arange(6)[part]),
+            candidates=Candidates(source, target, labels=torch.arange(6)[part], has_own_side=has_own_side),
             reduction="sum",
         )
         for part in (slice(0, 2), slice(2, 6))
     ]
-    whole = contrastive_loss(source, target, 0.05, symmetric=True)
+    among = Candidates(has_own_side=has_own_side)
+    whole = contrastive_loss(source, target, 0.05, symmetric=True, candidates=among)
     assert sum(share.item() for share in shares) / 6 == pytest.approx(whole.item(), rel=1e-6)
 
 

@@ -48,6 +48,7 @@ class Definition:
     pooling: str = "last"
     temperature: float = 0.05
     both_directions: bool = False
+    own_side: bool = False
     in_turns: bool = False
 
 
@@ -63,8 +64,9 @@ DEFINITIONS = {
     "coit": INSTRUCTIONS_ALONE,
     "crossin": INSTRUCTIONS_ALONE,
     "mid_align": Definition(1.0, 1.0, (2,), "mean", 0.1, in_turns=True),
-    "prealign": Definition(1.0, 1.0, (0, 1, 2, 3, 4), "mean", 0.1, both_directions=True),
-    "alignx": Definition(0.3, 1.0, (2,), "mean", 0.1, both_directions=True),
+    "prealign": Definition(1.0, 1.0, (0, 1, 2, 3, 4), "mean", 0.1, own_side=True),
+    "alignx": Definition(0.15, 1.0, (2,), "mean", 0.1),
+    "infoxlm": Definition(1.0, 1.0, (2,), "last", 0.25),
     "afp": BOTH,
     "afp_paper": BOTH,
 }
@@ -107,12 +109,15 @@ def forward(model: Any, text: str, *, ending: tuple[int, ...] = ()) -> tuple[tor
     return ids[0], model(input_ids=ids, output_hidden_states=True)
 
 
-def info_nce(anchors: list[torch.Tensor], others: list[torch.Tensor], temperature: float) -> torch.Tensor:
+def info_nce(
+    anchors: list[torch.Tensor], others: list[torch.Tensor], temperature: float, *, own_side: bool = False
+) -> torch.Tensor:
     losses = []
-    for place, anchor in enumerate(anchors):
-        cosines = torch.stack([torch.dot(anchor, other) / anchor.norm() / other.norm() for other in others])
-        scores = (cosines / temperature).exp()
-        losses.append(-(scores[place] / scores.sum()).log())
+    for index, anchor in enumerate(anchors):
+        same = [*anchors[:index], *anchors[index + 1 :]] if own_side else []
+        cosines = [torch.dot(anchor, other) / anchor.norm() / other.norm() for other in [*others, *same]]
+        scores = (torch.stack(cosines) / temperature).exp()
+        losses.append(-(scores[index] / scores.sum()).log())
     return torch.stack(losses).mean()
 
 
@@ -124,7 +129,7 @@ def contrastive_term(model: Any, meant: Definition) -> torch.Tensor:
         for texts in ([pair.source for pair in PAIRS], [pair.target for pair in PAIRS]):
             states = [forward(model, text)[1].hidden_states[layer][0] for text in texts]
             sides.append([one[-1] if meant.pooling == "last" else one.mean(dim=0) for one in states])
-        value = info_nce(sides[0], sides[1], meant.temperature)
+        value = info_nce(sides[0], sides[1], meant.temperature, own_side=meant.own_side)
         if meant.both_directions:
             value = (value + info_nce(sides[1], sides[0], meant.temperature)) / 2
         of_layers.append(value)
@@ -231,7 +236,7 @@ def test_which_rows_each_method_trains_on() -> None:
     for method in ("mit", "mit_nfold", "mcl_mit"):
         assert not any(crosses(row) or is_translation(row) for row in drawn(method)), method
     assert all(crosses(row) and not is_translation(row) for row in drawn("cit"))
-    for method in ("ft", "alignx"):
+    for method in ("ft", "alignx", "infoxlm"):
         assert all(is_translation(row) for row in drawn(method)), method
     tasks = [row for row in drawn("coit") if is_translation(row)]
     assert len(tasks) == 4

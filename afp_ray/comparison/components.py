@@ -17,6 +17,7 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("contrastive term", "afp", "cit"),
     ("contrastive term", "mcl_mit", "mit"),
     ("contrastive term", "alignx", "ft"),
+    ("contrastive term", "infoxlm", "ft"),
     ("instruction term", "afp", "mcl"),
     ("crossing", "afp", "mcl_mit"),
     ("crossing", "cit", "mit"),

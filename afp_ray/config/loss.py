@@ -28,6 +28,9 @@ class LossConfig(StrictModel):
     negatives: Literal["batch", "global", "queue"] = "global"
     """Negatives from the worker's own rows, from the rows of all workers, or from these and a queue of earlier targets
     encoded by a slow copy of the lower layers (XlCo, arXiv:2007.07834), which helps batches of a few pairs."""
+    negatives_from: Literal["other", "both"] = "other"
+    """Negatives of a sentence: those in the other language alone, as published, or those in its own language as well,
+    as AFP's figure draws them."""
     queue_size: int = Field(default=4096, ge=1, le=100_000_000)
     """Targets in the queue; idle unless `negatives` is `queue`."""
     queue_momentum: float = Field(default=0.999, ge=0, lt=1)

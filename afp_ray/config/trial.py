@@ -27,6 +27,7 @@ MethodName = Literal[
     "mid_align",
     "prealign",
     "alignx",
+    "infoxlm",
     "afp",
     "afp_paper",
     "bloomz_560m",
@@ -115,6 +116,8 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
         is_default = content["evaluation"][name] == EvaluationConfig.model_fields[name].default
         if is_default or name in config.evaluation.idle_fields:
             content["evaluation"].pop(name)
+    if config.loss.negatives_from == "other":
+        content["loss"].pop("negatives_from")
     content["evaluation"]["languages"] = list(config.evaluated_languages)
     document = {"config": content, "fingerprints": dict(fingerprints), "score_version": SCORE_VERSION}
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]

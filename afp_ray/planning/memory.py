@@ -156,7 +156,8 @@ class MemoryModel:
             return 0
         loss, own = self.config.loss, self.whole.pairs
         candidates = own * self.num_workers + (loss.queue_size if loss.negatives == "queue" else 0)
-        compared = own * candidates * self._num_layers_of_loss * (2 if loss.symmetric else 1)
+        compared = own * candidates * self._num_layers_of_loss
+        compared *= (2 if loss.symmetric else 1) * (2 if loss.negatives_from == "both" else 1)
         blocks = self._num_blocks_of_loss
         saved = self._saved(self.footprint.lower, 2 * number, bucket="pair_tokens", num_blocks=blocks)
         return round(self.scale * (saved + _SIMILARITY_BYTES * compared))

@@ -196,18 +196,24 @@ class ContrastiveTerm:
         ignored = (keys[:, None] == all_keys[None]).any(dim=-1)  # (b, N): equal sources or equal targets
         labels = torch.arange(first, first + num_own, device=self.device)
         temperature, symmetric = self.loss.temperature, self.loss.symmetric
-        shares, rest = [], iter(columns)
+        has_own_side, rest = self.loss.negatives_from == "both", iter(columns)
+        shares = []
         for source, target in states:
-            targets, sources = next(rest), next(rest) if symmetric else None
-            among = Candidates(source=sources, target=targets, labels=labels, ignored=ignored)
+            targets, sources = next(rest), next(rest) if self._needs_sources else None
+            among = Candidates(sources, targets, labels, ignored, has_own_side)
             shares.append(
                 contrastive_loss(source, target, temperature, symmetric=symmetric, candidates=among, reduction="sum")
             )
         return torch.stack(shares).mean() / count
 
+    @property
+    def _needs_sources(self) -> bool:
+        """Whether sources are candidates, too."""
+        return self.loss.symmetric or self.loss.negatives_from == "both"
+
     def _sides_of_candidates(self, states: list[Sides]) -> list[Tensor]:
-        """Of every layer the (b, D) targets, and the sources after them where both directions count."""
-        return [side for source, target in states for side in ((target, source) if self.loss.symmetric else (target,))]
+        """Of every layer the (b, D) targets, and the sources after them where those are candidates."""
+        return [side for source, target in states for side in ((target, source) if self._needs_sources else (target,))]
 
     def _of_all_workers(self, columns: list[Tensor], keys: Tensor) -> tuple[list[Tensor], Tensor, int]:
         """The same columns and keys with B rows, and which of them is this worker's first."""

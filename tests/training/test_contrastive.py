@@ -87,6 +87,19 @@ def test_pairs_that_share_a_side_are_no_negatives_of_each_other(symmetric: bool)
     assert term.share(pair_inputs(pairs)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_negatives_of_the_own_side_leave_out_what_shares_a_side() -> None:
+    pairs = chosen(random_pairs(), [0, 1, 2, 0, 4], [0, 1, 2, 3, 1])
+    term = term_of(build_model("llama"), negatives_from="both", temperature=0.2)
+    ((source, target),) = (tuple(map(torch.nn.functional.normalize, sides)) for sides in term.embed(pair_inputs(pairs)))
+    to_targets, to_sources = source @ target.T / 0.2, source @ source.T / 0.2
+    related = torch.eye(5)
+    for row, other in ((0, 3), (1, 4)):
+        related[row, other] = related[other, row] = 1
+    of_others = to_targets.exp() * (1 - related + torch.eye(5)) + to_sources.exp() * (1 - related)
+    expected = (of_others.sum(dim=1).log() - to_targets.diag()).mean()
+    assert term.share(pair_inputs(pairs)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_batch_of_one_pair_over_and_over_has_nothing_to_tell_apart() -> None:
     pairs = chosen(random_pairs(), [2] * 4, [2] * 4)
     value, gradients = backward(build_model("llama"), pairs, symmetric=True)
@@ -111,6 +124,7 @@ def test_chunks_give_the_loss_and_gradient_of_the_whole_batch(
     fields: dict[str, Any] = {
         "layer": layer,
         "symmetric": chunk_size != 1,
+        "negatives_from": "both" if chunk_size == 3 else "other",
         "pooling": "mean",
         "contrastive_weight": 0.7,
     }

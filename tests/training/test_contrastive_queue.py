@@ -69,7 +69,7 @@ def test_the_ring_holds_the_last_rows() -> None:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_with_an_empty_queue_the_loss_is_that_of_the_batch(symmetric: bool) -> None:
-    fields: dict[str, Any] = {"layer": "all", "symmetric": symmetric}
+    fields: dict[str, Any] = {"layer": "all", "symmetric": symmetric, "negatives_from": "both"}
     ours, plain = build_model("llama"), build_model("llama")
     term, other = term_of(ours, **fields), term_of(plain, **fields, negatives="global")
     assert term.backward(pairs_of(0)).item() == other.backward(pairs_of(0)).item()
@@ -95,6 +95,21 @@ def test_the_loss_over_batch_and_queue_has_its_closed_form(symmetric: bool) -> N
     terms = [-(cosine.diag() - cosine.exp().sum(dim=1).log()).mean().item() for cosine in cosines]
     expected = sum(terms) / 2 if symmetric else terms[0]
     assert term.share(pair_inputs(pairs_of(8))).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_queue_of_both_sides_has_its_closed_form() -> None:
+    model = build_model("llama")
+    term = term_of(model, layer=2, negatives_from="both", temperature=0.2)
+    slow = copy.deepcopy(model)
+    term.backward(pairs_of(7))
+    term.after_step()
+    with torch.no_grad():
+        (old,), (new,) = term.embed(pair_inputs(pairs_of(7)), model=slow), term.embed(pair_inputs(pairs_of(8)))
+    candidates = F.normalize(torch.cat([new[1], old[1], new[0], old[0]]), dim=-1)
+    cosine = F.normalize(new[0], dim=-1) @ candidates.T / 0.2  # (4, 16)
+    cosine[range(4), range(8, 12)] = -torch.inf  # a sentence is no negative of itself
+    expected = (cosine.logsumexp(dim=1) - cosine.diag()).mean()
+    assert term.share(pair_inputs(pairs_of(8))).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_pair_that_comes_again_is_no_negative_of_itself() -> None:
