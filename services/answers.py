@@ -5,19 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from afp_ray.comparison import best, check_requirements, compare
+from afp_ray.comparison.examples import Answered, Choice, answered_examples
 from afp_ray.comparison.representation import Change, changes
 from afp_ray.comparison.table import base_of
 from afp_ray.errors import ConfigError, DataError, UserError
 from afp_ray.ledger import replay
 from afp_ray.planning.check import cached_fingerprints
-from afp_ray.records import Best, Comparison, Requirement
+from afp_ray.records import ArmRow, Best, Comparison, Requirement, TrialExamples
 from afp_ray.search import StudySearch, make_arms, prior_studies
-from afp_ray.store import StudyPaths, read_study
+from afp_ray.store import StudyPaths, read_result, read_study
 from afp_ray.tracking.location import find_run
 from services.answer_cache import cached_answer
 from services.status import fronts_answer
 from services.studies import paths_of
 
+FLIPPED_PER_LANGUAGE = 2
 LIMIT_FIX = "loosen the constraint (afp resume --allow-drift), widen `tune`, or raise budget.trials"
 
 
@@ -82,6 +84,23 @@ def _arms_of_others(paths: StudyPaths) -> Iterator[str]:
 def changes_answer(paths: StudyPaths, comparison: Comparison) -> list[Change]:
     """What the arms of a study did to sentence representations, by layer and drawn."""
     return changes(paths, comparison, base_of)
+
+
+def flipped_answer(paths: StudyPaths, comparison: Comparison) -> dict[str, TrialExamples]:
+    """Of each arm that has a base: a few examples per language that the first seeds of both answered differently."""
+    bases = [arm for arm in comparison.arms if arm.is_base]
+    choice = Choice(comparison.split, is_flipped=True, per_language=FLIPPED_PER_LANGUAGE)
+    pairs = [(arm, base_of(arm, bases)) for arm in comparison.arms]
+    return {
+        arm.arm: answered_examples(_answered(paths, arm), _answered(paths, base), choice)
+        for arm, base in pairs
+        if base is not None
+    }
+
+
+def _answered(paths: StudyPaths, arm: ArmRow) -> Answered:
+    files = paths.trial(arm.trials[0])
+    return Answered(arm.arm, read_result(files.result), files)
 
 
 def requirement_answer(storage: Path, names: Sequence[str], texts: Sequence[str]) -> list[Requirement]:

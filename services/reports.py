@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from afp_ray.comparison.off_target import target_rates
 from afp_ray.comparison.representation import Change
 from afp_ray.errors import AfpError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, StudyState
 from afp_ray.redaction import redact, redact_json
 from afp_ray.store import StudyPaths, read_study, write_atomic
-from services.answers import best_answer, changes_answer, comparison_answer
+from services.answers import best_answer, changes_answer, comparison_answer, flipped_answer
+from services.curves import curve_answer
+from services.service_schemas import TrainingCurve
 from services.status import status_of
 from services.views.formats import FORMATS
 from services.views.gallery import ReportFacts
@@ -21,6 +24,8 @@ from services.views.tables import (
 
 Answers: TypeAlias = tuple[Comparison | None, Best | None, AfpError | None]
 """Table and best configuration, or why there are none yet."""
+
+_EVERY_STEP = 1_000_000
 
 
 def answers_of(paths: StudyPaths) -> Answers:
@@ -80,5 +85,16 @@ def _page(
         best=best,
         changes=changes,
         incomplete=incomplete_grids(paths, state.trials),
+        curves=_curves(paths, comparison) if comparison else {},
+        flipped=flipped_answer(paths, comparison) if comparison else {},
+        off_target=target_rates(paths, comparison) if comparison else {},
     )
     return render_report(facts)
+
+
+def _curves(paths: StudyPaths, comparison: Comparison) -> dict[str, list[TrainingCurve]]:
+    """The curve of every confirmed trial, by arm; pictures thin them out metric by metric."""
+    return {
+        arm.arm: [curve_answer(paths.trial(trial).curve, trial, max_points=_EVERY_STEP) for trial in arm.trials]
+        for arm in comparison.arms
+    }

@@ -51,6 +51,7 @@ class Choice:
         task, language: of the examples; None takes all.
         is_flipped: those alone whose value the two trials differ in.
         limit: examples at most; None takes all.
+        per_language: examples of each language at most; None takes all.
     """
 
     split: Split
@@ -58,6 +59,7 @@ class Choice:
     language: str | None = None
     is_flipped: bool = False
     limit: int | None = None
+    per_language: int | None = None
 
 
 def answered_examples(trial: Answered, other: Answered | None, choice: Choice) -> TrialExamples:
@@ -85,7 +87,7 @@ def answered_examples(trial: Answered, other: Answered | None, choice: Choice) -
     if choice.is_flipped:
         examples = [example for example in examples if example.change]
     examples.sort(key=lambda example: (-abs(example.change), _drawn(example)))
-    shown = examples[: choice.limit]
+    shown = _first_of_each_language(examples, choice.per_language)[: choice.limit]
     config = TrialConfig.model_validate(trial.result.config)
     texts, notes = _texts(config, choice.split, shown)
     return TrialExamples(
@@ -99,6 +101,15 @@ def answered_examples(trial: Answered, other: Answered | None, choice: Choice) -
         examples=tuple(example.model_copy(update=texts.get(_key(example), {})) for example in shown),
         notes=tuple(notes),
     )
+
+
+def _first_of_each_language(examples: Sequence[AnsweredExample], most: int | None) -> Sequence[AnsweredExample]:
+    if most is None:
+        return examples
+    languages = list(dict.fromkeys(example.language for example in examples))
+    return [
+        example for language in languages for example in [own for own in examples if own.language == language][:most]
+    ]
 
 
 def _by_key(predictions: Iterable[Prediction], choice: Choice) -> dict[_Key, Prediction]:

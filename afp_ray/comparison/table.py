@@ -1,7 +1,7 @@
 """The ablation table: arms by task, language and shots, their differences to base, and what they mean in words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -113,7 +113,10 @@ def nothing_confirmed(names: Sequence[str]) -> DataError:
     )
 
 
-def base_of(arm: ConfirmedArm, bases: Sequence[ConfirmedArm]) -> ConfirmedArm | None:
+_Arm = TypeVar("_Arm", ConfirmedArm, ArmRow)
+
+
+def base_of(arm: _Arm, bases: Sequence[_Arm]) -> _Arm | None:
     """The base that shares most of the arm's other settings; None for a base itself."""
     if arm.method == "base" or not bases:
         return None

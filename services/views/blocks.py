@@ -1,10 +1,10 @@
 """Tables that a page can hold: one task's scores by arm and language, and wide tables folded into parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from afp_ray.records import Comparison, TableCell
-from services.views.grid import Grid, mark, percent
+from afp_ray.records import Comparison, TableCell, TrialExamples
+from services.views.grid import Grid, mark, percent, plain_grid
 
 _CHAR, _PADDING, _LONGEST = 7.6, 20.0, 34
 """Pixels of a digit and of a cell's padding; longer texts are broken into lines."""
@@ -91,3 +91,21 @@ def _score(cell: TableCell | None) -> str:
         return "-"
     spread = "" if cell.demo_deviation is None else f" ±{100 * cell.demo_deviation:.1f}"
     return percent(cell.mean) + mark(cell.vs_base) + spread
+
+
+def changed_grid(flipped: TrialExamples) -> Grid:
+    """How many answers of a trial turned right (+) and wrong (-), by task and language."""
+    cells = {(cell.task, cell.language): cell for cell in flipped.cells}
+    tasks, languages = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
+    rows = [
+        [task, *(f"+{cell.gained} -{cell.lost}" if (cell := cells.get((task, code))) else "-" for code in languages)]
+        for task in tasks
+    ]
+    return plain_grid(["task", *languages], rows)
+
+
+def off_target_grid(rates: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Share of generated answers in the asked language, in %: arms down, languages across."""
+    languages = list(dict.fromkeys(language for own in rates.values() for language in own))
+    rows = [[arm, *(percent(own.get(language)) for language in languages)] for arm, own in rates.items()]
+    return plain_grid(["arm", *languages], rows)

@@ -5,18 +5,22 @@ from dataclasses import dataclass, field
 
 from afp_ray.comparison.representation import Change
 from afp_ray.config import StudyConfig
-from afp_ray.records import Best, Comparison, StudyState
+from afp_ray.records import Best, Comparison, StudyState, TrialExamples
 from services.schemas import StudyStatus
+from services.service_schemas import TrainingCurve
 from services.views.grid import Grid
 from services.views.pictures import Picture
 from services.views.representation import Figure, figures
 from services.views.score_pictures import (
+    colours_of,
     cost_picture,
     forest_pictures,
     heat_pictures,
     retrieval_picture,
     summary_picture,
 )
+from services.views.search_pictures import search_pictures
+from services.views.training_pictures import curve_pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,9 @@ class ReportFacts:
         comparison, best: the answers; None while no arm is confirmed.
         changes: what the arms did to sentence representations.
         incomplete: scores of failed trials that could not score everything, by id of the trial.
+        curves: of the confirmed trials, by arm.
+        flipped: by arm, examples that its first seed and base answered differently.
+        off_target: where answers were generated, by arm the share that is in the asked language, by language.
     """
 
     study: StudyConfig
@@ -37,6 +44,9 @@ class ReportFacts:
     best: Best | None
     changes: Sequence[Change] = ()
     incomplete: Mapping[str, Grid] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[TrainingCurve]] = field(default_factory=dict)
+    flipped: Mapping[str, TrialExamples] = field(default_factory=dict)
+    off_target: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,8 @@ class Gallery:
     Attributes:
         first: the answer at a glance.
         forests, heats: differences to base, arm by arm.
+        curves: of the confirmed trainings.
+        search: history, searched fields and their importance.
         cost: score against cost.
         representations: projections and layers, that of the arm that moved most first and open.
     """
@@ -53,6 +65,8 @@ class Gallery:
     first: list[Picture]
     forests: list[Picture]
     heats: list[Picture]
+    curves: list[Picture]
+    search: list[Picture]
     cost: list[Picture]
     representations: list[Figure]
 
@@ -61,7 +75,7 @@ class Gallery:
         drawn = [
             picture for figure in self.representations for picture in (figure.projection, figure.layers) if picture
         ]
-        return [*self.first, *self.forests, *self.heats, *drawn, *self.cost]
+        return [*self.first, *self.forests, *self.heats, *drawn, *self.curves, *self.search, *self.cost]
 
 
 def draw(facts: ReportFacts) -> Gallery:
@@ -69,11 +83,14 @@ def draw(facts: ReportFacts) -> Gallery:
     comparison = facts.comparison
     shown = figures(facts.changes, most_moved(comparison))
     if comparison is None:
-        return Gallery([], [], [], [], shown)
+        return Gallery([], [], [], [], [], [], shown)
+    colours = colours_of(comparison)
     return Gallery(
         first=[picture for picture in (retrieval_picture(comparison), summary_picture(comparison)) if picture],
         forests=forest_pictures(comparison),
         heats=heat_pictures(comparison),
+        curves=curve_pictures(facts.curves, colours),
+        search=search_pictures(facts.study, facts.state, comparison.importances, colours),
         cost=[picture for picture in (cost_picture(comparison),) if picture],
         representations=shown,
     )

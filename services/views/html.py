@@ -11,7 +11,7 @@ from afp_ray import __version__
 from afp_ray.config import flatten
 from afp_ray.records import Best, Comparison, ConstraintCheck, TrialStatus, signed_points
 from afp_ray.redaction import redact
-from services.views.blocks import Block, block, task_grid, tasks_of, text_columns
+from services.views.blocks import Block, block, changed_grid, off_target_grid, task_grid, tasks_of, text_columns
 from services.views.gallery import ReportFacts, draw
 from services.views.grid import FAMILY, RAW, interval, scored
 from services.views.pictures import Picture, real_minus, style_sheet, to_svg
@@ -77,6 +77,8 @@ def render_report(facts: ReportFacts) -> str:
         num_hidden=len(state.trials) - len(trials),
         failures=[trial for trial in state.trials if trial.status is TrialStatus.FAILED],
         incomplete={trial: block("incomplete", grid) for trial, grid in facts.incomplete.items()},
+        flipped=[(arm, block("flipped", changed_grid(own)), own) for arm, own in facts.flipped.items()],
+        off_target=block("off-target", off_target_grid(facts.off_target)) if facts.off_target else None,
         block=block,
         version=__version__,
     )

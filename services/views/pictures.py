@@ -59,6 +59,7 @@ STYLES: dict[str, Style] = {
     "zero": Style(stroke="soft", dash="4 3"),
     "frame": Style(stroke="line", fill="panel"),
     "whisker": Style(stroke=OWN, width=2),
+    "range": Style(stroke="text", width=1.5),
     "arrow": Style(stroke=OWN, width=3, opacity=0.45),
     "open": Style(stroke=OWN, fill="back", width=2),
     "full": Style(stroke=OWN, fill=OWN, width=2),

@@ -26,7 +26,7 @@ def retrieval_picture(comparison: Comparison) -> Picture | None:
     if not rows:
         return None
     colours = colours_of(comparison)
-    left, right = _label_width(row.arm for row in rows), WIDTH - 116
+    left, right = label_width(row.arm for row in rows), WIDTH - 116
     x = Scale(0, 100, left, right)
     top = 14.0
     bottom = top + len(rows) * _ROW + 8
@@ -41,7 +41,8 @@ def retrieval_picture(comparison: Comparison) -> Picture | None:
     return Picture(
         "retrieval",
         "Are translations closer together?",
-        "Held-out sentences at the layer that validation chose. Open: base; filled: after training; faint: languages.",
+        "Held-out sentences: from base (grey) to after training, filled where the difference is significant, with the "
+        "interval; faint: each language.",
         f"Share of held-out sentences whose translation is the nearest one, in %: {told}",
         WIDTH,
         bottom + 44,
@@ -63,11 +64,14 @@ def _retrieval_row(
         title = f"{row.arm}, {each.language}: {percent(each.retrieval_at_1)} %"
         marks.append(Circle(x(100 * each.retrieval_at_1), y, 3.5, "speck", colour, title))
     words = f"{row.arm}: {percent(_before(row))} % before, {percent(row.retrieval_at_1)} % after"
+    ends, delta = row.retrieval_ci95, row.retrieval_difference
+    kind = "open" if delta and not delta.is_significant else "full"
     return [
         *marks,
         Line(before, y, after, y, "arrow", colour),
+        *([Line(x(100 * ends[0]), y, x(100 * ends[1]), y, "range")] if ends else []),
         Circle(before, y, 5, "open", "soft", words),
-        Circle(after, y, 5, "full", colour, words),
+        Circle(after, y, 5, kind, colour, words),
         Text(x.end + 10, y + 4, f"{percent(_before(row))} → {percent(row.retrieval_at_1)}"),
     ]
 
@@ -148,7 +152,7 @@ def _forest(
     if not shown:
         return None
     reach = reach or _reach([delta for _, rows in shown for _, delta in rows])
-    left, right = _label_width(label for _, rows in shown for label, _ in rows), WIDTH - 150
+    left, right = label_width(label for _, rows in shown for label, _ in rows), WIDTH - 150
     x = Scale(-reach, reach, left, right)
     marks: list[Mark] = []
     y = 4.0
@@ -194,7 +198,7 @@ def _told(delta: Difference) -> str:
     return f"{words}{', significant' if delta.is_significant else ''}"
 
 
-def _label_width(labels: Iterable[str]) -> float:
+def label_width(labels: Iterable[str]) -> float:
     """Pixels that the longest of some labels needs."""
     longest = max((len(label) for label in labels), default=4)
     return min(200.0, max(52.0, 20 + 7.4 * longest))
@@ -211,7 +215,7 @@ def _heat(arm: ArmRow, most: float) -> Picture:
     cells = {(_row_name(cell, arm), cell.language): cell for cell in arm.cells if cell.vs_base}
     rows = list(dict.fromkeys(row for row, _ in cells))
     languages = list(dict.fromkeys(language for _, language in cells))
-    left = _label_width(rows)
+    left = label_width(rows)
     strips = [languages[start : start + _STRIP] for start in range(0, len(languages), _STRIP)]
     wide = (WIDTH - left - 8) / max(len(strips[0]), 5)
     marks: list[Mark] = []

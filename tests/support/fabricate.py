@@ -224,4 +224,15 @@ def add_representation(paths: StudyPaths) -> None:
             write_states(kept, file.parent / "representation" / f"{split}.safetensors")
 
 
-__all__ = ["add_representation", "fabricate", "leave_running", "make_config", "make_states", "make_study"]
+def add_curves(paths: StudyPaths) -> None:
+    """Give every trained trial of a fabricated study a curve."""
+    for file in paths.trials.glob("*/config.json"):
+        if json.loads(file.read_text())["training"]["max_steps"]:
+            rows = [
+                {"step": step, "contrastive_loss": 9.0 / step, "instruction_loss": 4.0 / step, "gradient_norm": 1.0}
+                for step in range(1, 6)
+            ]
+            (file.parent / "training.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+__all__ = ["add_curves", "add_representation", "fabricate", "leave_running", "make_config", "make_states", "make_study"]
