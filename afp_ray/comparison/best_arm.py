@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
+from afp_ray.comparison.confirmed import ConfirmedArm, read_confirmed
 from afp_ray.comparison.cost import cheapest_not_worse, pareto_points, too_short
 from afp_ray.comparison.headline import FORGETTING_LIMIT
 from afp_ray.comparison.limits import keeping_limits
@@ -18,6 +18,7 @@ from afp_ray.comparison.metric import (
     summarize,
     values_by_seed,
 )
+from afp_ray.comparison.shared import comparable
 from afp_ray.comparison.table import base_of, forgetting_warnings, nothing_confirmed, seed_warnings
 from afp_ray.comparison.wording import adjust, p_of, sentence
 from afp_ray.config import Split, TrialConfig
@@ -52,8 +53,8 @@ def best(
     study = read_confirmed(paths, split=split)
     if not study.arms:
         raise nothing_confirmed([paths.name])
-    check_same_examples(study.arms)
     objective = study.config.objective
+    study.arms, uncompared = comparable(study.arms, metric=objective.metric)
     chosen_by = parse_metric(
         metric or objective.metric, language=language, direction=objective.direction if metric is None else None
     )
@@ -64,7 +65,7 @@ def best(
     winner = ranked[0]
     score = summarize(chosen_by, winner, split)
     assert score is not None
-    base, warnings = base_of(winner, bases), [*study.warnings, *left_out]
+    base, warnings = base_of(winner, bases), [*study.warnings, *uncompared, *left_out]
     if not bases:
         warnings.append("no base arm: differences to base are null; add an arm of method base (compare.method or arms)")
     elif base is None:
@@ -79,7 +80,9 @@ def best(
     of_pivot = _pivot_difference(winner, base, split)
     # In the words of the table, which tests every arm.
     warnings += forgetting_warnings([winner], [_vs_base(Metric("pivot_mean"), winner, study.arms, bases, split)])
-    validation = study.arms if split == "validation" else read_confirmed(paths, split="validation").arms
+    validation = study.arms
+    if split != "validation":
+        validation, _ = comparable(read_confirmed(paths, split="validation").arms, metric=objective.metric)
     shares, cost_note = shares_of_best(chosen_by, ranked), too_short(candidates)
     checkpoint = winner.folder / winner.results[0].checkpoint if winner.results[0].checkpoint else None
     return Best(

@@ -323,14 +323,17 @@ def _again(paths: StudyPaths) -> str:
     return f"afp resume {paths.name} sets what is left of that trial aside and runs it again"
 
 
-def check_same_examples(arms: Sequence[ConfirmedArm]) -> None:
+def check_same_examples(arms: Sequence[ConfirmedArm], *, data: Sequence[str] = ("evaluation", "heldout")) -> None:
     """Refuse to compare arms that were scored on different rows.
 
+    Args:
+        arms: to be compared.
+        data: the fingerprints that must be equal.
     Raises: DataError naming two arms and what differs.
     """
     for arm in arms[1:]:
         first = arms[0]
-        for what in ("evaluation", "heldout"):
+        for what in data:
             left, right = (side.results[0].fingerprints.get(what) for side in (first, arm))
             if left != right:
                 raise _mixed(first, arm, f"their {what} data differ ({left} and {right})")

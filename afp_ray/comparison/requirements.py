@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
+from afp_ray.comparison.confirmed import ConfirmedArm, read_confirmed
 from afp_ray.comparison.metric import Metric, measure
+from afp_ray.comparison.shared import comparable
 from afp_ray.comparison.wording import adjust, sentence
 from afp_ray.errors import ConfigError
 from afp_ray.records import Difference, Requirement
@@ -26,8 +27,8 @@ def check_requirements(paths: Sequence[StudyPaths], texts: Sequence[str], *, spl
     Raises: ConfigError for a statement of another form or an arm that there is not.
     """
     studies = [read_confirmed(study_paths, split=split, prefix=len(paths) > 1) for study_paths in paths]
-    arms = {arm.name: arm for study in studies for arm in study.arms}
-    check_same_examples(list(arms.values()))
+    compared, _ = comparable([arm for study in studies for arm in study.arms], metric="mean")
+    arms = {arm.name: arm for arm in compared}
     parsed = [_parse(text, arms) for text in texts]
     differences = adjust([measure(Metric("mean"), left, right, split) for left, _, right in parsed])
     return [

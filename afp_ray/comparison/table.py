@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from afp_ray.comparison.components import component_effects, field_importances
-from afp_ray.comparison.confirmed import ConfirmedArm, check_same_examples, read_confirmed
+from afp_ray.comparison.confirmed import ConfirmedArm, read_confirmed
 from afp_ray.comparison.cost import pareto_points, too_short
 from afp_ray.comparison.headline import Finding, is_forgetting, make_headline
 from afp_ray.comparison.majority import majority, majority_warnings
@@ -20,6 +20,7 @@ from afp_ray.comparison.metric import (
 )
 from afp_ray.comparison.published import set_beside
 from afp_ray.comparison.representation import representation_rows, retrieval_verdicts
+from afp_ray.comparison.shared import comparable
 from afp_ray.comparison.wording import Measured, adjust, in_words, p_of, p_text, points
 from afp_ray.config import Split, flatten
 from afp_ray.errors import DataError
@@ -41,8 +42,8 @@ def compare(*paths: StudyPaths, split: Split = "test") -> Comparison:
     arms = [arm for study in studies for arm in study.arms]
     if not arms:
         raise nothing_confirmed([study_paths.name for study_paths in paths])
-    check_same_examples(arms)
-    warnings = [warning for study in studies for warning in study.warnings]
+    arms, left_out = comparable(arms, metric=studies[0].config.objective.metric)
+    warnings = [*(warning for study in studies for warning in study.warnings), *left_out]
     bases = [arm for arm in arms if arm.method == "base"]
     if not bases:
         warnings.append(

@@ -1,8 +1,9 @@
 """What a trial is scored on."""
 
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from afp_ray.config.base import StrictModel
 from afp_ray.config.data import SourceConfig
@@ -48,6 +49,14 @@ TaskName = Literal[
 ]
 DEFAULT_TASKS: tuple[TaskName, ...] = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
 """Scored where nothing is said. A task that is added later stays out: these are in the ids of finished trials."""
+LANGUAGES_FOR_ALL, LANGUAGES_BY_TASK = "tasks in the same languages", "tasks with languages of their own"
+"""The two ways to name tasks, as pydantic tells them apart."""
+
+
+def _form_of_tasks(value: Any) -> str:
+    return LANGUAGES_BY_TASK if isinstance(value, Mapping) else LANGUAGES_FOR_ALL
+
+
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -111,13 +120,18 @@ class GenerationConfig(StrictModel):
 class EvaluationConfig(StrictModel):
     """Tasks, languages and shots of the scores, and the held-out pairs of the representation metrics."""
 
-    tasks: tuple[TaskName, ...] = DEFAULT_TASKS
-    """Choice and generation tasks to score; may be empty."""
+    tasks: Annotated[
+        Annotated[tuple[TaskName, ...], Tag(LANGUAGES_FOR_ALL)]
+        | Annotated[dict[TaskName, Annotated[tuple[str, ...], Field(min_length=1)]], Tag(LANGUAGES_BY_TASK)],
+        Discriminator(_form_of_tasks),
+    ] = DEFAULT_TASKS
+    """Choice and generation tasks to score; may be empty. A list scores each in `languages`; a mapping gives each its
+    own: `{xcopa: [zh, th], pawsx: [en, zh]}`."""
     data_dir: str | None = None
     """Folder with the tasks' original files in sub-folders; null takes the embedded rows. `~` and `${AFP_DATA_DIR}`
     are expanded."""
     languages: tuple[str, ...] | None = None
-    """Languages to score; null takes the pivot and the trained languages."""
+    """Languages to score; null takes the pivot and the trained languages, or those that `tasks` gives."""
     shots: tuple[int, ...] = (0,)
     """Numbers of demonstrations before each question."""
     prompt_language: Literal["native", "pivot"] = "native"
@@ -149,6 +163,10 @@ class EvaluationConfig(StrictModel):
         made = [name for task in self.tasks for name in DIRECTIONS.get(task, ())]
         return tuple(name for name in made if wanted is None or name in wanted)
 
+    def languages_of(self, task: str, languages: Sequence[str]) -> Sequence[str]:
+        """Languages that a task is scored in: its own, or `languages` where `tasks` is a list."""
+        return self.tasks[task] if isinstance(self.tasks, dict) else languages  # type: ignore[index]
+
     @property
     def idle_fields(self) -> tuple[str, ...]:
         """Fields that change no score here: the trial id leaves them out, as it does at their default.
@@ -173,6 +191,20 @@ class EvaluationConfig(StrictModel):
             raise ValueError(f"`shots` must be one or more numbers from 0 to {MAX_SHOTS}, got {list(self.shots)}")
         if not self.demo_seeds:
             raise ValueError("`demo_seeds` is empty; give at least one seed")
+        return self
+
+    @model_validator(mode="after")
+    def _languages_have_one_place(self) -> Self:
+        if not isinstance(self.tasks, dict):
+            return self
+        if self.languages is not None:
+            raise ValueError("`languages` has no effect where `tasks` gives each task its own; keep one of the two")
+        for task, codes in self.tasks.items():
+            if len(set(codes)) != len(codes):
+                raise ValueError(f"`tasks` repeats a language of {task}: {', '.join(codes)}")
+            for code in codes:
+                if code not in LANGUAGES:
+                    raise ValueError(f"language {unknown_language(code)}")
         return self
 
     @model_validator(mode="after")

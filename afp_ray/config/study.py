@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from afp_ray.config.base import StrictModel
+from afp_ray.config.fields import trial_fields, trial_sections
 from afp_ray.config.runtime import RuntimeConfig
 from afp_ray.config.search import (
     BudgetConfig,
@@ -139,11 +140,14 @@ def arm_name_problem(name: str) -> str:
 
 
 def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of nested fields: `{"a": {"b": 1}, "c.d": 2}` becomes `{"a.b": 1, "c.d": 2}`."""
+    """Dotted names of nested fields: `{"a": {"b": 1}, "c.d": 2}` becomes `{"a.b": 1, "c.d": 2}`.
+
+    A field of a trial that is itself a mapping stays whole.
+    """
     flat: dict[str, Any] = {}
     for key, value in fields.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and (name not in trial_fields() or name in trial_sections()):
             flat |= flatten(value, f"{name}.")
         else:
             flat[name] = value

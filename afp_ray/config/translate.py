@@ -10,12 +10,13 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from afp_ray.config.document import Document, KeyPath
+from afp_ray.config.evaluation import LANGUAGES_BY_TASK, LANGUAGES_FOR_ALL
 from afp_ray.config.fields import did_you_mean, models_in, trial_fields
 from afp_ray.errors import ConfigError
 
 _OLD_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 """What YAML 1.1 read as true and false; in 1.2 they are text."""
-_TAGS = ("range", "choices")
+_TAGS = ("range", "choices", LANGUAGES_FOR_ALL, LANGUAGES_BY_TASK)
 _EXPECTED = {
     "string": "text",
     "int": "a whole number",
@@ -60,6 +61,10 @@ def translate(
         return error_at(document, path, f"unknown field {name!r}", at_key=True, allowed=", ".join(beside), fix=fix)
     if kind == "missing":
         return error_at(document, path, f"{name} is missing", fix=f"add a line `{loc[-1]}: ...`")
+    if loc[-1] == "[key]":  # a key of a mapping, of which pydantic names the value's place
+        problem = f"{field_name(loc[:-1])} is not known"
+        fix = _fix(kind, context, value, None)
+        return error_at(document, path, problem, at_key=True, allowed=_allowed(kind, context), fix=fix)
     raw = document.raw(path)
     if isinstance(value, bool) and raw is not None and "bool" not in kind:
         problem = f"{name}: {raw} was read by YAML as {str(value).lower()}"
@@ -116,6 +121,7 @@ def field_name(loc: KeyPath) -> str:
         parts = parts[1:]
     if len(parts) > 2 and parts[0] == "arms":
         parts = parts[2:]
+    parts = [part for part in parts if part not in (LANGUAGES_FOR_ALL, LANGUAGES_BY_TASK)]
     tags = [index for index, part in enumerate(parts) if part in _TAGS]
     if tags and parts[0] == "tune" and len(parts) > tags[0] + 1:
         parts.pop(tags[0])

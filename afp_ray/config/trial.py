@@ -71,7 +71,9 @@ class TrialConfig(StrictModel):
 
     @property
     def evaluated_languages(self) -> tuple[str, ...]:
-        """Languages that are scored: `evaluation.languages`, or the pivot followed by the trained ones."""
+        """Languages that are scored: those of all tasks, else the pivot followed by the trained ones."""
+        if isinstance(self.evaluation.tasks, dict) and self.evaluation.tasks:
+            return tuple(dict.fromkeys(code for codes in self.evaluation.tasks.values() for code in codes))
         return self.evaluation.languages or (self.data.pivot, *self.data.languages)
 
     @property
@@ -119,5 +121,10 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
     if config.loss.negatives_from == "other":
         content["loss"].pop("negatives_from")
     content["evaluation"]["languages"] = list(config.evaluated_languages)
+    if isinstance(tasks := config.evaluation.tasks, dict):
+        if len(set(tasks.values())) <= 1:
+            content["evaluation"]["tasks"] = list(tasks)  # the same languages for all, in other words
+        else:
+            content["evaluation"]["languages"].sort()  # as the tasks, whose order in a mapping says nothing
     document = {"config": content, "fingerprints": dict(fingerprints), "score_version": SCORE_VERSION}
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]

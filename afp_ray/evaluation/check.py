@@ -3,12 +3,14 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, SPLITS, EvaluationConfig, Split
 from afp_ray.config.base import canonical_json
 from afp_ray.data.readers.files import SourceFile, digest, expand_path, plain_file
+from afp_ray.errors import TaskError
 from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, sides, task_of
 from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
 from afp_ray.evaluation.task import Row
@@ -35,18 +37,32 @@ def check_evaluation(
     Raises: TaskError, DataError or ConfigError naming the row, the language or the word that is missing.
     """
     for name in _choices(config):
-        for language in languages:
+        for language in config.languages_of(name, languages):
             for split in splits:
-                for _ in render_cells(name, config, language=language, pivot=pivot, split=split):
-                    pass
+                with _at_task(config, name):
+                    for _ in render_cells(name, config, language=language, pivot=pivot, split=split):
+                        pass
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
         for language in codes:
             for split in splits:
-                for _ in generation_cells(direction, config, language=language, pivot=side, split=split):
-                    pass
+                with _at_task(config, task_of(direction).name):
+                    for _ in generation_cells(direction, config, language=language, pivot=side, split=split):
+                        pass
     if config.directions and config.generation.spbleu_model:
         spbleu(config.generation.spbleu_model)
+
+
+@contextmanager
+def _at_task(config: EvaluationConfig, task: str) -> Iterator[None]:
+    """Let an error about languages name the place where a task has its own."""
+    try:
+        yield
+    except TaskError as error:
+        if error.where != "evaluation.languages" or not isinstance(config.tasks, dict):
+            raise
+        where = f"evaluation.tasks.{task}"
+        raise TaskError(error.problem, where=where, allowed=error.allowed, fix=error.fix) from error
 
 
 def _choices(config: EvaluationConfig) -> list[str]:
@@ -87,7 +103,7 @@ def _read(
     """Name, fields that count, and rows of everything that is read, in a fixed order."""
     for name in _choices(config):
         extra = (pivot,) if config.prompt_language == "pivot" and any(config.shots) else ()
-        for language in sorted({*languages, *extra}):
+        for language in sorted({*config.languages_of(name, languages), *extra}):
             yield f"{name}/{language}", TASKS[name].fields, load_rows(TASKS[name], config.data_dir, language)
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
@@ -104,7 +120,12 @@ def files_by_folder(
     if config.data_dir is None:
         return
     root = open_data_dir(config.data_dir)
-    files = [file for name in _choices(config) for code in languages for file in TASKS[name].files(root, code).values()]
+    files = [
+        file
+        for name in _choices(config)
+        for code in config.languages_of(name, languages)
+        for file in TASKS[name].files(root, code).values()
+    ]
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
         for code in codes:

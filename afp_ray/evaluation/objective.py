@@ -1,10 +1,10 @@
 """From scores to the one number that a study searches for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
-from afp_ray.config import CHOICE_TASKS, WITHIN, EvaluationConfig
+from afp_ray.config import CHOICE_TASKS, DIRECTIONS, WITHIN, EvaluationConfig
 from afp_ray.errors import ConfigError
 from afp_ray.records import Score
 
@@ -14,9 +14,24 @@ REPRESENTATION_METRICS = ("retrieval@1", "alignment", "uniformity")
 def allowed_metrics(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> list[str]:
     """Names that `objective_value` can compute from the scores of `config`."""
     others = [language for language in languages if language != pivot]
-    scored: dict[str, Sequence[str]] = {task: languages for task in config.tasks if task in CHOICE_TASKS}
+    names = _task_metrics(scored_languages(config, languages=languages, pivot=pivot), pivot)
+    if config.representation is not None and others:
+        names += REPRESENTATION_METRICS
+    return names
+
+
+def scored_languages(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> dict[str, Sequence[str]]:
+    """The languages of every choice task and every direction of a generation task."""
+    scored: dict[str, Sequence[str]] = {}
+    scored |= {task: config.languages_of(task, languages) for task in config.tasks if task in CHOICE_TASKS}
     side = config.generation.pivot or pivot
-    scored |= {name: [code for code in languages if name in WITHIN or code != side] for name in config.directions}
+    for task, directions in DIRECTIONS.items():
+        for name in (name for name in directions if name in config.directions):
+            scored[name] = [code for code in config.languages_of(task, languages) if name in WITHIN or code != side]
+    return scored
+
+
+def _task_metrics(scored: Mapping[str, Sequence[str]], pivot: str) -> list[str]:
     names: list[str] = []
     if any(code != pivot for codes in scored.values() for code in codes):
         names += ["mean"]
@@ -24,8 +39,6 @@ def allowed_metrics(config: EvaluationConfig, *, languages: Sequence[str], pivot
         names += ["pivot_mean"]
     names += [task for task, codes in scored.items() if any(code != pivot for code in codes)]
     names += [f"{task}/{language}" for task, codes in scored.items() for language in codes]
-    if config.representation is not None and others:
-        names += REPRESENTATION_METRICS
     return names
 
 

@@ -8,7 +8,7 @@ from afp_ray.data import embedded
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.generation_task import JOINT, GenerationCell, GenerationExample, GenerationTask
 from afp_ray.evaluation.generation_tasks import GENERATION
-from afp_ray.evaluation.questions import LanguageRows, draw_rows, split_rows, too_few_rows
+from afp_ray.evaluation.questions import LanguageRows, draw_rows, own_languages, split_rows, too_few_rows
 from afp_ray.evaluation.task import Row, where_of
 from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.languages import LANGUAGES
@@ -30,14 +30,17 @@ def generation_languages(
     Raises: TaskError when a direction is asked for and there is no other language.
     """
     side = config.generation.pivot or pivot
-    others = [language for language in languages if language != side]
-    spoken = {name: list(languages) if name in WITHIN else others for name in config.directions}
+    spoken: dict[str, list[str]] = {}
+    for name in config.directions:
+        own = config.languages_of(task_of(name).name, languages)
+        spoken[name] = [language for language in own if name in WITHIN or language != side]
     for name, codes in spoken.items():
         if not codes and (config.generation.directions or not set(DIRECTIONS[task_of(name).name]) & set(WITHIN)):
             raise TaskError(
                 f"{name} needs a language beside {side!r}",
                 where="evaluation.languages",
-                allowed=f"one or more languages other than {side!r}; scored are: {', '.join(languages)}",
+                allowed=f"one or more languages other than {side!r}; scored are: "
+                f"{', '.join(config.languages_of(task_of(name).name, languages))}",
                 fix="add a language, or drop the generation tasks",
             )
     return side, spoken
@@ -83,12 +86,13 @@ def _available(direction: str, config: EvaluationConfig, pivot: str) -> list[str
 
 def _no_files(direction: str, config: EvaluationConfig, *, language: str, pivot: str) -> TaskError:
     source, target = sides(direction, language=language, pivot=pivot)
+    available = _available(direction, config, pivot)
     return TaskError(
         f"{direction} has no rows from {source!r} to {target!r} under {config.data_dir}",
         where="evaluation.languages",
-        allowed=f"languages with files: {', '.join(_available(direction, config, pivot)) or 'none'}",
-        fix=f"add the files ({task_of(direction).layout(config.generation)}), drop the language, or leave the "
-        "direction out of evaluation.generation.directions",
+        allowed=f"languages with files: {', '.join(available) or 'none'}",
+        fix=f"add the files ({task_of(direction).layout(config.generation)}), drop the language, leave the direction "
+        f"out of evaluation.generation.directions, or {own_languages(task_of(direction).name, available)}",
     )
 
 
@@ -107,7 +111,7 @@ def _embedded_rows(task: GenerationTask, direction: str, source: str, target: st
                 f"{direction} has no embedded rows in {language!r}",
                 where="evaluation.languages",
                 allowed=", ".join(embedded.LANGUAGES),
-                fix="drop the language, or give evaluation.data_dir",
+                fix=f"drop the language, give evaluation.data_dir, or {own_languages(task.name, embedded.LANGUAGES)}",
             )
     splits = {split: task.embedded(source, target, split) for split in SPLITS}
     return LanguageRows(splits, task.embedded(source, target, "train"), 0)

@@ -75,9 +75,16 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
             f"{task.name} has no rows in {language!r} under {folder}",
             where="evaluation.languages",
             allowed=f"languages with files: {', '.join(available) or 'none'}",
-            fix=f"add the file ({task.layout}), or drop the language or the task",
+            fix=f"add the file ({task.layout}), drop the language or the task, or "
+            f"{own_languages(task.name, available)}",
         )
     return _parsed_rows(task, tuple(files.items()), language)
+
+
+def own_languages(task: str, available: Sequence[str]) -> str:
+    """How a task is given the languages that it has, of which the first few are shown."""
+    shown = ", ".join([*available[:4], *(["..."] if len(available) > 4 else [])]) or "..."
+    return f"give each task its own languages: evaluation.tasks: {{{task}: [{shown}], ...}}"
 
 
 _NO_LABEL = ("-1", "-1.0", "None", "nan", "")
@@ -143,7 +150,7 @@ def _embedded_rows(task: Task, language: str) -> LanguageRows:
             f"{task.name} has no embedded rows in {language!r}",
             where="evaluation.languages",
             allowed=", ".join(embedded.LANGUAGES),
-            fix="drop the language, or give evaluation.data_dir",
+            fix=f"drop the language, give evaluation.data_dir, or {own_languages(task.name, embedded.LANGUAGES)}",
         )
     splits: dict[Split, Sequence[Row]] = {split: embedded.task_rows(task.name, language, split) for split in SPLITS}
     for split, rows in splits.items():

@@ -89,7 +89,7 @@ def evaluate_tasks(
     units: list[_Unit] = []
     for task in config.tasks:
         if task in CHOICE_TASKS:
-            units += [_Unit(choices, task, language) for language in languages]
+            units += [_Unit(choices, task, language) for language in config.languages_of(task, languages)]
         else:
             directions = [name for name in DIRECTIONS[task] if name in config.directions]
             units += [_Unit(generations, name, language) for name in directions for language in spoken[name]]

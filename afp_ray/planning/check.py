@@ -7,8 +7,8 @@ from pathlib import Path
 from afp_ray.comparison.published import check_published
 from afp_ray.config import ModelConfig, StudyConfig, TrialConfig, canonical_json
 from afp_ray.config.trial import NO_MODEL
-from afp_ray.errors import ModelError, UserError
-from afp_ray.evaluation.objective import check_metric
+from afp_ray.errors import ConfigError, ModelError, UserError
+from afp_ray.evaluation.objective import check_metric, scored_languages
 from afp_ray.ledger import replay
 from afp_ray.models.describe import describe, local_folder
 from afp_ray.models.hub import fetch
@@ -78,10 +78,35 @@ def check_study(study: StudyConfig) -> Checked:
                     error.problem, where=error.where or f"arm {arm.name}", allowed=error.allowed, fix=error.fix
                 ) from error
     _require_a_model(arms, unloadable)
+    uneven = _uneven_scores(arms, study)
     num_checked = len(arms) - len(unloadable)
     count = f"{num_checked} arm{'s' if num_checked != 1 else ''}"
     line = f"{count}: configuration, model, training data, evaluation rows and objective are there"
-    return Checked((line,), unloadable)
+    return Checked((line, *uneven), unloadable)
+
+
+def _uneven_scores(arms: Sequence[Arm], study: StudyConfig) -> tuple[str, ...]:
+    """One line where arms are scored on different tasks or languages.
+
+    Raises: ConfigError when there is nothing that all of them are scored on.
+    """
+    by_arm: dict[str, set[str]] = {}
+    for arm in arms:
+        config = next(ends_of(arm, study.seeds[0]))
+        scored = scored_languages(config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
+        by_arm[arm.name] = {f"{task}/{language}" for task, codes in scored.items() for language in codes}
+    shared = set.intersection(*by_arm.values())
+    if not any(by_arm.values()) or all(cells == shared for cells in by_arm.values()):
+        return ()
+    if not shared:
+        raise ConfigError(
+            "there is no task and language that all arms are scored on: "
+            + "; ".join(f"{name} {', '.join(sorted(cells)) or 'nothing'}" for name, cells in by_arm.items()),
+            where="evaluation",
+            fix="set evaluation.languages, or evaluation.tasks, for all arms under `fixed`",
+        )
+    left_out = sorted(set.union(*by_arm.values()) - shared)
+    return (f"arms are compared on what all are scored on; not compared: {', '.join(left_out)}",)
 
 
 def _searches_models(arm: Arm) -> bool:

@@ -155,7 +155,7 @@ def _cells(config: EvaluationConfig, languages: Sequence[str], pivot: str) -> It
     for name in config.tasks:
         if name in CHOICE_TASKS:
             task = TASKS[name]
-            for language in languages:
+            for language in config.languages_of(name, languages):
                 rows = load_rows(task, config.data_dir, language).splits
                 fields = {field: language for field in task.fields if field not in _NO_TEXT}
                 yield from (_Cell(name, language, split, rows[split][: config.limit], fields) for split in SPLITS)

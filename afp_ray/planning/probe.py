@@ -127,7 +127,8 @@ def _growth(config: TrialConfig, limit: int) -> list[float]:
     found: list[float] = []
     for task in evaluation.tasks:
         if task in CHOICE_TASKS:
-            rows = [load_rows(TASKS[task], evaluation.data_dir, code) for code in config.evaluated_languages]
+            codes = evaluation.languages_of(task, config.evaluated_languages)
+            rows = [load_rows(TASKS[task], evaluation.data_dir, code) for code in codes]
         else:
             named = [
                 (name, code) for name in DIRECTIONS[task] if name in evaluation.directions for code in spoken[name]

@@ -158,3 +158,18 @@ def test_a_configuration_is_a_key_by_its_content_whatever_the_order_of_a_mapping
     assert len(keys) == 1
     assert SourceConfig(kind="jsonl", path="b", columns=sides) not in keys
     assert isinstance(hash(StudyConfig(name="s", fixed={"data.languages": ["zh"]})), int)
+
+
+def test_tasks_with_languages_of_their_own_have_the_id_of_the_list_where_all_are_alike() -> None:
+    def of(**evaluation: object) -> TrialConfig:
+        return TrialConfig.model_validate({"evaluation": evaluation})
+
+    by_list = of(tasks=["xcopa", "xnli"], languages=["zh", "th"])
+    alike = of(tasks={"xcopa": ["zh", "th"], "xnli": ["zh", "th"]})
+    apart = of(tasks={"xcopa": ["zh", "th"], "xnli": ["zh", "en"]})
+    ids = [trial_id(config, {}) for config in (by_list, alike, apart)]
+    assert ids[0] == ids[1] != ids[2]
+    assert ids[2] == trial_id(of(tasks={"xnli": ["zh", "en"], "xcopa": ["zh", "th"]}), {})
+    assert apart.evaluated_languages == ("zh", "th", "en")
+    assert TrialConfig.model_validate_json(apart.model_dump_json()) == apart
+    assert of(tasks={}).evaluated_languages == ("en", "zh")
