@@ -45,6 +45,7 @@ class TrialConfig(StrictModel):
 
     model: ModelConfig = ModelConfig()
     method: MethodName = "afp"
+    """Row of the ablation; the fields that it pins win over whatever else sets them."""
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
