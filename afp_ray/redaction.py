@@ -26,6 +26,7 @@ _VARIABLES: Final = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "RAY_AUTH_TOKEN",
+    "AFP_TOKEN",
 )
 _URI_VARIABLES: Final = ("MLFLOW_TRACKING_URI", "AFP_STORAGE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _MIN_LENGTH: Final = 5
@@ -58,7 +59,7 @@ _BASIC = re.compile(r"(\b[Bb]asic(?:\s|%20|\+)+)(?![A-Za-z]?[a-z-]+(?![\w+/=]))[
 _TOKEN = re.compile(
     r"\b(?:hf_(?:(?=[A-Za-z]*[0-9A-Z])[A-Za-z0-9]{8,}|[A-Za-z0-9]{16,})|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{6,}|"
     r"github_pat_\w{6,}|glpat-[\w-]{6,}|dapi[A-Za-z0-9]{6,}(?:-\d)?|(?:AKIA|ASIA)[A-Z0-9]{12,}|xox[abprs]-[\w-]{8,}|"
-    r"eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*)"
+    r"eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*|afp_[0-9a-f]{8}_[\w-]{8,})"
 )
 
 
@@ -73,7 +74,7 @@ _FORMS: Final = (
     (("authorization",), _AUTHORIZATION, rf"\1{HIDDEN}"),
     (("bearer",), _BEARER, rf"\1{HIDDEN}"),
     (("basic",), _BASIC, rf"\1{HIDDEN}"),
-    (("hf_", "sk-", "gh", "glpat-", "dapi", "akia", "asia", "xox", "eyj"), _TOKEN, HIDDEN),
+    (("hf_", "sk-", "gh", "glpat-", "dapi", "akia", "asia", "xox", "eyj", "afp_"), _TOKEN, HIDDEN),
 )
 
 

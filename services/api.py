@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse
 from pydantic import StringConstraints
@@ -23,6 +23,7 @@ from services.answer_cache import cached_answer
 from services.computations import DEADLINE_S
 from services.curves import curve_answer
 from services.desk import Desk, Page
+from services.guard import DEFAULT_LIMITS, Guard, Limits, describe_security, reader
 from services.pages import add_pages
 from services.problems import PROBLEMS, NotFoundError, add_problems
 from services.reports import report_page
@@ -30,6 +31,7 @@ from services.schemas import Health, StudyDetail, StudyStatus, TrialDetail, Tria
 from services.service_schemas import Pareto, TrainingCurve
 from services.status import all_statuses, status_of, trial_answer, trial_page
 from services.studies import match_id, paths_of
+from services.tokens import Tokens
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _HEADERS = {
@@ -37,6 +39,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 Name = Annotated[str, InPath(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -47,12 +50,21 @@ Limit = Annotated[str, StringConstraints(max_length=100, pattern=_LIMIT)]
 Sort = Literal["planned_at", "objective", "gpu_hours", "arm", "seed", "status"]
 
 
-def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES, deadline_s: float = DEADLINE_S) -> FastAPI:
+def create_app(
+    storage: Path,
+    *,
+    hosts: Sequence[str] = LOOPBACK_NAMES,
+    is_open: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+    deadline_s: float = DEADLINE_S,
+) -> FastAPI:
     """The application over the studies under `storage`.
 
     Args:
-        storage: folder of the studies.
-        hosts: names that it answers to; any other in a request's Host is refused.
+        storage: folder of the studies, and of the tokens.
+        hosts: names that it answers to; any other in a request's Host is refused, unless `*` is among them.
+        is_open: whether a request from this machine itself may read without a token.
+        limits: of one token or address.
         deadline_s: seconds that an answer may take before its asker is told to come again.
     """
     desk = Desk(storage, deadline_s)
@@ -63,13 +75,16 @@ def create_app(storage: Path, *, hosts: Sequence[str] = LOOPBACK_NAMES, deadline
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         responses=PROBLEMS,
+        dependencies=[Depends(reader(is_open=is_open))],
         lifespan=desk.open,
     )
+    app.add_middleware(Guard, tokens=Tokens(storage), limits=limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(ReadOnly)
     add_problems(app)
     _add_studies(app, storage, desk)
     _add_answers(app, storage, desk)
+    describe_security(app, is_open=is_open)
     add_pages(app)
     return app
 

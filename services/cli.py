@@ -67,8 +67,12 @@ COMMANDS: Final = {
         "cluster",
         "Run a study as a job of a Ray cluster and follow it; a study that is submitted again finds its job.",
     ),
-    "serve": ("cluster", "Serve the same answers over HTTP under /v1, on this machine alone."),
+    "serve": (
+        "cluster",
+        "Serve studies over HTTP: a page at /, the API under /v1; on this machine alone unless told otherwise.",
+    ),
     "sync": ("study", "Write into MLflow what it missed; harmless to repeat."),
+    "token": ("token", "Make, list and revoke the tokens of the service."),
     "doctor": (
         "cluster",
         "Check versions, GPUs, disk, tracking and cluster, each with its fix; 2 when something would not work.",
@@ -91,10 +95,10 @@ ELSEWHERE: Final = {
 
 
 def load_command(name: str) -> Any:
-    """The command of that name, or the group `data`, from its module."""
+    """The command of that name, or the group (`data`, `token`), from its module."""
     module = importlib.import_module(f"services.commands.{COMMANDS[name][0]}")
     group = get_group(module.app)
-    return group if name == "data" else group.commands[name]
+    return group if COMMANDS[name][0] == name and name not in group.commands else group.commands[name]
 
 
 class CommandList(TyperGroup):

@@ -92,6 +92,17 @@ def say_json_text(text: str, *, indent: int | None = None, before: str = "") -> 
     sys.stdout.flush()
 
 
+def say_secret(text: str) -> None:
+    """One line on standard output that shows a secret on purpose: a token, to who has just made it."""
+    sys.stdout.write_as_is(text + "\n") if isinstance(sys.stdout, RedactedText) else sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def say_secret_json(value: dict[str, Any]) -> None:
+    """Likewise one JSON document."""
+    say_secret(json.dumps(value, indent=2))
+
+
 def _jsonable(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

@@ -1,6 +1,8 @@
 """How the API says that a request failed: one JSON form for every status, and no trace of what went wrong inside."""
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -9,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from afp_ray.errors import UnavailableError, UserError
+from afp_ray.errors import AfpError, UnavailableError, UserError
 from afp_ray.redaction import redacted
 from services.schemas import Problem
 
@@ -19,39 +21,71 @@ _SEE = "see /docs, or /v1/openapi.json, for what can be asked"
 _RETRY_S = 5
 _PROBLEM = "application/problem+json"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"content": {_PROBLEM: {"schema": Problem.model_json_schema()}}} for code in (400, 404, 409, 422, 500, 503)
+    code: {"content": {_PROBLEM: {"schema": Problem.model_json_schema()}}}
+    for code in (400, 401, 404, 409, 422, 429, 500, 503)
 }
 _PLAIN = {"text/plain": {"schema": {"type": "string"}}}
 for _code in (400, 503):  # what the server and the check of names say before a request reaches the application
     PROBLEMS[_code]["content"] |= _PLAIN
-PROBLEMS[503]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
+for _code in (429, 503):
+    PROBLEMS[_code]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
+PROBLEMS[401]["headers"] = {"WWW-Authenticate": {"description": "what is asked for", "schema": {"type": "string"}}}
 
 
 class NotFoundError(UserError):
     """The address names a study or trial that does not exist."""
 
 
+class RefusedError(AfpError):
+    """The service does not take a request as it is.
+
+    Args:
+        status: of HTTP.
+        title, detail, fix: of the problem.
+        headers: beside it.
+    """
+
+    def __init__(
+        self, status: int, title: str, *, detail: str, fix: str = "", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.problem = Problem(status=status, title=title, detail=detail, fix=fix)
+        self.headers = headers
+        super().__init__(detail)
+
+
+def problem_answer(refusal: RefusedError) -> JSONResponse:
+    """The answer to a request that is refused."""
+    answer = _answer(refusal.problem)
+    answer.headers.update(refusal.headers)
+    return answer
+
+
+def _answer(problem: Problem) -> JSONResponse:
+    problem = Problem.model_validate(redacted(problem.model_dump(mode="json")))
+    return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=_PROBLEM)
+
+
 def add_problems(app: FastAPI) -> None:
     """Every failure as one JSON form; what was not foreseen is logged, and its details stay here."""
 
-    def answer(problem: Problem) -> JSONResponse:
-        problem = Problem.model_validate(redacted(problem.model_dump(mode="json")))
-        return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=_PROBLEM)
+    @app.exception_handler(RefusedError)
+    async def not_taken(_: Request, error: RefusedError) -> JSONResponse:
+        return problem_answer(error)
 
     @app.exception_handler(NotFoundError)
     async def not_found(_: Request, error: NotFoundError) -> JSONResponse:
         fields = {"detail": error.problem, "allowed": error.allowed, "fix": error.fix}
-        return answer(Problem(status=404, title="not found", **fields))
+        return _answer(Problem(status=404, title="not found", **fields))
 
     @app.exception_handler(UserError)
     async def refused(_: Request, error: UserError) -> JSONResponse:
         detail = f"{error.where}: {error.problem}" if error.where else error.problem
         fields = {"title": "cannot be answered", "detail": detail, "allowed": error.allowed, "fix": error.fix}
-        return answer(Problem(status=409, **fields))
+        return _answer(Problem(status=409, **fields))
 
     @app.exception_handler(UnavailableError)
     async def away(_: Request, error: UnavailableError) -> JSONResponse:
-        problem = answer(Problem(status=503, title="away for now", detail=str(error), fix="try again later"))
+        problem = _answer(Problem(status=503, title="away for now", detail=str(error), fix="try again later"))
         problem.headers["Retry-After"] = str(_RETRY_S)
         return problem
 
@@ -60,7 +94,7 @@ def add_problems(app: FastAPI) -> None:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         detail = f"{field}: {first['msg']}"
-        return answer(Problem(status=422, title="bad request", detail=detail, fix=_SEE))
+        return _answer(Problem(status=422, title="bad request", detail=detail, fix=_SEE))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -75,14 +109,14 @@ def add_problems(app: FastAPI) -> None:
             detail = f"there is nothing at {request.url.path[:200]}"
             fix = f"GET /v1/studies lists the studies; {_SEE}"
         title, allowed = str(error.detail).lower(), headers.get("Allow", "")
-        problem = answer(Problem(status=error.status_code, title=title, detail=detail, allowed=allowed, fix=fix))
+        problem = _answer(Problem(status=error.status_code, title=title, detail=detail, allowed=allowed, fix=fix))
         problem.headers.update(headers)
         return problem
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
-        return answer(Problem(status=500, title="unexpected error", detail="the service's log has the details"))
+        return _answer(Problem(status=500, title="unexpected error", detail="the service's log has the details"))
 
 
 def methods_of(app: FastAPI, request: Request) -> list[str]:

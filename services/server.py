@@ -1,9 +1,11 @@
-"""Listens for the API on an address of this machine alone; drops clients that neither finish asking nor read."""
+"""Listens for the API where that is safe; drops clients that neither finish asking nor read."""
 
 import asyncio
 import ipaddress
 import socket
+import ssl
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.store import list_studies
-from services.api import create_app
+from services.api import LOOPBACK_NAMES, create_app
+from services.guard import DEFAULT_LIMITS, Limits
 from services.output import say
+from services.tokens import Tokens
 
 REQUEST_S = 10.0
 """In which a client has to send a request, from its first byte (or the opening of a connection) to its last."""
@@ -95,46 +99,121 @@ OPTIONS: dict[str, Any] = {
 """Of the server, beside its address."""
 
 
-def check_host(host: str) -> None:
-    """Refuse to listen where others could reach the studies: there are no tokens yet.
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Where the service listens, and who may reach it.
 
-    Raises: ConfigError for an address that is not this machine's own.
+    Attributes:
+        host: address to listen on.
+        port: 0 takes a free one.
+        tls_cert, tls_key: files of a certificate and its key; None listens in plain text.
+        behind_tls_proxy: whether a proxy that others reach by TLS passes their requests on.
     """
-    try:
-        is_own = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        is_own = False
-    if not is_own:
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    behind_tls_proxy: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether this machine alone reaches the address."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether reading needs no token: nobody else reaches the service, by a proxy either."""
+        return self.is_loopback and not self.behind_tls_proxy
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the service encrypts by itself."""
+        return self.tls_cert is not None
+
+
+def check_exposure(exposure: Exposure, tokens: Tokens) -> None:
+    """Refuse to listen where a token could be read on its way, or where others reach a service that has none.
+
+    Raises: ConfigError with what to do instead.
+    """
+    if (exposure.tls_cert is None) != (exposure.tls_key is None):
+        missing = "--tls-key" if exposure.tls_key is None else "--tls-cert"
+        raise ConfigError("TLS needs a certificate and its key", where=missing, fix=f"give {missing} as well")
+    if exposure.tls_cert is not None and exposure.tls_key is not None:
+        _check_certificate(exposure.tls_cert, exposure.tls_key)
+    records = tokens.records()
+    if exposure.is_open:
+        return
+    if not (exposure.has_tls or exposure.behind_tls_proxy):
         raise ConfigError(
-            f"--host {host} can be reached from other machines, and the API asks for no password",
+            f"--host {exposure.host} can be reached from other machines, and nothing would hide tokens on their way",
             where="--host",
-            allowed="127.0.0.1, ::1, localhost",
+            allowed="127.0.0.1, ::1, localhost; any address with --tls-cert and --tls-key, or --behind-tls-proxy",
             fix="keep 127.0.0.1 and use an ssh tunnel: ssh -L 8000:127.0.0.1:8000 THIS_MACHINE",
+        )
+    if all(record.is_expired for record in records):
+        raise ConfigError(
+            "others can reach the service, and there is no token that is good",
+            where=str(tokens.file),
+            fix="afp token new NAME makes one (--scope submit for who may run studies)",
         )
 
 
-def serve(storage: Path, *, host: str, port: int) -> None:
+def _check_certificate(cert: Path, key: Path) -> None:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key, password=lambda: "")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise ConfigError(
+            f"{cert} and {key} cannot be used: {error}",
+            where="--tls-cert",
+            fix="give a PEM certificate (with its chain) and the key that belongs to it, without a password",
+        ) from error
+
+
+def serve(storage: Path, exposure: Exposure, *, limits: Limits = DEFAULT_LIMITS) -> None:
     """Say where it listens and what it serves, and listen until interrupted.
 
     Args:
         storage: folder of the studies.
-        host: address to listen on.
-        port: 0 takes a free one.
-    Raises: ConfigError for an address that others can reach or a port that this user may not have, UnavailableError for
-        a port that is in use.
+        exposure: where it listens.
+        limits: of one token or address.
+    Raises: ConfigError for an address that others reach unprotected, files of TLS that cannot be used or a port that
+        this user may not have, UnavailableError for a port that is in use.
     """
-    check_host(host)
-    app = create_app(storage)
-    with _listening(host, port) as listener:
-        shown = f"[{host.strip('[]')}]" if ":" in host else host
-        address = f"http://{shown}:{listener.getsockname()[1]}"
-        num_studies = len(list_studies(storage))
-        say(f"serving  {num_studies} {'study' if num_studies == 1 else 'studies'} of {storage}")
-        say(f"page     {address}/")
-        say(f"api      {address}/v1/studies   described at {address}/docs")
-        say("         Ctrl-C ends it")
+    tokens = Tokens(storage)
+    check_exposure(exposure, tokens)
+    app = create_app(
+        storage,
+        hosts=LOOPBACK_NAMES if exposure.is_open else ("*",),  # by another name there is nothing without a token
+        is_open=exposure.is_open,
+        limits=limits,
+    )
+    files: dict[str, Any] = (
+        {"ssl_certfile": exposure.tls_cert, "ssl_keyfile": exposure.tls_key} if exposure.has_tls else {}
+    )
+    with _listening(exposure.host, exposure.port) as listener:
+        _say_address(storage, exposure, listener.getsockname()[1], tokens)
+        config = uvicorn.Config(app, proxy_headers=exposure.behind_tls_proxy, **files, **OPTIONS)
         with suppress(KeyboardInterrupt):  # the server has ended in good order by then
-            uvicorn.Server(uvicorn.Config(app, **OPTIONS)).run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _say_address(storage: Path, exposure: Exposure, port: int, tokens: Tokens) -> None:
+    bare = exposure.host.strip("[]")
+    name = socket.gethostname() if bare in ("0.0.0.0", "::") else f"[{bare}]" if ":" in bare else bare  # noqa: S104
+    address = f"{'https' if exposure.has_tls else 'http'}://{name}:{port}"
+    num_studies = len(list_studies(storage))
+    num_tokens = sum(not record.is_expired for record in tokens.records())
+    say(f"serving  {num_studies} {'study' if num_studies == 1 else 'studies'} of {storage}")
+    say(f"page     {address}/")
+    say(f"api      {address}/v1/studies   described at {address}/docs")
+    reads = "no token is needed to read" if exposure.is_open else "a token is needed to read"
+    say(f"tokens   {num_tokens} good; {reads}, one of scope submit to run or stop a study")
+    say("         Ctrl-C ends it")
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """The commands about machines: `submit` to a cluster, `serve` from this machine, and `doctor`."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,14 +52,25 @@ def submit(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; only this machine's own.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine it needs TLS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     storage: Storage = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="File of a certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="File of its key.")] = None,
+    behind_tls_proxy: Annotated[
+        bool, typer.Option("--behind-tls-proxy", help="A proxy with TLS passes requests on: all of them need a token.")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="Requests a second that one token or address may make.")
+    ] = 50.0,
 ) -> None:
-    """Serve the same answers over HTTP under /v1, on this machine alone."""
-    from services.server import serve as listen  # the web libraries, which the other commands do not need
+    """Serve studies over HTTP: a page at /, the API under /v1; on this machine alone unless told otherwise."""
+    from services.guard import Limits
+    from services.server import Exposure  # the web libraries, which the other commands do not need
+    from services.server import serve as listen
 
-    listen(storage_folder(storage), host=host, port=port)
+    exposure = Exposure(host, port, tls_cert, tls_key, behind_tls_proxy)
+    listen(storage_folder(storage), exposure, limits=Limits(requests_per_s=rate))
 
 
 @app.command()

@@ -13,7 +13,7 @@ import pytest
 from fabricate import fabricate, leave_running
 from served import serving
 
-from afp_ray.errors import ConfigError, DataError, UnavailableError
+from afp_ray.errors import DataError, UnavailableError
 from afp_ray.ledger import replay
 from afp_ray.store import StudyPaths
 from services import answer_cache, answers, computations
@@ -21,7 +21,6 @@ from services.answers import best_answer, comparison_answer
 from services.api import LOOPBACK_NAMES, create_app
 from services.client import ApiError, Client
 from services.schemas import Problem
-from services.server import check_host
 from services.service_schemas import Pareto, TrainingCurve
 
 
@@ -144,18 +143,6 @@ def test_only_this_machines_names_are_answered(http: Any) -> None:
 def test_only_reading_is_allowed(http: Any) -> None:
     assert http.post("/v1/studies").status_code == 405
     assert http.delete("/v1/studies/demo").status_code == 405
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com", ""])
-def test_an_address_that_others_reach_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="other machines") as caught:
-        check_host(host)
-    assert "ssh -L" in caught.value.fix
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_this_machines_own_addresses_are_allowed(host: str) -> None:
-    check_host(host)
 
 
 def test_the_report_is_served_with_a_strict_policy(http: Any) -> None:

@@ -133,13 +133,14 @@ def test_the_command_says_where_it_listens_and_what_it_serves(tmp_path: Path) ->
     )
     assert process.stdout is not None
     try:
-        lines = [process.stdout.readline() for _ in range(4)]
+        lines = [process.stdout.readline() for _ in range(5)]
         port = int(lines[1].rpartition(":")[2].rstrip("/\n"))
         address = f"http://127.0.0.1:{port}"
         assert lines == [
             f"serving  1 study of {tmp_path}\n",
             f"page     {address}/\n",
             f"api      {address}/v1/studies   described at {address}/docs\n",
+            "tokens   0 good; no token is needed to read, one of scope submit to run or stop a study\n",
             "         Ctrl-C ends it\n",
         ]
         assert Client(address).health().studies == 1
