@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import cache
 from statistics import fmean
-from typing import Any
 
+from afp_ray.data.identification import identifiable_languages, identifier_signature, identify
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.text_metrics import TextMetric, words
 from afp_ray.languages import LANGUAGES
@@ -14,15 +14,6 @@ MIN_CHARACTERS = 8
 """Texts with fewer bytes' worth of letters are not judged; a letter beyond Latin counts by its UTF-8 bytes."""
 MIN_CONFIDENCE = 0.3
 """Guesses below this probability are not believed."""
-SAME = {"yue": "zh", "wuu": "zh", "nb": "no", "nn": "no", "ary": "ar", "arz": "ar"}
-"""Codes of the identifier by the code of this project that counts them."""
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 @cache
@@ -33,8 +24,8 @@ def language_of(text: str) -> str:
     """
     if sum(len(word.encode()) for word in words(text)) < MIN_CHARACTERS:
         return UNKNOWN
-    code, confidence = _identifier().classify(text)
-    return SAME.get(code, str(code)) if confidence >= MIN_CONFIDENCE else UNKNOWN
+    code, confidence = identify(text)
+    return code if confidence >= MIN_CONFIDENCE else UNKNOWN
 
 
 def check_identifiable(language: str) -> None:
@@ -42,7 +33,7 @@ def check_identifiable(language: str) -> None:
 
     Raises: TaskError naming those that it knows.
     """
-    identifiable = {SAME.get(code, code) for code in _identifier().labels}
+    identifiable = identifiable_languages()
     if language not in identifiable:
         raise TaskError(
             f"answer_language cannot tell {LANGUAGES[language].name} ({language}): the identifier does not know it",
@@ -54,9 +45,7 @@ def check_identifiable(language: str) -> None:
 
 def answer_metrics(language: str) -> tuple[TextMetric, ...]:
     """Share of answers in `language`, and share of those whose language cannot be told (they count as missed)."""
-    from py3langid import __version__ as version
-
-    signature = f"py3langid:{version}|min bytes:{MIN_CHARACTERS}|min confidence:{MIN_CONFIDENCE}"
+    signature = f"{identifier_signature()}|min bytes:{MIN_CHARACTERS}|min confidence:{MIN_CONFIDENCE}"
 
     def metric(name: str, wanted: str) -> TextMetric:
         def example(text: str, reference: str) -> float:

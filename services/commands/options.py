@@ -53,6 +53,13 @@ afp eval embedded --languages en,zh,sw --limit 50 --split test --json
 """
 
 
+class IdentifierName(StrEnum):
+    """What names the language of a text."""
+
+    PY3LANGID = "py3langid"
+    FASTTEXT = "fasttext"
+
+
 class EvalSplit(StrEnum):
     """Rows that `afp eval` scores."""
 

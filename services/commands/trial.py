@@ -1,17 +1,19 @@
 """The commands about one trial: `trial`, `eval` and `reproduce`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from afp_ray.config import DEFAULT_TASKS
 from afp_ray.errors import ConfigError
+from afp_ray.evaluation.language_confusion import score_answers
 from services import trials
-from services.commands.options import EVAL_EXAMPLES, EvalSets, EvalSplit, Json, Sets, Storage, TrialName
+from services.commands.options import EVAL_EXAMPLES, EvalSets, EvalSplit, IdentifierName, Json, Sets, Storage, TrialName
 from services.output import GATE, say_json
 from services.studies import storage_folder
 from services.views.live import LineReporter
-from services.views.results import show_eval, show_reproduction, show_trial
+from services.views.results import show_confusion, show_eval, show_reproduction, show_trial
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -31,7 +33,9 @@ def trial(
 
 @app.command("eval", epilog=EVAL_EXAMPLES)
 def evaluate(
-    model: Annotated[str, typer.Argument(help="embedded, smollm2, a local folder or a hub id.")],
+    model: Annotated[
+        str | None, typer.Argument(help="embedded, smollm2, a local folder or a hub id; none with --answers.")
+    ] = None,
     tasks: Annotated[str, typer.Option(help="Choice and generation tasks, with commas.")] = ",".join(DEFAULT_TASKS),
     languages: Annotated[str, typer.Option(help="Language codes, with commas.")] = "en",
     pivot: Annotated[str, typer.Option(help="Pivot language.")] = "en",
@@ -44,11 +48,31 @@ def evaluate(
     published: Annotated[
         bool, typer.Option("--published", help="Show all published checkpoints, not this alone.")
     ] = False,
+    answers: Annotated[
+        Path | None, typer.Option(help="Judge the answers of a CSV (.csv.gz) by --tasks language_confusion instead.")
+    ] = None,
+    identifier: Annotated[
+        IdentifierName, typer.Option(help="What tells the languages of --answers; fasttext is an extra.")
+    ] = IdentifierName.PY3LANGID,
     sets: EvalSets = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Score any causal language model as it is, beside the majority, another model and published baselines."""
+    if answers is not None:
+        if model is not None or _words(tasks) != ["language_confusion"]:
+            raise ConfigError(
+                f"--answers judges a file of answers, not {f'the model {model}' if model else f'by {tasks}'}",
+                where="--answers",
+                allowed="afp eval --answers FILE --tasks language_confusion",
+                fix="leave the model out, and name that task alone",
+            )
+        confusion = score_answers(answers, by=identifier.value)
+        return say_json(confusion) if as_json else show_confusion(confusion)
+    if model is None:
+        raise ConfigError(
+            "no model is named", where="MODEL", allowed="embedded, smollm2, a local folder, a hub id", fix="name one"
+        )
     config, other = (
         None
         if name is None

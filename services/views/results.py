@@ -9,9 +9,10 @@ from rich.text import Text
 from afp_ray.comparison.wording import in_words, sentence
 from afp_ray.config import TrialConfig
 from afp_ray.records import Best, Comparison, Requirement, Score, TrialResult
+from afp_ray.records.confusion import ConfusionAnswer
 from services.output import plain, say
 from services.schemas import EvalAnswer, EvalCell, Reproduction
-from services.views.grid import FAMILY, scored, with_interval
+from services.views.grid import FAMILY, percent, plain_grid, scored, with_interval
 from services.views.published import LEGEND, published_lines
 from services.views.tables import (
     MARKS,
@@ -37,6 +38,27 @@ def show_eval(answer: EvalAnswer) -> None:
     for warning in answer.warnings:
         say_folded(f"warning: {warning}")
     say_folded(f"{answer.trial_id}  {answer.seconds:.1f} s   {answer.folder}")
+
+
+def show_confusion(answer: ConfusionAnswer) -> None:
+    """Pass rates by model and kind of prompt, the mean before its languages."""
+    say_folded(f"{answer.file}, languages by {answer.signature}")
+    header = ["language", "answers", "skipped", "line pass rate, %", "word pass rate, %"]
+    for model, kind in dict.fromkeys((row.model, row.kind) for row in answer.rows):
+        rows = [
+            [
+                row.language or "mean",
+                str(row.answers),
+                str(row.skipped),
+                percent(row.line_pass_rate),
+                percent(row.word_pass_rate),
+            ]
+            for row in answer.rows
+            if (row.model, row.kind) == (model, kind)
+        ]
+        show_grid(plain_grid(header, rows), f"{model}, {kind}")
+    for note in answer.notes:
+        say_folded(note)
 
 
 def eval_lines(answer: EvalAnswer, width: int = UNFOLDED) -> list[str]:

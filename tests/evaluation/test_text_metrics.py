@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
+from afp_ray.data import identification
 from afp_ray.errors import DataError, TaskError
-from afp_ray.evaluation import answer_rate
 from afp_ray.evaluation.answer_rate import UNKNOWN, answer_metrics, check_identifiable, language_of
 from afp_ray.evaluation.text_metrics import (
     NUM_TOTALS,
@@ -223,7 +223,7 @@ def test_a_text_too_short_to_tell_is_unknown(text: str) -> None:
 def test_a_guess_of_low_confidence_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     guesses = {"aaaaaaaaaa": ("yue", 0.31), "bbbbbbbbbb": ("en", 0.29), "cccccccccc": ("arz", 0.9)}
     stand_in = type("Identifier", (), {"classify": lambda self, text: guesses[text]})()
-    monkeypatch.setattr(answer_rate, "_identifier", lambda: stand_in)
+    monkeypatch.setattr(identification, "_py3langid", lambda: (stand_in, {}))
     assert [language_of(text) for text in guesses] == ["zh", UNKNOWN, "ar"]
 
 
@@ -242,8 +242,7 @@ def test_every_language_of_the_project_can_be_told() -> None:
 
 
 def test_a_language_that_cannot_be_told_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = type("Identifier", (), {"labels": ["en", "zh"]})()
-    monkeypatch.setattr(answer_rate, "_identifier", lambda: stand_in)
+    monkeypatch.setattr(identification, "_py3langid", lambda: (None, {"en": 0, "zh": 1}))
     with pytest.raises(TaskError, match="Swahili") as caught:
         check_identifiable("sw")
     assert caught.value.allowed == "en, zh"

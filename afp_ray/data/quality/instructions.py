@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afp_ray.config.data import FilterLimits
+from afp_ray.data.identification import misidentified
 from afp_ray.data.quality.duplicates import DuplicateFinder
-from afp_ray.data.quality.identification import misidentified
 from afp_ray.data.quality.pairs import judge
 from afp_ray.data.quality.report import FilterReport, LanguageReport
 from afp_ray.data.quality.rules import Side, is_prose, joined, log_ratio, refused_side, too_unequal

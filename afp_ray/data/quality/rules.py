@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afp_ray.config.data import FilterLimits
-from afp_ray.data.quality.identification import misidentified
+from afp_ray.data.identification import misidentified
 from afp_ray.data.quality.scripts import count_letters, script_of, script_share
 
 SMALL = 10

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from afp_ray.config.data import FilterLimits
+from afp_ray.data.identification import misidentified
 from afp_ray.data.quality.duplicates import DuplicateFinder, shingles
-from afp_ray.data.quality.identification import misidentified
 from afp_ray.data.quality.rules import Side, is_prose, log_ratio, refused_row, too_unequal
 from afp_ray.data.quality.scripts import script_share
 from afp_ray.data.quality.words import MAX_WORDS, is_closed, numbers, stems

