@@ -201,3 +201,27 @@ def pins(method: str) -> Pins:
     Raises: KeyError for a name that is no method; the config room refuses it before.
     """
     return METHODS[method]
+
+
+SUMMARIES: Mapping[str, str] = {
+    "base": "the model as it is",
+    "ft": "translation tasks made from pairs, under the next-token loss",
+    "mcl": "the contrastive term alone",
+    "mit": "multilingual instructions: prompt and response share a language",
+    "mit_nfold": "the same with every instruction in every language",
+    "cit": "cross-lingual instructions: prompt and response never share a language",
+    "mcl_mit": "the contrastive term and instructions that do not cross",
+    "coit": "instructions of pivot and target, and translation tasks",
+    "crossin": "instructions that cross between any two languages",
+    "mid_align": "the contrastive term at the middle layer, in turns with the instructions",
+    "prealign": "the contrastive term at every layer beside the next-token loss",
+    "alignx": "translation tasks and the contrastive term at the middle layer",
+    "infoxlm": "the contrastive term with negatives of both languages, beside the next-token loss",
+    "afp": "align after pre-training: the contrastive term and cross-lingual instructions, the rest open to search",
+    "afp_paper": "the same with the published choices",
+    "bloomz_560m": "a published checkpoint as it is",
+    "bloomz_7b1": "a published checkpoint as it is",
+    "polylm_1b7": "a published checkpoint as it is",
+    "polylm_13b": "a published checkpoint as it is",
+}
+"""Each method in a few words, as `afp methods` lists it."""

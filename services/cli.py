@@ -63,6 +63,12 @@ COMMANDS: Final = {
         "results",
         "Write the trials of a study as Optuna studies, one per arm, for instance for optuna-dashboard.",
     ),
+    "tasks": ("lists", "List the tasks, in which languages their files are found, and how many rows they have."),
+    "methods": ("lists", "List the methods: what each trains on, and the fields that it pins."),
+    "languages": (
+        "lists",
+        "List the languages with a row of their own: names, scripts, and which prompt words each has.",
+    ),
     "submit": (
         "cluster",
         "Run a study as a job of a Ray cluster and follow it; a study that is submitted again finds its job.",

@@ -1,0 +1,53 @@
+"""Tasks, methods and languages as lines of the terminal, folded to its width."""
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from services.output import say
+
+if TYPE_CHECKING:
+    from services.listing import LanguageRow, MethodRow, TaskRow
+
+_NUM_WORDS = 6
+
+
+def show_tasks(rows: "Sequence[TaskRow]") -> None:
+    """One block a task: the languages with rows, or the files that were looked for."""
+    place = rows[0].data_dir or "the embedded corpus (--data-dir DIR looks at original files)"
+    say(f"rows found in {place}")
+    for row in rows:
+        if row.rows:
+            sums = sorted({sum(splits.values()) for splits in row.rows.values()})
+            amount = f"{sums[0]:,} rows" if len(sums) == 1 else f"{sums[0]:,} to {sums[-1]:,} rows"
+            languages = f"{len(row.rows)} language{'s' if len(row.rows) > 1 else ''}"
+            _fold(row.name, f"{row.kind}, {languages} with {amount}: {' '.join(row.rows)}")
+        else:
+            _fold(row.name, f"{row.kind}, no rows found; looks for {row.layout}")
+        for code, problem in row.problems.items():
+            _fold("", f"{code} cannot be read: {problem}")
+
+
+def show_methods(rows: "Sequence[MethodRow]") -> None:
+    """One block a method: what it is, and what it reads."""
+    for row in rows:
+        reads = [name for name, does in (("pairs", row.reads_pairs), ("instructions", row.reads_instructions)) if does]
+        what = f"trains on {' and '.join(reads)}" if row.is_trained else "untrained"
+        _fold(row.name, f"{row.summary + '; ' if row.summary else ''}{what}; pins {len(row.pins)} fields")
+    say("afp methods --json has the pinned fields")
+
+
+def show_languages(rows: "Sequence[LanguageRow]") -> None:
+    """One line a language."""
+    for row in rows:
+        lacks = _NUM_WORDS - len(row.words)
+        words = "all prompt words" if not lacks else f"prompt words {' '.join(row.words)}"
+        space = "" if row.has_word_space else ", no space between words"
+        _fold(row.code, f"{row.code3}  {row.name}, {row.script}{space}; {words}")
+
+
+def _fold(name: str, text: str) -> None:
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
+    for line in textwrap.wrap(text, width, initial_indent=f"{name:<16}", subsequent_indent=" " * 16):
+        say(line)
