@@ -88,7 +88,6 @@ def run(
     Raises: UserError before anything is written; StudyLockedError, StudyChangedError, UnavailableError.
     """
     import afp_ray.study
-    from afp_ray.planning.plan import planned_trials
     from services.commands.study import prepare
     from services.output import note
     from services.reports import write_reports
@@ -97,7 +96,7 @@ def run(
     config = load(study, sets=sets)
     paths = StudyPaths(_storage(storage), config.name)
     address, unloadable = prepare(config, paths, address, allow_open=False)
-    shown = [LineProgress(planned_trials(config, unloadable), as_json=False)] if progress else []
+    shown = [LineProgress(as_json=False)] if progress else []
 
     def drive() -> StudyState:
         return afp_ray.study.run(

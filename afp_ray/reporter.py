@@ -26,6 +26,23 @@ class SilentReporter:
         """Ignore the report."""
 
 
+class PartReporter:
+    """Tells of a stage that is one of several parts of equal size, so that what is shown never goes back.
+
+    Args:
+        whole: hears of the whole.
+        part: which one this is, from 0.
+        num_parts: of the whole.
+    """
+
+    def __init__(self, whole: Reporter, part: int, num_parts: int) -> None:
+        self._whole, self._part, self._num_parts = whole, part, num_parts
+
+    def report(self, stage: str, done: int, total: int, metrics: Mapping[str, float] = {}) -> None:
+        """Say how much of the whole is done with `done` of this part."""
+        self._whole.report(stage, self._part * total + done, self._num_parts * total, metrics)
+
+
 class Pace:
     """How long a stage still takes at its pace so far; for reporters that show it.
 

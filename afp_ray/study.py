@@ -15,7 +15,7 @@ from afp_ray.execution.stop import heed_stop_file
 from afp_ray.ledger import CLOSED, OPENED, Ledger, Replayer, follow, holder, replay
 from afp_ray.ledger.agreement import require_same
 from afp_ray.planning.check import Checked, cached_fingerprints, check_study, refusals
-from afp_ray.planning.plan import plan_study
+from afp_ray.planning.plan import plan_study, planned_trials
 from afp_ray.records import LedgerEvent, OnEvent, StudyState
 from afp_ray.records.plans import StudyPlan
 from afp_ray.redaction import redact
@@ -62,6 +62,7 @@ def run(
     allow_drift: bool = False,
     on_event: Sequence[OnEvent] = (),
     on_end: Callable[[StudyState], object] = lambda _: None,
+    stop: StopRequest | None = None,
 ) -> StudyState:
     """Run or continue a study whose checks have passed, and project it into MLflow on the way.
 
@@ -73,6 +74,7 @@ def run(
         allow_drift: go on although the study differs from what ran before.
         on_event: called after every event of the ledger.
         on_end: called once the study is closed, before the last projection, which takes the report along.
+        stop: for whoever shows that a stop was asked for; SIGINT, SIGTERM and `afp stop` ask through it.
     Returns: the state when the driver ended.
     Raises: StudyLockedError, StudyChangedError, UnavailableError, UserError.
     """
@@ -84,10 +86,11 @@ def run(
     )
     executor = _executor(study, address)
     projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
-    stop = StopRequest()
+    stop = stop or StopRequest()
+    num_trials = planned_trials(study, unloadable)
     try:
         with _pushed(paths, stop) as push, heed_stop_file(paths, stop):
-            with Ledger.open(paths, study, allow_drift=allow_drift) as ledger:
+            with Ledger.open(paths, study, allow_drift=allow_drift, num_trials=num_trials) as ledger:
                 state = Driver(
                     study,
                     ledger,

@@ -97,6 +97,9 @@ class StudyStatus(StrictModel):
     driver: dict[str, Any] | None = None
     """Pid and host of the driver at work."""
     trials: int
+    """Planned so far."""
+    expected: int = 0
+    """Of the whole study: those that there are, once it is complete, and until then as many as may come."""
     counts: dict[str, int]
     arms: tuple[ArmStatus, ...] = ()
     running: tuple[RunningTrial, ...] = ()

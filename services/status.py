@@ -63,6 +63,7 @@ def status_of(paths: StudyPaths, state: StudyState | None = None) -> StudyStatus
         closed=state.closed,
         driver=driver,
         trials=len(state.trials),
+        expected=state.expected,
         counts=counts,
         arms=tuple(_arms(state, sign)),
         running=tuple(_running(paths, trial) for trial in state.trials if is_at_work(trial)) if driver else (),

@@ -44,7 +44,7 @@ def test_the_blocks_of_the_page_run_in_order(storage: Path) -> None:
     with serving(create_app(storage)) as port, contextlib.redirect_stdout(io.StringIO()) as said:
         for block in blocks:
             exec(block.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), names)
-    assert "[3/3 done]" in said.getvalue()
+    assert "[3 of 3 done]" in said.getvalue()
     assert "did you mean training.max_steps?" in said.getvalue()
 
 

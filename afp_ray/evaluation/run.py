@@ -127,13 +127,13 @@ def _score_each(
 ) -> tuple[list[MissingScore], Exception | None]:
     missing: list[MissingScore] = []
     first: Exception | None = None
+    numbers = [_num_cells(unit) for unit in units]
     for index, unit in enumerate(units):
-        config = unit.scoring.config
-        num_cells = sum(len(config.demo_seeds) if shots else 1 for shots in config.shots)
+        num_cells = numbers[index]
         if host.cache is not None:
             host.cache.of_task(unit.name, task_version(unit.name))
 
-        def report(done: int, before: int = index * num_cells, total: int = len(units) * num_cells) -> None:
+        def report(done: int, before: int = sum(numbers[:index]), total: int = sum(numbers)) -> None:
             host.reporter.report("evaluate", before + done, total)
 
         scored, error = host.workers.attempt(partial(_score_unit, unit, cells.of(index), report), ends_all=_ends_all)
@@ -147,6 +147,12 @@ def _score_each(
             result.predictions.extend(predictions)
             result.scores.extend(scores)
     return missing, first
+
+
+def _num_cells(unit: _Unit) -> int:
+    """One for each number of demonstrations and draw of them."""
+    config = unit.scoring.config
+    return sum(len(config.demo_seeds) if shots else 1 for shots in config.shots)
 
 
 def _score_unit(

@@ -44,13 +44,21 @@ class Ledger:
         self.last_event: LedgerEvent = _event(OPENED, attempt=1)
 
     @classmethod
-    def open(cls, paths: StudyPaths, study: StudyConfig | None = None, *, allow_drift: bool = False) -> Self:
+    def open(
+        cls,
+        paths: StudyPaths,
+        study: StudyConfig | None = None,
+        *,
+        allow_drift: bool = False,
+        num_trials: int | None = None,
+    ) -> Self:
         """Take the study's lease, mend a torn tail and write OPENED.
 
         Args:
             paths: where the study lives; its folder is made when it is new.
             study: what is about to run; kept as `study.json` and compared with what ran before. None skips both.
             allow_drift: go on with a study that differs from the one that ran before, and note the difference.
+            num_trials: that the study plans at most, for whoever asks how far it is.
         Raises:
             StudyLockedError: a live driver holds the study; its pid and host are in the text.
             StudyChangedError: `study` differs from what ran before, or the packages do; the fields are in the text.
@@ -75,7 +83,8 @@ class Ledger:
                 digest, versions = study_hash(study), package_versions()
                 drift = require_versions(paths, ledger.state.packages, versions, allow_drift=allow_drift)
                 note = "; ".join(part for part in (note, drift) if part)
-            ledger.append(_event(OPENED, attempt=attempt, study_hash=digest, packages=versions, note=note))
+            told = {"packages": versions, "note": note, "num_trials": num_trials}
+            ledger.append(_event(OPENED, attempt=attempt, study_hash=digest, **told))
         except BaseException:
             ledger.release()
             raise

@@ -165,6 +165,8 @@ class Replayer:
             self.study["study_hash"] = event.get("study_hash") or self.study.get("study_hash")
             if event.get("packages"):
                 self.study["packages"] = event["packages"]
+            if event.get("num_trials") is not None:
+                self.study["num_trials"] = event["num_trials"]
         elif event["state"] == CLOSED:
             self.study["closed"] = event.get("note", "")
         else:

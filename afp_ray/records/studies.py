@@ -74,6 +74,8 @@ class LedgerEvent(StrictModel):
     """With OPENED: hash of the study without its runtime."""
     packages: dict[str, str] | None = None
     """With OPENED: versions of the packages that scores depend on, where the driver runs."""
+    num_trials: int | None = None
+    """With OPENED: trials that the study plans at most; null in ledgers of before it was kept."""
     driver: str | None = None
     """Token of the driver that wrote it; null in ledgers of before there were tokens."""
     check: str | None = None
@@ -130,8 +132,15 @@ class StudyState(StrictModel):
     driver_attempt: int = 0
     packages: dict[str, str] = {}
     """Versions that the last driver had; empty in ledgers of before they were kept."""
+    num_trials: int | None = None
+    """Trials that the last driver was to run at most; null in ledgers of before it was kept."""
     trials: tuple[TrialRecord, ...] = Field(default=())
     """In the order in which they were planned."""
+
+    @property
+    def expected(self) -> int:
+        """Trials of the whole study: those that there are, once it is complete, and until then as many as may come."""
+        return len(self.trials) if self.is_complete else max(self.num_trials or 0, len(self.trials))
 
     @property
     def ended(self) -> Closed | None:

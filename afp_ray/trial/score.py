@@ -5,7 +5,7 @@ Predictions and states are written beside the trial; scores and layers are hande
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from afp_ray.config import SPLITS, Split, TrialConfig
@@ -18,7 +18,7 @@ from afp_ray.evaluation.run import (
     write_predictions,
 )
 from afp_ray.records import LayerMetrics, Score, TrialResult
-from afp_ray.reporter import Reporter
+from afp_ray.reporter import PartReporter, Reporter
 from afp_ray.store import TrialPaths
 from afp_ray.trial.prepare import heldout_pairs, retrieval_languages
 
@@ -97,7 +97,7 @@ def _evaluate(
     incomplete: list[IncompleteError] = []
     with host.workers.together():
         require_one_model(loaded.model, loaded.tokenizer, host.workers)
-        for split in splits:
+        for part, split in enumerate(splits):
             try:
                 evaluated[split] = evaluate_tasks(
                     loaded.model,
@@ -106,7 +106,7 @@ def _evaluate(
                     languages=config.evaluated_languages,
                     pivot=config.data.pivot,
                     split=split,
-                    host=host,
+                    host=replace(host, reporter=PartReporter(host.reporter, part, len(splits))),
                 )
             except IncompleteError as error:
                 incomplete.append(error)

@@ -14,11 +14,10 @@ import afp_ray.study
 from afp_ray.config import StudyConfig
 from afp_ray.errors import ConfigError, ModelError
 from afp_ray.execution.cluster_auth import num_nodes, require_token, resolve
-from afp_ray.execution.stop import request_stop
+from afp_ray.execution.stop import StopRequest, request_stop
 from afp_ray.ledger import holder, mend, replay
 from afp_ray.planning.check import fetch_models, require_not_begun
 from afp_ray.planning.disk import require_room
-from afp_ray.planning.plan import planned_trials
 from afp_ray.planning.resources import cluster_of, require_here
 from afp_ray.records import StudyState, TrialStatus
 from afp_ray.store import StudyPaths, read_study, url_of
@@ -202,10 +201,10 @@ def run_and_show(
     """
     paths = StudyPaths(storage, study.name)
     address, unloadable = prepare(study, paths, address, allow_open=allow_open)
-    num_expected = planned_trials(study, unloadable)
     answers = cache(partial(answers_of, paths))  # asked for once the study is closed, by the report and by the end
     is_live = sys.stdout.isatty() and not as_json
-    progress = LiveProgress(paths, num_expected) if is_live else LineProgress(num_expected, as_json=as_json)
+    stop = StopRequest()
+    progress = LiveProgress(paths, stop) if is_live else LineProgress(as_json=as_json, stop=stop)
 
     def drive() -> StudyState:
         return afp_ray.study.run(
@@ -216,6 +215,7 @@ def run_and_show(
             allow_drift=allow_drift,
             on_event=[progress],
             on_end=lambda state: write_reports(paths, state, answers=answers()),
+            stop=stop,
         )
 
     with progress:
@@ -309,7 +309,7 @@ def checked_address(study: StudyConfig, storage: Path, address: str | None, *, a
 def saved_line(state: StudyState) -> str:
     """What an interrupted study leaves."""
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
-    return f"saved; {done} of {len(state.trials)} planned trials done. Continue: afp resume {state.name}"
+    return f"saved; {done} of {state.expected} trials done. Continue: afp resume {state.name}"
 
 
 def budget_line(study: StudyConfig, state: StudyState) -> str:
@@ -345,7 +345,7 @@ def summarize(paths: StudyPaths, state: StudyState, answers: Answers) -> None:
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
     uri = tracking_uri(read_study(paths).runtime.tracking_uri, paths.storage)
     say()
-    say(f"{done} of {len(state.trials)} trials done, {len(failed)} failed   {state.closed or ''}")
+    say(f"{done} of {state.expected} trials done, {len(failed)} failed   {state.closed or ''}")
     say(f"report   {paths.report}")
     say(f"mlflow   {uri}")
     say(f"         {open_command(uri)}")

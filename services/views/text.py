@@ -101,11 +101,12 @@ def _hours(hours: float) -> str:
 def show_status(status: StudyStatus) -> None:
     """A study, as `afp status` shows it."""
     counts = status.counts
-    say_folded(f"{status.name}  {status.state}  {counts['DONE']}/{status.trials} done  {counts['FAILED']} failed")
+    say_folded(f"{status.name}  {status.state}  {counts['DONE']} of {status.expected} done  {counts['FAILED']} failed")
     if status.driver:
         say_folded(f"driver   pid {status.driver.get('pid')} on {status.driver.get('host')}")
     if status.best_arm is not None:
-        say_folded(f"best     {status.best_arm}  {status.objective} {status.best_objective:.4f} on validation, so far")
+        so_far = "" if status.state == "complete" else ", so far"
+        say_folded(f"best     {status.best_arm}  {status.objective} {status.best_objective:.4f} on validation{so_far}")
     for arm in status.arms:
         best = f"{arm.best_objective:.4f}" if arm.best_objective is not None else "-"
         say_folded(f"  {arm.arm:<24} done {arm.done:>3}  running {arm.running}  failed {arm.failed}  best {best}")
@@ -142,7 +143,9 @@ def show_studies(studies: list[StudyStatus], folder: Path) -> None:
         say_folded(f"no study under {folder} yet; start with: afp demo")
     for status in studies:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.opened_at)) if status.opened_at else "-"
-        say_folded(f"{status.name:<32} {status.state:<12} {status.counts['DONE']}/{status.trials} done  since {since}")
+        say_folded(
+            f"{status.name:<32} {status.state:<12} {status.counts['DONE']} of {status.expected} done  since {since}"
+        )
 
 
 def _show_overlap(report: OverlapReport) -> None:

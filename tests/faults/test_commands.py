@@ -2,8 +2,12 @@
 
 import json
 import os
+import pty
 import re
+import select
 import signal
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 
 import fake_trials
 import pytest
-from fault_driver import Nursery, Started, nursery
+from fault_driver import SUPPORT, Nursery, Started, nursery
 from oracle import Oracle, assert_nothing_left, assert_one_run_each, outcomes
 
 from afp_ray.config import StudyConfig
@@ -70,7 +74,8 @@ def test_the_first_signal_saves_and_says_how_to_continue(number: int, code: int,
         process.send_signal(number)
         out = process.communicate("go on\n")
         assert process.returncode == code
-    assert out.splitlines()[-1] == "saved; 1 of 1 planned trials done. Continue: afp resume fake"
+    assert out.splitlines()[-1] == "saved; 1 of 2 trials done. Continue: afp resume fake"
+    assert any(line.startswith("stopping: ") for line in out.splitlines())
     assert_one_run_each(
         "fake", replay(afp.storage / "fake" / "ledger.jsonl"), f"sqlite:///{afp.database}", parent="KILLED"
     )
@@ -95,6 +100,45 @@ def test_the_second_signal_ends_at_once(afp: Commands) -> None:
     state = replay(afp.storage / "fake" / "ledger.jsonl")
     assert [(trial.status, trial.attempt) for trial in state.trials] == [(TrialStatus.DONE, 2), (TrialStatus.DONE, 1)]
     assert_one_run_each("fake", state, f"sqlite:///{afp.database}")
+
+
+def test_ctrl_c_on_a_terminal_is_answered_while_the_trial_goes_on(afp: Commands) -> None:
+    afp.study([1e-4, WAITS, 2e-4])
+    command = [sys.executable, "-m", "fault_cli", "run", str(afp.file), "--storage", str(afp.storage)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(SUPPORT)]), "TERM": "xterm"}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, command, environment)
+    shown = Shown(terminal)
+    try:
+        shown.until("1 of 3 done  1 running")
+        asked = time.monotonic()
+        os.write(terminal, b"\x03")
+        shown.until("stopping: 1 trial to finish, about 0:01; Ctrl-C again stops now")
+        assert time.monotonic() - asked < 2
+        os.write(terminal, b"go on\n")
+        shown.until("saved; 2 of 3 trials done. Continue: afp resume fake")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+
+
+class Shown:
+    """What a process has written on its terminal."""
+
+    def __init__(self, terminal: int) -> None:
+        self.terminal, self.text = terminal, ""
+
+    def until(self, words: str, *, within_s: float = 60.0) -> None:
+        """Read until the words have been shown; colours and cursor movements are left out."""
+        end = time.monotonic() + within_s
+        while words not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text):
+            assert time.monotonic() < end, self.text[-2000:]
+            if select.select([self.terminal], [], [], 0.1)[0]:
+                self.text += os.read(self.terminal, 65536).decode(errors="replace")
 
 
 def test_a_second_driver_ends_with_6_and_names_the_first(afp: Commands) -> None:

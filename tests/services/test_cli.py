@@ -117,7 +117,7 @@ def test_the_storage_comes_from_the_environment(
 ) -> None:
     monkeypatch.setenv("AFP_STORAGE", str(finished.storage))
     assert afp("status", "demo") == 0
-    assert "5/6 done" in capsys.readouterr().out
+    assert "5 of 6 done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_interrupted_run_says_how_to_continue(
     monkeypatch.setattr("afp_ray.study.check_study", lambda study: Checked())
     monkeypatch.setattr("afp_ray.study.run", fake_drive(paths, "interrupted: SIGINT"))
     assert afp("resume", "demo", storage=tmp_path) == 130
-    assert "saved; 5 of 6 planned trials done. Continue: afp resume demo" in capsys.readouterr().out
+    assert "saved; 5 of 6 trials done. Continue: afp resume demo" in capsys.readouterr().out
 
 
 def test_a_run_as_json_is_one_document_a_line_then_the_end(
