@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,22 @@ def nothing_old_is_collected() -> None:
     """Whatever is there when a file begins stays: a collection need not look at all libraries, half a second a time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium driven by Playwright, for tests that look at pages as a reader does; skipped without one.
+
+    It ends with the file: while its driver lives, its event loop runs in this thread, and no other test could run one.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install .[dev])")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("there is no chromium on the PATH")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield running
+        running.close()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from afp_ray.records import Comparison, TableCell, TrialExamples
 from services.views.grid import Grid, mark, percent, plain_grid
+from services.views.pictures import file_name
 
 _CHAR, _PADDING, _LONGEST = 7.6, 20.0, 34
 """Pixels of a digit and of a cell's padding; longer texts are broken into lines."""
@@ -19,14 +20,18 @@ class Block:
     name: str
     parts: list[Grid]
 
+    @property
+    def label(self) -> str:
+        """What LaTeX refers to the table by."""
+        return f"tab:{file_name(self.name)}"
 
-def block(name: str, grid: Grid, *, breaks: Sequence[str] = ()) -> Block:
-    """A table that is folded where it is wider than a page.
+
+def block(name: str, grid: Grid) -> Block:
+    """A table that is folded where it is wider than a page; columns that are joined stay beside each other.
 
     Args:
-        name: of its file when it is saved or copied.
+        name: what it is called when it is copied.
         grid: the whole table.
-        breaks: columns that begin a part of their own once it has to be folded.
     """
     widths = [
         _CHAR * min(_LONGEST, max([_longest_word(head), *(len(row[i]) for row in grid.rows)])) + _PADDING
@@ -36,12 +41,13 @@ def block(name: str, grid: Grid, *, breaks: Sequence[str] = ()) -> Block:
         return Block(name, [grid])
     parts: list[list[int]] = []
     used = PAGE
-    for column in range(1, len(widths)):
-        if used + widths[column] > PAGE or grid.header[column] in breaks:
+    for group in grid.groups():
+        needed = sum(widths[column] for column in group)
+        if used + needed > PAGE:
             parts.append([0])
             used = widths[0]
-        parts[-1].append(column)
-        used += widths[column]
+        parts[-1] += group
+        used += needed
     return Block(name, [_columns(grid, part) for part in parts])
 
 

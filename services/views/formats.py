@@ -9,6 +9,7 @@ from afp_ray.records import (
     Comparison,
 )
 from services.views.grid import Grid
+from services.views.pictures import file_name, real_minus
 from services.views.published import LEGEND, published_csv, published_lines
 from services.views.tables import MARKS, ablation_grid, cell_grid, finding_grids, measured, representation_grid
 
@@ -48,9 +49,11 @@ def to_markdown(comparison: Comparison) -> str:
 def to_latex(comparison: Comparison) -> str:
     """The ablation table, and each published one beside ours, as LaTeX `table`s (booktabs)."""
     caption = f"{', '.join(comparison.studies)}. {_caption(comparison)} {MARKS}."
-    parts = [grid_latex(ablation_grid(comparison), caption)]
-    parts += [grid_latex(grid, f"{title}.") for title, grid in finding_grids(comparison)]
-    parts += [grid_latex(grid, f"{words} In percent; {LEGEND}.") for words, grid in published_lines(comparison)]
+    label = f"tab:{file_name(*comparison.studies)}"
+    parts = [grid_latex(ablation_grid(comparison), caption, label)]
+    others = [(f"{title}.", grid) for title, grid in finding_grids(comparison)]
+    others += [(f"{words} In percent; {LEGEND}.", grid) for words, grid in published_lines(comparison)]
+    parts += [grid_latex(grid, words, f"{label}-{number}") for number, (words, grid) in enumerate(others, start=2)]
     return "\n".join(parts)
 
 
@@ -111,6 +114,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
+    "−": "$-$",
+    "±": r"$\pm$",
 }
 
 
@@ -125,18 +130,22 @@ def grid_markdown(grid: Grid) -> str:
     return "\n".join(lines)
 
 
-def grid_latex(grid: Grid, caption: str) -> str:
-    """The table as a LaTeX `table` (booktabs); the best value of a column is bold."""
+def grid_latex(grid: Grid, caption: str, label: str) -> str:
+    """The table as a LaTeX `table` (booktabs) with its caption and label; the best value of a column is bold."""
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}", r"\toprule"]
-    lines += [" & ".join(map(escape_latex, grid.header)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(_cell_latex, grid.header)) + r" \\", r"\midrule"]
     for row, marks in zip(grid.rows, grid.is_best, strict=True):
         cells = [
-            rf"\textbf{{{escape_latex(cell)}}}" if mark else escape_latex(cell)
+            rf"\textbf{{{_cell_latex(cell)}}}" if mark else _cell_latex(cell)
             for cell, mark in zip(row, marks, strict=True)
         ]
         lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{escape_latex(caption)}}}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{_cell_latex(caption)}}}"]
+    return "\n".join([*lines, rf"\label{{{label}}}", r"\end{table}"]) + "\n"
+
+
+def _cell_latex(text: str) -> str:
+    return escape_latex(real_minus(text))
 
 
 def escape_latex(text: str) -> str:

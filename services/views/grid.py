@@ -24,6 +24,16 @@ class Grid:
     is_best: list[list[bool]]
     joined: frozenset[int] = frozenset()
 
+    def groups(self) -> list[list[int]]:
+        """The columns but the first, those together that stay beside each other."""
+        groups: list[list[int]] = []
+        for column in range(1, len(self.header)):
+            if groups and column in self.joined:
+                groups[-1].append(column)
+            else:
+                groups.append([column])
+        return groups
+
 
 def plain_grid(header: Sequence[str], rows: Sequence[Sequence[str]], joined: Iterable[int] = ()) -> Grid:
     """A table in which no value is the best."""

@@ -62,7 +62,7 @@ def render_report(facts: ReportFacts) -> str:
         check_words=check_words,
         cost_words=cost_words,
         config=sorted(flatten(best.config.model_dump(mode="json")).items()) if best else [],
-        ablation=block("ablation", ablation_grid(comparison), breaks=("mean - base",)) if comparison else None,
+        ablation=block("ablation", ablation_grid(comparison)) if comparison else None,
         tasks=[block(task, task_grid(comparison, task)) for task in tasks_of(comparison)] if comparison else [],
         representation=_representation(comparison),
         chance=_chance(comparison),

@@ -198,7 +198,11 @@ def arm_colours(arms: Iterable[tuple[str, bool]]) -> dict[str, str]:
 def style_sheet() -> str:
     """CSS of every kind and colour of mark, light and dark."""
     light, dark = (" ".join(f"--{name}: {pair[side]};" for name, pair in COLOURS.items()) for side in (0, 1))
-    rules = [f":root {{ {light} }}", f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"]
+    # `light` is set for a moment by the page's script, while it saves a picture as a file.
+    rules = [
+        f":root, :root.light {{ {light} }}",
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}",
+    ]
     rules += [f".{name} {{ --own: var(--{name}); }}" for name in COLOURS]
     for kind, style in STYLES.items():
         paint = [f"fill: var(--{style.fill})" if style.fill else "fill: none"]

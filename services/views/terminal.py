@@ -62,7 +62,7 @@ def folded_grid(grid: Grid, width: int) -> list[Table]:
     grid = replace(grid, header=[*map(plain, grid.header)], rows=[[*map(plain, row)] for row in grid.rows])
     needed = [_least_width(grid, column, width) for column in range(len(grid.header))]
     blocks: list[list[int]] = [[]]
-    for group in _groups(grid):
+    for group in grid.groups():
         block = blocks[-1]
         if block and _total(needed, [0, *block, *group]) > width:
             blocks.append([])
@@ -71,17 +71,6 @@ def folded_grid(grid: Grid, width: int) -> list[Table]:
                 blocks.append([])
             blocks[-1].append(column)
     return [_table(grid, [0, *block], needed, width) for block in blocks]
-
-
-def _groups(grid: Grid) -> list[list[int]]:
-    """The columns but the first, those together that stay beside each other."""
-    groups: list[list[int]] = []
-    for column in range(1, len(grid.header)):
-        if groups and column in grid.joined:
-            groups[-1].append(column)
-        else:
-            groups.append([column])
-    return groups
 
 
 def _total(widths: Sequence[int], columns: Sequence[int]) -> int:

@@ -18,6 +18,7 @@ from afp_ray.records import (
     TableCell,
 )
 from services.cli import main
+from services.views.pictures import real_minus
 
 SURE, UNSURE = 0.001, 0.4
 
@@ -214,7 +215,10 @@ def test_the_same_words_stand_first_on_the_terminal_in_the_report_and_in_json(
     (afp,) = [line for line in table.verdicts if line.startswith("retrieval (afp): translations")]
     assert "90.0 % [" in afp and "30.0 % [" in afp and "more: +60.0 points [" in afp
     assert main(["report", paths.name, "--storage", str(paths.storage)]) == 0
-    assert words in paths.report.read_text()
+    page = paths.report.read_text()
+    clauses = (table.headline.tasks.text, table.headline.alignment.text, table.headline.price.text)
+    places = [page.index(real_minus(clause)) for clause in clauses]
+    assert places == sorted(places) and places[-1] < page.index("<svg")
     lines = [line.strip().removeprefix("warning: ") for line in shown.splitlines()]
     for line in (*table.verdicts, *table.warnings):
         assert lines.count(line) == 1, line
