@@ -7,10 +7,17 @@ arXiv:2502.14830; PreAlign, arXiv:2407.16222; AlignX, arXiv:2509.24338; InfoXLM,
 arXiv:2211.01786; PolyLM, arXiv:2307.06018.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
-from afp_ray.config import FilterLimits
+from pydantic import ValidationError
+
+from afp_ray.config import METHOD_NAMES, FilterLimits
+from afp_ray.config.fields import did_you_mean, fields_beside, trial_fields, value_type
+from afp_ray.errors import ConfigError
+from afp_ray.plugins import Plugin
 
 Pins = Mapping[str, Any]
 
@@ -79,7 +86,7 @@ def _checkpoint(name: str) -> Pins:
     return {**_UNTRAINED, "model.name": name, "model.revision": None, "model.trust_remote_code": False}
 
 
-METHODS: Mapping[str, Pins] = {
+_ROWS: Mapping[str, Pins] = {
     # The model as it is.
     "base": _UNTRAINED,
     # Parallel text only, as translation tasks under the next-token loss.
@@ -193,6 +200,51 @@ METHODS: Mapping[str, Pins] = {
     "polylm_1b7": _checkpoint("DAMO-NLP-MT/polylm-1.7b"),
     "polylm_13b": _checkpoint("DAMO-NLP-MT/polylm-13b"),
 }
+
+
+class _Methods(Mapping[str, Pins]):
+    """The rows of this package, and those that plug-ins add."""
+
+    def __getitem__(self, method: str) -> Pins:
+        """Fields that a method pins."""
+        return _ROWS[method] if method in _ROWS else _pins_of(METHOD_NAMES.plugins()[method])
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all methods, ours first."""
+        return iter(METHOD_NAMES)
+
+    def __len__(self) -> int:
+        return len(METHOD_NAMES)
+
+
+METHODS: Mapping[str, Pins] = _Methods()
+
+
+@cache
+def _pins_of(plugin: Plugin) -> Pins:
+    """The row of a plug-in.
+
+    Raises: ConfigError for a row that cannot be loaded, or that pins what is no field of a trial.
+    """
+    row: Pins = plugin.load(Mapping)
+    fields = trial_fields()
+    for name in row:
+        if name not in fields or name in ("method", "seed"):
+            raise ConfigError(
+                f"method {plugin.name!r} pins {name!r}, which is no field of a trial that a method may pin",
+                where=plugin.where,
+                allowed=fields_beside(str(name), fields),
+                fix=did_you_mean(str(name), fields) or f"mend {plugin.package}",
+            )
+        try:
+            value_type(name).validate_python(row[name])
+        except ValidationError as error:
+            raise ConfigError(
+                f"method {plugin.name!r} pins {name} = {row[name]!r}: {error.errors()[0]['msg']}",
+                where=plugin.where,
+                fix=f"mend {plugin.package}",
+            ) from error
+    return MappingProxyType(dict(row))
 
 
 def pins(method: str) -> Pins:

@@ -32,7 +32,7 @@ from afp_ray.config.search import (
 )
 from afp_ray.config.study import StudyConfig, flatten, nest
 from afp_ray.config.training import TrainingConfig
-from afp_ray.config.trial import SCORE_VERSION, TrialConfig, trial_id
+from afp_ray.config.trial import METHOD_NAMES, SCORE_VERSION, TrialConfig, trial_id
 
 __all__ = [
     "CHOICE_TASKS",
@@ -41,6 +41,7 @@ __all__ = [
     "EMBEDDED",
     "GENERATED_SCORES",
     "GENERATION_TASKS",
+    "METHOD_NAMES",
     "SCORE_VERSION",
     "SPLITS",
     "WITHIN",

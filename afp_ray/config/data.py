@@ -1,13 +1,16 @@
 """What a trial trains on: sources, languages, amounts and how prompt and response languages are mixed."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from afp_ray import plugins
 from afp_ray.config.base import StrictModel
+from afp_ray.config.names import OrPlugin
 from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.plugins import Names
 
-SourceKind = Literal[
+_Kinds = Literal[
     "embedded",
     "tsv",
     "aligned",
@@ -23,6 +26,9 @@ SourceKind = Literal[
     "jsonl",
     "datasets",
 ]
+SOURCE_KINDS = Names(plugins.SOURCES, get_args(_Kinds))
+"""Kinds of sources by name, those of plug-ins included."""
+SourceKind = Annotated[_Kinds, OrPlugin(SOURCE_KINDS)]
 PAIR_COLUMNS = frozenset({"source", "target"})
 INSTRUCTION_COLUMNS = frozenset({"id", "instruction", "input", "output"})
 

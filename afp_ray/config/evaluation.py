@@ -1,15 +1,17 @@
 """What a trial is scored on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from afp_ray import plugins
 from afp_ray.config.base import StrictModel
 from afp_ray.config.data import SourceConfig
+from afp_ray.config.names import OrPlugin
 from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.plugins import Names
 
-CHOICE_TASKS = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
 GENERATION_TASKS = ("translation", "summarization", "answer_language", "mgsm", "xquad_qa")
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "translation": ("translation", "translation_to_pivot"),
@@ -35,7 +37,7 @@ DirectionName = Literal[
     "xquad_qa_from_pivot",
     "xquad_qa_to_pivot",
 ]
-TaskName = Literal[
+_Tasks = Literal[
     "xnli",
     "pawsx",
     "xcopa",
@@ -47,6 +49,13 @@ TaskName = Literal[
     "mgsm",
     "xquad_qa",
 ]
+CHOICE_TASKS = Names(
+    plugins.TASKS,
+    ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd"),
+    reserved=("mean", "pivot_mean", "retrieval", "majority", *GENERATION_TASKS, *GENERATED_SCORES),
+)
+"""Choice tasks by name, those of plug-ins included."""
+TaskName = Annotated[_Tasks, OrPlugin(Names(plugins.TASKS, get_args(_Tasks)))]
 DEFAULT_TASKS: tuple[TaskName, ...] = ("xnli", "pawsx", "xcopa", "xstorycloze", "xwinograd")
 """Scored where nothing is said. A task that is added later stays out: these are in the ids of finished trials."""
 LANGUAGES_FOR_ALL, LANGUAGES_BY_TASK = "tasks in the same languages", "tasks with languages of their own"

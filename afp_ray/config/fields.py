@@ -4,9 +4,9 @@ import difflib
 import types
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from afp_ray.config.trial import TrialConfig
@@ -37,6 +37,15 @@ def trial_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> dict
                 continue
         fields[f"{prefix}{name}"] = field
     return fields
+
+
+def value_type(name: str) -> TypeAdapter[Any]:
+    """What reads and checks a value of a field of a trial, its range included."""
+    field = trial_fields()[name]
+    kind: Any = field.annotation
+    for constraint in field.metadata:
+        kind = Annotated[kind, constraint]
+    return TypeAdapter(kind, config=None if is_section(field) else ConfigDict(allow_inf_nan=False))
 
 
 @cache

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from afp_ray.config.base import canonical_json
+from afp_ray.config.data import SOURCE_KINDS
 from afp_ray.config.document import Document, KeyPath, Position, parse_value, read_document, write_document
 from afp_ray.config.dotted import TOPS, dot, flat
 from afp_ray.config.evaluation import CHOICE_TASKS, GENERATED_SCORES
@@ -17,16 +18,16 @@ from afp_ray.config.fields import (
     is_section,
     models_in,
     trial_fields,
+    value_type,
 )
 from afp_ray.config.search import ChoiceSpec, RangeSpec
 from afp_ray.config.small import small_form
 from afp_ray.config.study import StudyConfig, arm_name_problem, flatten, nest
 from afp_ray.config.translate import error_at, parts_of, place_of, translate
-from afp_ray.config.trial import TrialConfig
+from afp_ray.config.trial import METHOD_NAMES, TrialConfig
 from afp_ray.errors import ConfigError
 from afp_ray.languages import LANGUAGES, unknown_language
 
-METRICS = ("mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS, *GENERATED_SCORES)
 _FINITE = ConfigDict(allow_inf_nan=False)
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -46,6 +47,7 @@ def load_study(
     Raises: ConfigError with file:line:column, the value, what is allowed and a fix. The small form is checked whichever
         form is asked for, so that a slip in it does not wait for the day it is run.
     """
+    _require_sound_plugins()
     document = write_document(path) if isinstance(path, Mapping) else read_document(path)
     dot(document, document.values, ())
     has_small = bool(document.values.get("small"))
@@ -61,6 +63,15 @@ def load_study(
     document.mistakes.refuse()
     assert study is not None
     return study
+
+
+def _require_sound_plugins() -> None:
+    """Refuse installed packages whose names clash, whatever the study uses: it must mean one thing.
+
+    Raises: ConfigError with the packages.
+    """
+    for names in (METHOD_NAMES, CHOICE_TASKS, SOURCE_KINDS):
+        names.plugins()
 
 
 def _study_of(document: Document, overrides: Sequence[str]) -> StudyConfig | None:
@@ -118,6 +129,7 @@ def load_trial(
         methods: fields that each method pins, by method and dotted name; they win over the file.
     Raises: ConfigError with file:line:column, the value, what is allowed and a fix.
     """
+    _require_sound_plugins()
     document = read_document(path)
     document.values, document.positions = flat(document, document.values, ())
     for override in overrides:
@@ -328,11 +340,7 @@ def _check_list(name: str, values: Sequence[Any], document: Document, path: KeyP
 
 def _check_value(name: str, value: Any, document: Document, path: KeyPath) -> Any:
     """The value as its field reads it, checked against the field's type and range."""
-    field = trial_fields()[name]
-    kind: Any = field.annotation
-    for constraint in field.metadata:
-        kind = Annotated[kind, constraint]
-    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=None if is_section(field) else _FINITE)
+    adapter = value_type(name)
     try:
         read = adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -384,12 +392,17 @@ def _check_objective(study: StudyConfig, document: Document) -> None:
             _check_metric(metric, document, path)
 
 
+def metrics() -> list[str]:
+    """Names that can be an objective; a task may be followed by `/LANGUAGE`."""
+    return ["mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS, *GENERATED_SCORES]
+
+
 def _check_metric(name: str, document: Document, path: KeyPath) -> None:
     metric, _, language = name.partition("/")
-    if metric not in METRICS:
+    if metric not in (known := metrics()):
         problem = f"{'.'.join(map(str, path))} = {name!r} is not known"
-        allowed = f"{', '.join(METRICS)}, or TASK/LANGUAGE"
-        raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, METRICS))
+        allowed = f"{', '.join(known)}, or TASK/LANGUAGE"
+        raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, known))
     if language and language not in LANGUAGES:
         problem, allowed, fix = parts_of(f"language {unknown_language(language)}")
         raise error_at(document, path, problem, allowed=allowed, fix=fix)

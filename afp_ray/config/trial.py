@@ -3,18 +3,21 @@
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from afp_ray import plugins
 from afp_ray.config.base import StrictModel, canonical_json
 from afp_ray.config.data import DataConfig
 from afp_ray.config.evaluation import EvaluationConfig
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import ModelConfig
+from afp_ray.config.names import OrPlugin
 from afp_ray.config.training import TrainingConfig
+from afp_ray.plugins import Names
 
-MethodName = Literal[
+_Methods = Literal[
     "base",
     "ft",
     "mcl",
@@ -35,6 +38,9 @@ MethodName = Literal[
     "polylm_1b7",
     "polylm_13b",
 ]
+METHOD_NAMES = Names(plugins.METHODS, get_args(_Methods))
+"""Methods by name, those of plug-ins included."""
+MethodName = Annotated[_Methods, OrPlugin(METHOD_NAMES)]
 
 SCORE_VERSION = 1
 """Raised by every change of the code that changes a score: it enters the trial id."""

@@ -89,6 +89,8 @@ def evaluation_fingerprint(config: EvaluationConfig, *, languages: Sequence[str]
     whole = hashlib.sha256()
     for name, fields, rows in parts:
         _add(whole, name, rows, fields, config)
+    for text in _questions(config, languages=languages, pivot=pivot):
+        whole.update(text.encode() + b"\n")
     whole.update(model.encode())
     _digests[key] = [rows for _, _, rows in parts], whole.hexdigest()
     _digests.move_to_end(key)
@@ -111,6 +113,23 @@ def _read(
         for language in sorted(codes):
             rows = load_direction(direction, config, language=language, pivot=side)
             yield f"{direction}/{side}/{language}", fields, rows
+
+
+def _questions(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> Iterator[str]:
+    """Every question of the tasks that are not ours, at 0 shots: what their code asks may change with any release.
+
+    What our own tasks ask changes with `SCORE_VERSION` alone.
+    """
+    for name in _choices(config):
+        if name in CHOICE_TASKS.own:
+            continue
+        alone = config.model_copy(update={"shots": (0,)})
+        for language in config.languages_of(name, languages):
+            for split in SPLITS:
+                for cell in render_cells(name, alone, language=language, pivot=pivot, split=split):
+                    for example in cell.examples:
+                        question = example.question
+                        yield canonical_json([question.choices, question.gold, question.neutral])
 
 
 def files_by_folder(

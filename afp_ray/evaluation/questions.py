@@ -65,6 +65,8 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
 
     Raises: TaskError when the language has no rows; DataError and ConfigError for files that cannot be read.
     """
+    if task.rows is not None:
+        return _rows_of_task(task, language)
     if data_dir is None:
         return _embedded_rows(task, language)
     folder = open_data_dir(data_dir)
@@ -143,8 +145,32 @@ def split_rows(
     return splits
 
 
+@lru_cache(maxsize=32)
+def _rows_of_task(task: Task, language: str) -> LanguageRows:
+    """Rows that come with the task itself."""
+    assert task.rows is not None
+    splits: dict[Split, Sequence[Row]] = {split: task.rows(language, split) for split in SPLITS}
+    for split, rows in splits.items():
+        if not rows:
+            available = [code for code in LANGUAGES if task.rows(code, split)]
+            raise TaskError(
+                f"{task.name} has no {split} rows in {language!r}",
+                where="evaluation.languages",
+                allowed=", ".join(available) or "no language",
+                fix="drop the language or the task",
+            )
+    return LanguageRows(splits, task.rows(language, "train") or splits["validation"], 0)
+
+
 @cache
 def _embedded_rows(task: Task, language: str) -> LanguageRows:
+    if task.name not in embedded.TASKS:
+        raise TaskError(
+            f"{task.name} has no embedded rows",
+            where="evaluation.data_dir",
+            allowed="a folder with its files" + (f": {task.layout}" if task.layout else ""),
+            fix="give evaluation.data_dir, or drop the task",
+        )
     if language not in embedded.LANGUAGES:
         raise TaskError(
             f"{task.name} has no embedded rows in {language!r}",

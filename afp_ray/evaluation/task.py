@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afp_ray.config import SPLITS, Split
+from afp_ray.data.embedded import Part
 from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
 from afp_ray.languages import Language
@@ -76,6 +77,14 @@ class ParsedRows:
     num_skipped: int = 0
 
 
+def _no_files(_folder: Path, _language: str) -> Mapping[Split, SourceFile]:
+    return {}
+
+
+def _no_rows(_file: SourceFile, _language: str) -> ParsedRows:
+    return ParsedRows(())
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One benchmark.
@@ -84,9 +93,11 @@ class Task:
         name: its name in `evaluation.tasks`.
         fields: names that every row holds.
         render: (row, its language, the language of the template's words) -> question.
-        render_harness: likewise, in the very form that lm-evaluation-harness sends to a model.
+        render_harness: likewise, in the very form that lm-evaluation-harness sends to a model; null where it has none.
         files: (data folder, language) -> original file of each split that exists; empty when there is none.
         parse: (file, language) -> its rows.
+        rows: (language, part) -> rows that come with the task itself, from no data folder; `train` are those that
+            demonstrations are drawn from; none for a language that it lacks. Null where rows lie in files.
         layout: the files that `files` looks for, for error messages.
         shown_class: field whose values a demonstration shows and that can be balanced; "" where there is none.
         label: field of the right answer, which published test parts may lack.
@@ -96,9 +107,10 @@ class Task:
     name: str
     fields: tuple[str, ...]
     render: Callable[[Row, Language, Language], Question]
-    render_harness: Callable[[Row, Language, Language], Question]
-    files: Callable[[Path, str], Mapping[Split, SourceFile]]
-    parse: Callable[[SourceFile, str], ParsedRows]
+    render_harness: Callable[[Row, Language, Language], Question] | None = None
+    files: Callable[[Path, str], Mapping[Split, SourceFile]] = _no_files
+    parse: Callable[[SourceFile, str], ParsedRows] = _no_rows
+    rows: Callable[[str, Part], Sequence[Row]] | None = None
     layout: str = field(default="")
     shown_class: str = ""
     label: str = "label"
@@ -118,6 +130,13 @@ class Task:
                 fix="complete the row",
             )
         render = self.render if template == "afp" else self.render_harness
+        if render is None:
+            raise TaskError(
+                f"{self.name} has no prompts of lm-evaluation-harness",
+                where="evaluation.template",
+                allowed="afp",
+                fix="set evaluation.template: afp, or drop the task",
+            )
         return Example(str(row["id"]), str(row["content_id"]), render(row, language, words))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from afp_ray.config import StudyConfig, canonical_json, flatten
 from afp_ray.errors import StudyChangedError
+from afp_ray.plugins import used_packages
 from afp_ray.store import PRIVATE, StudyPaths, read_study, write_json
 
 _PACKAGES = ("afp-ray", "torch", "transformers", "tokenizers", "peft")
@@ -74,13 +75,17 @@ def _changed(paths: StudyPaths, stored: StudyConfig, changes: list[str]) -> Stud
     )
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the installed packages that scores depend on; what a build adds to its own (`+cpu`) is left out."""
+def package_versions(study: StudyConfig | None = None) -> dict[str, str]:
+    """Versions of the installed packages that scores depend on; what a build adds to its own (`+cpu`) is left out.
+
+    Args:
+        study: whose plug-ins count too, as `plugin <package>`.
+    """
     versions = {}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name).partition("+")[0]
-    return versions
+    return versions | (used_packages(study.model_dump(mode="json")) if study is not None else {})
 
 
 def require_versions(paths: StudyPaths, before: Mapping[str, str], now: Mapping[str, str], *, allow_drift: bool) -> str:
@@ -88,12 +93,12 @@ def require_versions(paths: StudyPaths, before: Mapping[str, str], now: Mapping[
 
     Raises: StudyChangedError when a package that both know has another version.
     """
-    changed = [name for name in _PACKAGES if name in before and name in now and before[name] != now[name]]
+    changed = [name for name in now if name in before and before[name] != now[name]]
     if not changed:
         return ""
     lines = [f"packages.{name}: {before[name]} -> {now[name]}" for name in changed]
     if not allow_drift:
-        wanted = " ".join(f"{name}=={before[name]}" for name in changed)
+        wanted = " ".join(f"{name.removeprefix('plugin ')}=={before[name]}" for name in changed)
         raise StudyChangedError(
             "trials of this study ran with other packages, which may score otherwise:\n  " + "\n  ".join(lines),
             where=str(paths.ledger),

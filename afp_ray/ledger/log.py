@@ -80,7 +80,7 @@ class Ledger:
             attempt = ledger.state.driver_attempt + 1
             digest, versions = ledger.state.study_hash, None
             if study is not None:
-                digest, versions = study_hash(study), package_versions()
+                digest, versions = study_hash(study), package_versions(study)
                 drift = require_versions(paths, ledger.state.packages, versions, allow_drift=allow_drift)
                 note = "; ".join(part for part in (note, drift) if part)
             told = {"packages": versions, "note": note, "num_trials": num_trials}

@@ -18,6 +18,7 @@ from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.cell_scoring import ScoringHost
 from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
 from afp_ray.evaluation.workers import Workers
+from afp_ray.plugins import used_packages
 from afp_ray.records import Host, TrainingSummary, TrialRequest, TrialResult, Until
 from afp_ray.store import TrialPaths, read_result, write_json
 from afp_ray.training.costs import with_costs
@@ -152,7 +153,7 @@ def _result(
         checkpoint=run.paths.checkpoint.name if run.paths.checkpoint.is_dir() else None,
         predictions={} if is_paused else dict(scores.predictions),
         fingerprints=fingerprints(config),
-        environment=_environment(run.host.device),
+        environment=_environment(run.host.device) | used_packages(run.config.model_dump(mode="json")),
         seconds=seconds + sum(earlier.seconds for earlier in (stored, rung) if earlier is not None),
         warnings=tuple(dict.fromkeys([*summary.notes, *scores.warnings])),
     )

@@ -173,7 +173,7 @@ def test_other_packages_are_refused_and_noted_where_they_are_allowed(
     Ledger.open(paths, STUDY).close("complete")
     assert replay(paths.ledger).packages == installed
     newer = {**installed, "torch": "99.1", "unheard-of": "1"}
-    monkeypatch.setattr("afp_ray.ledger.log.package_versions", lambda: newer)
+    monkeypatch.setattr("afp_ray.ledger.log.package_versions", lambda _study: newer)
     with pytest.raises(StudyChangedError, match=f"packages.torch: {installed['torch']} -> 99.1") as caught:
         Ledger.open(paths, STUDY)
     assert f"pip install torch=={installed['torch']}" in str(caught.value.fix)

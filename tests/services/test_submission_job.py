@@ -11,19 +11,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from plugin_site import install
 from ray_heads import ARMS, OVERRIDES, PATIENCE_S, ROOT, Head, best_configuration, expected_configuration, ray_head
 
 from afp_ray.execution.job_client import RayJobs
 from afp_ray.ledger import replay
 from afp_ray.records import TrialStatus
-from afp_ray.store import StudyPaths
+from afp_ray.store import StudyPaths, read_result
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(PATIENCE_S + 100)]
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head")) as found:
+    site = install(tmp_path_factory.mktemp("site"))  # a package with plug-ins, as on every node of a cluster
+    with ray_head(tmp_path_factory.mktemp("head"), site) as found:
         yield found
 
 
@@ -150,3 +152,34 @@ def test_a_job_that_is_stopped_drains_and_is_continued(
     assert again.returncode == 0, out + err
     assert f"{job_id}-2 submitted" in out
     assert_complete(tmp_path)
+
+
+def test_plug_ins_of_the_nodes_serve_in_a_job_and_in_the_processes_of_its_trials(head: Head, tmp_path: Path) -> None:
+    study = {
+        "name": "plugged",
+        "objective": {"metric": "colours"},
+        "fixed": {
+            "data.languages": ["zh", "sw"],
+            "data.num_pairs": 60,
+            "training.max_steps": 2,
+            "training.batch_size": 4,
+            "evaluation.tasks": ["colours"],
+            "evaluation.representation": None,
+        },
+        "compare": {"method": ["base", "mean_align"]},
+    }
+    file = tmp_path / "plugged.yaml"
+    file.write_text(json.dumps(study), "utf-8")
+    storage = tmp_path / "runs"
+    submit = start(head, "afp", "submit", str(file), "--address", head.address, "--storage", str(storage))
+    out, err = submit.communicate(timeout=PATIENCE_S)
+    assert submit.returncode == 0, out + err
+    paths = StudyPaths(storage, "plugged")
+    state = replay(paths.ledger)
+    assert state.packages["plugin afp-example"] == "1.0"
+    assert {(trial.arm, trial.status) for trial in state.trials} == {
+        ("base", TrialStatus.DONE),
+        ("mean_align", TrialStatus.DONE),
+    }
+    for trial in state.trials:
+        assert read_result(paths.trial(trial.trial_id).result).environment["plugin afp-example"] == "1.0"

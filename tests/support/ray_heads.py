@@ -94,11 +94,14 @@ def answers(address: str, token: str) -> bool:
 
 
 @contextmanager
-def ray_head(log_folder: Path) -> Iterator[Head]:
-    """A head with a token on the loopback."""
+def ray_head(log_folder: Path, *python_path: Path) -> Iterator[Head]:
+    """A head with a token on the loopback, whose processes import from `python_path` too."""
     folder, token = short_folder(), secrets.token_urlsafe(32)
     options = head_options(folder)
     environment = clean_environment() | {"RAY_AUTH_TOKEN": token, "HOME": str(log_folder)}
+    if python_path:
+        inherited = filter(None, [environment.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join([*map(str, python_path), *inherited])
     log = (log_folder / "head.log").open("wb")
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     process = subprocess.Popen(

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from afp_ray import plugins
 from afp_ray.config import SourceConfig, Split
-from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100
+from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100, pair_source
 from afp_ray.data.readers.archives import is_archive
 from afp_ray.data.readers.codes import flores_names, ntrex_code, tatoeba_code, tico19_code, udhr_code
 from afp_ray.data.readers.columns import is_named_by, named
 from afp_ray.data.readers.files import SourceFile, expand_path, find, plain_file
 from afp_ray.data.readers.spelling import named_file, sides_in, spelled
 from afp_ray.errors import DataError
+from afp_ray.plugins import Names
 
 Files = tuple[SourceFile, ...]
 """Files that hold both sides, or the pivot's file and the other language's."""
@@ -26,6 +28,8 @@ def locate(source: SourceConfig, *, pivot: str, language: str) -> Files | None:
         return jsonl.locate(source, pivot=pivot, language=language)
     if source.kind == "datasets":
         return hub.locate(source, pivot=pivot, language=language)
+    if (plugin := pair_source.plugin_of(source.kind)) is not None:
+        return pair_source.locate(plugin, source.path or "", pivot, language)
     return _LAYOUTS[source.kind](source.path or "", pivot, language)
 
 
@@ -168,5 +172,5 @@ _SPLITS: Mapping[str, Callable[[str, str, str, str], Files | None]] = {
     "flores": _flores_split,
     "opus100": opus100.locate_split,
 }
-PAIR_KINDS = (*_LAYOUTS, "jsonl", "datasets")
-"""Source kinds that are files of translation pairs."""
+PAIR_KINDS = Names(plugins.SOURCES, (*_LAYOUTS, "jsonl", "datasets"))
+"""Source kinds that are files of translation pairs, those of plug-ins included."""

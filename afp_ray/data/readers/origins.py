@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from afp_ray import plugins
 from afp_ray.config import SPLITS, DataConfig, SourceConfig
 from afp_ray.data import embedded
 from afp_ray.data.readers import instructions, parallel
@@ -12,8 +13,9 @@ from afp_ray.data.readers.sentences import form_key
 from afp_ray.data.readers.unread import lying_at
 from afp_ray.errors import DataError
 from afp_ray.languages import LANGUAGES
+from afp_ray.plugins import Names
 
-PAIR_KINDS = ("embedded", *parallel.PAIR_KINDS)
+PAIR_KINDS = Names(plugins.SOURCES, ("embedded", *parallel.PAIR_KINDS.own))
 """Source kinds that hold translation pairs."""
 INSTRUCTION_KINDS = ("embedded", *instructions.INSTRUCTION_KINDS)
 """Source kinds that hold instructions."""

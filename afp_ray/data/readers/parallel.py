@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afp_ray.config import SourceConfig
-from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100, udhr
+from afp_ray.data.readers import bactrian_x, hub, jsonl, opus100, pair_source, udhr
 from afp_ray.data.readers.columns import columns_key, pair_row
 from afp_ray.data.readers.files import clean, digest
 from afp_ray.data.readers.layouts import PAIR_KINDS, Files, locate, locate_split
@@ -169,6 +169,8 @@ class _Rows:
             return instruction_pairs(self._records(0), self._records(1))
         if source.kind == "udhr":
             return udhr.pair_rows(*files)
+        if (plugin := pair_source.plugin_of(source.kind)) is not None:
+            return pair_source.read(plugin, files, pivot, language)
         if source.kind in ("jsonl", "datasets"):
             rows = jsonl.read_rows(files[0]) if source.kind == "jsonl" else hub.read_rows(files)
             return (pair_row(row, source, pivot=pivot, language=language) for row in rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 from afp_ray.data.readers import hub
 from afp_ray.data.readers.files import SourceFile
+from afp_ray.data.readers.pair_source import key_of
 from afp_ray.data.readers.report import RawRow
 from afp_ray.data.readers.streams import stream_lines
 from afp_ray.errors import DataError
@@ -24,8 +25,8 @@ def has_objects(file: SourceFile) -> bool:
 
 
 def form_key(kind: str, files: Sequence[SourceFile]) -> str:
-    """What beside the bytes decides the rows of `files`: whether they are read as objects."""
-    return " objects" if kind in KINDS and any(map(has_objects, files)) else ""
+    """What beside the bytes decides the rows of `files`: whether they are read as objects, and a plug-in's version."""
+    return (" objects" if kind in KINDS and any(map(has_objects, files)) else "") + key_of(kind)
 
 
 def pair_rows(files: Sequence[SourceFile], codes: Sequence[str]) -> Iterator[RawRow]:
