@@ -4,13 +4,13 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from afp_ray.config.data import SourceKind
+from afp_ray.config.data import SOURCE_KINDS
 from afp_ray.data import embedded
 from services import cli
 
@@ -162,7 +162,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Fields]]] = {
 
 
 def test_every_kind_has_its_layout_here() -> None:
-    assert {name.split()[0] for name in LAYOUTS} == set(get_args(SourceKind))
+    assert {name.split()[0] for name in LAYOUTS} == set(SOURCE_KINDS.own)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

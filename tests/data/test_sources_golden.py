@@ -5,14 +5,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from afp_ray.config import DataConfig, SourceConfig
-from afp_ray.config.data import SourceKind
+from afp_ray.config.data import SOURCE_KINDS
 from afp_ray.data import pair_parts, sources
 from afp_ray.data.rows import PairTable, ParallelInstruction, TranslationPair
 
@@ -59,7 +59,7 @@ def as_pairs(rows: Sequence[list[str]]) -> list[TranslationPair]:
 
 def test_every_source_kind_has_golden_rows() -> None:
     held = {json.loads(path.read_bytes())["kind"] for path in GOLDEN.values()}
-    assert held | WITHOUT_FILES == set(get_args(SourceKind))
+    assert held | WITHOUT_FILES == set(SOURCE_KINDS.own)
     both = {json.loads(GOLDEN[name].read_bytes()).get("instructions") is None for name in ("jsonl", "datasets")}
     assert both == {True}, "these hold pairs; their instructions have files of their own"
     assert {"jsonl_instructions", "datasets_instructions"} <= set(GOLDEN)
