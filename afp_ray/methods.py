@@ -78,6 +78,7 @@ _UNTRAINED: Pins = {
     "training.batch_size": 16,
     "training.max_length": 256,
     "training.precision": "fp32",
+    "training.trainable": "all",
 }
 
 

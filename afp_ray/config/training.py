@@ -23,6 +23,19 @@ class LoraConfig(StrictModel):
     """Every linear layer of the blocks, or the projections of attention alone."""
 
 
+class LayerRange(StrictModel):
+    """Blocks that are trained, the others being frozen."""
+
+    layers: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """First and last of them; 1 is the block above the embeddings."""
+
+    @model_validator(mode="after")
+    def _has_a_block(self) -> Self:
+        if self.layers[0] > self.layers[1]:
+            raise ValueError(f"the first block {self.layers[0]} is above the last one {self.layers[1]}")
+        return self
+
+
 class TrainingConfig(StrictModel):
     """Optimizer, schedule, batch, precision. One step takes `batch_size` instructions and `pair_batch_size` pairs."""
 
@@ -55,6 +68,9 @@ class TrainingConfig(StrictModel):
     the norm of all gradients is known at the end only."""
     lora: LoraConfig | None = None
     """Train adapters alone; null trains every weight."""
+    trainable: Literal["all", "attention"] | LayerRange = "all"
+    """Weights that are trained: all, those of attention in every block, or those of some blocks, `{layers: [first,
+    last]}`. Embeddings, the last norm and the head are trained with `all` alone."""
 
     @model_validator(mode="after")
     def _norm_is_known_in_time(self) -> Self:

@@ -125,6 +125,8 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
         is_default = content["evaluation"][name] == EvaluationConfig.model_fields[name].default
         if is_default or name in config.evaluation.idle_fields:
             content["evaluation"].pop(name)
+    if config.training.trainable == "all":
+        content["training"].pop("trainable")
     if config.loss.negatives_from == "other":
         content["loss"].pop("negatives_from")
     content["evaluation"]["languages"] = list(config.evaluated_languages)

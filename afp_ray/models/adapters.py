@@ -1,6 +1,5 @@
 """Low-rank adapters on a frozen causal LM, put in place for training and merged into the weights afterwards."""
 
-import re
 import warnings
 from typing import Any, cast
 
@@ -11,8 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from afp_ray.config.training import LoraConfig
 from afp_ray.errors import ConfigError, ModelError
 from afp_ray.models.hidden_states import CausalModel, decoder_blocks
-
-_ATTENTION = re.compile(r"attn|attention")
+from afp_ray.models.trainable import ATTENTION
 
 
 def add_adapters(model: CausalModel, config: LoraConfig, *, seed: int = 0) -> CausalModel:
@@ -76,7 +74,7 @@ def _targets(model: CausalModel, targets: str) -> tuple[list[str], bool]:
     modules = {
         f"{prefix}.{name}": module
         for name, module in blocks.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and (targets == "linear" or _ATTENTION.search(name))
+        if isinstance(module, nn.Linear | Conv1D) and (targets == "linear" or ATTENTION.search(name))
     }
     if not modules:
         raise ModelError(

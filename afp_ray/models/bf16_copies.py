@@ -57,10 +57,8 @@ class Bf16Copies:
     """
 
     def __init__(self, model: CausalModel) -> None:
-        # Where some weights are frozen, those that are trained are adapters, which come and go in float32.
-        is_adapted = not all(parameter.requires_grad for parameter in model.parameters())
         self._device = next(model.parameters()).device
-        self._blocks = [_Block(block, is_trained=not is_adapted) for block in decoder_blocks(model)]
+        self._blocks = [_Block(block) for block in decoder_blocks(model)]
         self._handle = decoder_of(model).register_forward_pre_hook(self._attach)
 
     @property
@@ -91,10 +89,11 @@ class _Block:
 
     Args:
         block: of the model.
-        is_trained: whether it is the trained weights that are taken, or the frozen ones.
     """
 
-    def __init__(self, block: nn.Module, *, is_trained: bool) -> None:
+    def __init__(self, block: nn.Module) -> None:
+        # Where some weights of a block are frozen, it is those that are taken: autocast casts the trained ones.
+        is_trained = all(parameter.requires_grad for parameter in block.parameters())
         self._is_trained = is_trained
         self._layers: list[tuple[nn.Module, str, int]] = []  # whose attribute, its name, and the index of its copy
         indices: dict[int, int] = {}  # a weight of two layers has one copy
@@ -126,7 +125,8 @@ class _Block:
     @torch.no_grad()
     def renew(self) -> None:
         """Cast in place."""
-        torch._foreach_copy_(self.copies, [weight.detach() for weight in self.weights])
+        if self.copies:
+            torch._foreach_copy_(self.copies, [weight.detach() for weight in self.weights])
 
     def add(self, gradients: Sequence[Tensor | None]) -> None:
         """Add bf16 gradients, one for each copy or None, to the float32 ones, as autograd would: a first one is set."""

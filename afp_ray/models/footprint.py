@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from afp_ray.config.model import ModelConfig
-from afp_ray.config.training import LoraConfig
+from afp_ray.config.training import LayerRange, LoraConfig
 from afp_ray.errors import ModelError
 from afp_ray.models.adapters import add_adapters
 from afp_ray.models.describe import local_folder
@@ -28,6 +28,7 @@ from afp_ray.models.hidden_states import CausalModel, decoder_blocks, decoder_of
 from afp_ray.models.hub import first_line, hub_file
 from afp_ray.models.packed_attention import Samples
 from afp_ray.models.packing import packed_attention_of, supports_packing
+from afp_ray.models.trainable import freeze_but
 
 Precision = Literal["fp32", "bf16", "bf16_resident"]
 
@@ -108,6 +109,7 @@ def footprint(
     layer: int | Literal["middle", "all"],
     precision: Precision,
     lora: LoraConfig | None,
+    trainable: Literal["all", "attention"] | LayerRange = "all",
 ) -> Footprint:
     """Count what training keeps.
 
@@ -117,9 +119,12 @@ def footprint(
         layer: of the contrastive term, as in the loss.
         precision: of the training.
         lora: adapters that are trained alone; None trains every weight.
+        trainable: weights that are trained.
     """
     if lora is not None:
         add_adapters(model, lora)
+    if trainable != "all":
+        freeze_but(model, trainable)
     if precision == "bf16_resident":
         model.to(torch.bfloat16)
     blocks = decoder_blocks(model)

@@ -272,6 +272,7 @@ def memory_model(
         layer=config.loss.layer,
         precision=training.precision,
         lora=training.lora,
+        trainable=training.trainable,
     )
     return MemoryModel(config, found, runtime, num_workers)
 

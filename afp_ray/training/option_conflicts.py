@@ -4,7 +4,7 @@ import importlib.util
 
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.runtime import TrainingRuntime
-from afp_ray.config.training import TrainingConfig
+from afp_ray.config.training import LayerRange, TrainingConfig
 from afp_ray.errors import ConfigError
 
 
@@ -32,6 +32,8 @@ def check_together(
         _check_sharding(loss, training, num_workers)
     if training.lora is not None:
         _check_adapters(loss, training)
+    if training.trainable != "all":
+        _check_trainable(loss, training, runtime)
 
 
 def check_lengths(longest_plain: int, training: TrainingConfig, runtime: TrainingRuntime) -> None:
@@ -97,4 +99,29 @@ def _check_adapters(loss: LossConfig, training: TrainingConfig) -> None:
             "training.lora needs the library peft, which is not installed",
             where="training.lora",
             fix="pip install 'afp-ray[lora]', or set training.lora: null",
+        )
+
+
+def _check_trainable(loss: LossConfig, training: TrainingConfig, runtime: TrainingRuntime) -> None:
+    if training.lora is not None:
+        raise ConfigError(
+            "training.lora freezes every weight, and training.trainable trains some",
+            where="training.trainable",
+            allowed="all with training.lora",
+            fix="set training.trainable: all, or training.lora: null",
+        )
+    if runtime.sharding == "full":
+        raise ConfigError(
+            "runtime.sharding full shares gradients of all weights out, and training.trainable freezes some",
+            where="runtime.sharding",
+            allowed="full with training.trainable all",
+            fix="set runtime.sharding: none, since frozen weights need neither gradients nor optimizer state",
+        )
+    first = training.trainable.layers[0] if isinstance(training.trainable, LayerRange) else 1
+    if loss.contrastive_weight > 0 and isinstance(loss.layer, int) and loss.layer < first:
+        raise ConfigError(
+            f"below loss.layer {loss.layer} nothing is trained: training.trainable begins with block {first}",
+            where="loss.layer",
+            allowed=f"{first} or above",
+            fix=f"set loss.layer: {first}, or train lower blocks",
         )

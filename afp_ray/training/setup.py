@@ -14,6 +14,7 @@ from afp_ray.models.bf16_copies import Bf16Copies, refuses_copies
 from afp_ray.models.hidden_states import CausalModel
 from afp_ray.models.packing import lengths_of
 from afp_ray.models.recomputing import recomputed
+from afp_ray.models.trainable import partly_trained
 from afp_ray.training.bf16_adamw import resident
 from afp_ray.training.gather import rank, world_size
 from afp_ray.training.option_conflicts import check_lengths
@@ -28,7 +29,7 @@ def prepared(
 
     Args:
         model: float32; in the block it holds no weights where they are shared out. After an error it is of no use.
-        training: precision and adapters.
+        training: precision, adapters, and which weights are trained.
         runtime: sharding and gradient checkpointing.
         seed: of the adapters' first weights.
     Raises: ConfigError where shared weights cannot serve texts of these lengths.
@@ -37,6 +38,7 @@ def prepared(
     if training.lora is not None:
         add_adapters(model, training.lora, seed=seed)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(partly_trained(model, training.trainable))
         if training.precision == "bf16_resident":
             stack.enter_context(resident(model))
         trained = stack.enter_context(sharded(model)) if runtime.sharding == "full" else model

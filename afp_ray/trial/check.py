@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from afp_ray.config import SPLITS, Split, TrialConfig
+from afp_ray.config.training import LayerRange
 from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
 from afp_ray.errors import ConfigError, ModelError
@@ -30,6 +31,9 @@ def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> Non
             allowed=f"0 (the embedding output) to {description.num_layers}",
             fix=f"choose a layer up to {description.num_layers}",
         )
+    trainable = config.training.trainable
+    if config.training.max_steps > 0 and isinstance(trainable, LayerRange):
+        _check_trained_blocks(config, trainable, description.num_layers)
     limit = description.max_positions
     if config.training.max_steps > 0 and limit is not None and config.training.max_length > limit:
         raise ConfigError(
@@ -48,6 +52,25 @@ def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> Non
     for language in retrieval_languages(config):
         heldout_pairs(config, language, "validation")
     _check_model(config)
+
+
+def _check_trained_blocks(config: TrialConfig, trainable: LayerRange, num_layers: int) -> None:
+    """Refuse blocks that the model has not, and a contrastive term that reaches none of them."""
+    first, last = trainable.layers
+    if last > num_layers:
+        raise ConfigError(
+            f"training.trainable names block {last}, and {config.model.name!r} has {num_layers}",
+            where="training.trainable",
+            allowed=f"{{layers: [first, last]}} in 1 to {num_layers}",
+            fix=f"set training.trainable: {{layers: [{min(first, num_layers)}, {num_layers}]}}",
+        )
+    if config.loss.contrastive_weight > 0 and config.loss.layer == "middle" and num_layers // 2 < first:
+        raise ConfigError(
+            f"below the middle layer {num_layers // 2} nothing is trained: training.trainable begins at {first}",
+            where="loss.layer",
+            allowed=f"{first} or above, all",
+            fix=f"set loss.layer: {first}, or train lower blocks",
+        )
 
 
 def _check_model(config: TrialConfig) -> None:

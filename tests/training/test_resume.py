@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "pairs in chunks": {"runtime": {"pair_chunk_size": 1}},
     "every layer": {"loss": {"layer": "all"}},
     "adapters with dropout": {"family": "llama", "training": {"lora": {"rank": 2, "dropout": 0.1}}},
+    "attention alone": {"family": "llama", "training": {"trainable": "attention"}},
 }
 
 
