@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 SUPPORT = str(Path(__file__).parent / "support")
 CLUSTER = "ray"
 """Stands for all files of the shared cluster."""
 
 
+settings.register_profile("busy", deadline=None)  # the clock of a busy machine tells nothing of an example
+settings.load_profile("busy")
 gc.disable()  # until all is collected: what that imports stays, and the collector would look at it again and again
 
 
