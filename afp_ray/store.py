@@ -33,11 +33,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from afp_ray.config.base import canonical_json
 from afp_ray.config.study import StudyConfig
@@ -123,6 +124,30 @@ def read_incomplete(paths: TrialPaths) -> IncompleteScores | None:
         return IncompleteScores.model_validate_json(paths.incomplete.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def read_curve(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a trial's curve that are whole: the last may still be written, and a kill may leave half of one.
+
+    Args:
+        file: `training.jsonl` of the trial; none where nothing was trained.
+    Returns: `step` from 1 and the metrics of that step, by name.
+    Raises: DataError when the file cannot be read.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"the curve cannot be read: {error.strerror}", where=str(file)) from error
+    for line in content.split(b"\n")[:-1]:
+        try:
+            row = from_json(line)
+            is_row = isinstance(row["step"], int)
+        except (ValueError, KeyError, TypeError):
+            continue
+        if is_row:
+            yield row
 
 
 class StudyPaths:

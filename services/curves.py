@@ -1,12 +1,9 @@
 """The curve of a training, read from what the trial writes while it trains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic_core import from_json
-
-from afp_ray.errors import DataError
+from afp_ray.store import read_curve
 from services.service_schemas import TrainingCurve
 
 
@@ -19,7 +16,7 @@ def curve_answer(file: Path, trial_id: str, *, max_points: int) -> TrainingCurve
         max_points: steps at most, from 2 up; the first and the last stay.
     Raises: DataError when the file cannot be read.
     """
-    rows = list(_rows(file))
+    rows = list(read_curve(file))
     chosen = [rows[index] for index in _spread(len(rows), max_points)]
     names = dict.fromkeys(name for row in chosen for name in row if name != "step")
     return TrainingCurve(
@@ -28,24 +25,6 @@ def curve_answer(file: Path, trial_id: str, *, max_points: int) -> TrainingCurve
         steps=tuple(row["step"] for row in chosen),
         metrics={name: tuple(row.get(name) for row in chosen) for name in names},
     )
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Lines that are whole: the last one may still be written, and a kill may leave half of one."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise DataError(f"the curve cannot be read: {error.strerror}", where=str(file)) from error
-    for line in content.split(b"\n")[:-1]:
-        try:
-            row = from_json(line)
-            is_row = isinstance(row["step"], int)
-        except (ValueError, KeyError, TypeError):
-            continue
-        if is_row:
-            yield row
 
 
 def _spread(length: int, max_points: int) -> Sequence[int]:
