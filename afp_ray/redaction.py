@@ -46,7 +46,7 @@ _NAME = (
 _IS_NAME = re.compile(rf"(?i)(?:[\w-]*[_-])?(?:{_NAME}|authorization)")
 _END = r"&\s\"'<>"
 _QUERY = re.compile(
-    r"(?i)((?:[?&;#]|%3f|%26|%3b|u0026)(?:amp;)?[\w.-]{0,40}?"
+    r"(?i)((?:[?&;#]|%3f|%26|%3b|u0026)(?:amp;)?(?!viewStateShareKey=afp\b)[\w.-]{0,40}?"  # names a view of MLflow
     r"(?:token|key|keyid|password|passwd|pwd|pass|secret|sig|signature|credentials?|auth|authorization|accessid|jwt)"
     rf"(?:=|%3d))[^{_END}]+"
 )

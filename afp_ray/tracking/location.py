@@ -14,6 +14,9 @@ from afp_ray.store import StudyPaths, write_atomic
 
 _WRITABLE = re.compile(r"https?://.|sqlite:///.|(?:postgresql|postgres|mysql|mssql)(?:\+\w+)?://.|databricks(?:://|$)")
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+VIEW = "afp"
+"""Key of the view that the link to a study's runs opens: columns and order, kept as a tag of the experiment."""
+PORT = 5000
 
 
 def default_uri(storage: Path) -> str:
@@ -51,7 +54,27 @@ def open_command(uri: str) -> str:
     """The command line that shows the runs in a browser."""
     if uri.startswith(("http://", "https://")):
         return f"open {shlex.quote(uri)}"
-    return f"mlflow server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
+    return f"mlflow server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port {PORT}"
+
+
+def open_lines(uri: str, paths: StudyPaths) -> list[str]:
+    """What to type, and what to open, to see the runs of a study."""
+    link = runs_link(uri, paths)
+    if uri.startswith(("http://", "https://")):
+        return [f"open {shlex.quote(link or uri)}"]
+    return [open_command(uri), *([f"then open {link}"] if link else [])]
+
+
+def runs_link(uri: str, paths: StudyPaths) -> str:
+    """The page that shows the runs of a study side by side; of a database, on the server of `open_command`.
+
+    "" where no experiment is noted yet.
+    """
+    noted = read_runs(paths)
+    if noted.get("tracking_uri") != redact(uri) or not noted.get("experiment_id"):
+        return ""
+    root = uri.rstrip("/") if uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{PORT}"
+    return f"{root}/#/experiments/{noted['experiment_id']}/runs?viewStateShareKey={VIEW}"
 
 
 def sqlite_file(uri: str) -> Path | None:

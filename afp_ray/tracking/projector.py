@@ -1,4 +1,4 @@
-"""Writes what the outbox of a study holds into MLflow: one experiment, one parent run, one child run per trial."""
+"""Writes what the outbox of a study holds into MLflow: one experiment, a run of the study and one run per trial."""
 
 import json
 import logging
@@ -24,32 +24,39 @@ from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from afp_ray.config import StudyConfig  # noqa: E402
 from afp_ray.errors import UnavailableError  # noqa: E402
 from afp_ray.ledger import holder  # noqa: E402
-from afp_ray.records import CloseReason, StudyState, TrialRecord, TrialStatus, Until  # noqa: E402
-from afp_ray.redaction import redact, redact_json  # noqa: E402
-from afp_ray.store import StudyPaths, find_result, read_incomplete  # noqa: E402
+from afp_ray.records import Comparison, TrialRecord, TrialStatus, Until  # noqa: E402
+from afp_ray.redaction import redact  # noqa: E402
+from afp_ray.store import StudyPaths, find_result, read_curve, read_incomplete  # noqa: E402
 from afp_ray.tracking.connection import connect  # noqa: E402
 from afp_ray.tracking.location import tracking_uri  # noqa: E402
 from afp_ray.tracking.outbox import Outbox, note_failure  # noqa: E402
-from afp_ray.tracking.run_content import MAX_TAG, RUN_NAME, RunContent, params_of, run_content  # noqa: E402
-from afp_ray.tracking.runs import CHILD_OF, DIGEST, KIND, PARENT, RunBook, Written, renamed  # noqa: E402
+from afp_ray.tracking.run_content import DESCRIPTION, FORM, RUN_NAME, Rows, RunContent, run_content  # noqa: E402
+from afp_ray.tracking.run_content import earlier_name as earlier_trial_name  # noqa: E402
+from afp_ray.tracking.runs import DIGEST, PARENT, RunBook, Written, added_by_hand, renamed  # noqa: E402
+from afp_ray.tracking.study_content import (  # noqa: E402
+    EDITED,
+    description_hash,
+    earlier_name,
+    experiment_tags,
+    is_edited,
+    study_content,
+)
 
 logger = logging.getLogger(__name__)
 # It writes a traceback for every lock of a database, which is told in one line here.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 WRITE_LOCK_S = 20.0
-FINISHED = {
-    CloseReason.COMPLETE: "FINISHED",
-    CloseReason.BUDGET: "FINISHED",
-    CloseReason.INTERRUPTED: "KILLED",
-    CloseReason.ERROR: "FAILED",
-}
-"""MLflow's word for why a study was closed."""
+MAX_BATCH = 900
+"""Metrics of one request; with 100 params it holds all that MLflow takes."""
+_CURVE_IS_WHOLE = frozenset({TrialStatus.DONE, TrialStatus.FAILED, TrialStatus.PRUNED, TrialStatus.CANCELLED})
+"""States in which nothing is added to the curve of a trial, unless it is tried again."""
 
 
 class MlflowProjector:
@@ -72,7 +79,9 @@ class MlflowProjector:
         self._book: RunBook | None = None
         self._verify = verify
         self._is_in_doubt = False
+        self._is_table_missed = False
         self._was_driven: bool | None = None
+        self._shown: dict[str, str] | None = None
 
     @property
     def num_left(self) -> int:
@@ -92,7 +101,7 @@ class MlflowProjector:
                 return self._project(enough)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             # What was sent may have arrived all the same, or may yet.
-            self._book, self._is_in_doubt = None, True
+            self._book, self._shown, self._is_in_doubt = None, None, True
             first = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
             raise UnavailableError(f"MLflow at {redact(self.uri)}: {first}") from error
 
@@ -104,17 +113,18 @@ class MlflowProjector:
         if self._was_driven not in (None, is_driven):
             self.outbox.expect_at_work()
         self._was_driven = is_driven
-        before = book.id_of(PARENT)
-        content = self._study_content(state, is_driven=is_driven)
-        changed = self._write(client, book, PARENT, content, started=state.opened_at, ended=None)
-        parent = book.id_of(PARENT)
-        assert parent is not None
-        if parent != before:
-            self.outbox.expect_all()
+        comparison = self._comparison()
+        content = study_content(
+            self.study, state, is_driven=is_driven, comparison=comparison, files=self._study_files()
+        )
+        ends = [trial.ended_at for trial in state.trials if trial.ended_at is not None]
+        ended = None if is_driven else max(ends, default=None)
+        changed = self._write(client, book, PARENT, content, started=state.opened_at, ended=ended)
+        self._show_experiment(client, experiment_tags(self.study, comparison))
         for trial_id in list(self.outbox.pending):
             if enough():
                 break
-            changed += self._show(client, book, trial_id, parent, is_driven=is_driven)
+            changed += self._show(client, book, trial_id, is_driven=is_driven)
             del self.outbox.pending[trial_id]
         if self._is_in_doubt and not self.outbox.pending:
             book.list_all()
@@ -124,11 +134,11 @@ class MlflowProjector:
         self.outbox.settle(is_driven=is_driven)
         return changed
 
-    def _show(self, client: MlflowClient, book: RunBook, trial_id: str, parent: str, *, is_driven: bool) -> int:
+    def _show(self, client: MlflowClient, book: RunBook, trial_id: str, *, is_driven: bool) -> int:
         trial = self.outbox.trial(trial_id)
         if trial is None or (trial.status is TrialStatus.PLANNED and book.find(trial_id) is None):
             return 0  # a run appears when its trial starts
-        content = self._trial_content(trial, parent, is_driven=is_driven)
+        content = self._trial_content(trial, is_driven=is_driven)
         # When it was planned first is the same however often it starts, so that a rebuilt run begins then too.
         return self._write(client, book, trial_id, content, started=trial.planned_at, ended=trial.ended_at)
 
@@ -150,37 +160,44 @@ class MlflowProjector:
             self._client, self._experiment = connect(self.paths, self.uri)
         return self._client
 
-    def _study_content(self, state: StudyState, *, is_driven: bool) -> RunContent:
-        """The parent run: what was asked, how far it is, and the report."""
-        counts = {str(status): 0 for status in TrialStatus}
-        for trial in state.trials:
-            counts[str(trial.status)] += 1
-        finished = FINISHED[state.ended.reason] if state.ended else "KILLED"
-        study = self.study.model_dump(mode="json")
-        files = {"study.json": redact_json(json.dumps(study, indent=1, ensure_ascii=False), indent=1)}
-        for file in (self.paths.report, *(self.paths.comparison(suffix) for suffix in ("md", "tex", "csv", "json"))):
-            if file.is_file():
-                text = file.read_text("utf-8", errors="replace")
-                files[file.name] = redact_json(text) if file.suffix == ".json" else redact(text)
-        return RunContent(
-            status="RUNNING" if is_driven else finished,
-            tags={
-                "afp.study": self.study.name,
-                "afp.kind": KIND,
-                "afp.status": redact(state.closed or ("RUNNING" if is_driven else "INTERRUPTED"))[:MAX_TAG],
-                RUN_NAME: self.study.name,
-                "mlflow.note.content": redact(self.study.description)[:MAX_TAG],
-            },
-            params=params_of({key: study[key] for key in ("objective", "seeds", "sampler", "pruner", "budget")}),
-            metrics={f"trials/{name.lower()}": float(count) for name, count in counts.items()},
-            files=files,
-        )
+    def _comparison(self) -> Comparison | None:
+        """The table of the study as it lies beside its report; None while there is none."""
+        file = self.paths.comparison("json")
+        try:
+            return Comparison.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            if not self._is_table_missed:
+                reason = error.strerror if isinstance(error, OSError) else "it is of another version"
+                again = f"afp report {self.study.name} && afp sync {self.study.name}"
+                logger.warning("MLflow shows no scores of arms: %s: %s; to write it anew: %s", file, reason, again)
+            self._is_table_missed = True
+            return None
 
-    def _trial_content(self, trial: TrialRecord, parent: str, *, is_driven: bool) -> RunContent:
+    def _study_files(self) -> dict[str, str]:
+        """Report and tables, by name."""
+        files = (self.paths.report, *(self.paths.comparison(suffix) for suffix in ("md", "tex", "csv", "json")))
+        return {file.name: file.read_text("utf-8", errors="replace") for file in files if file.is_file()}
+
+    def _show_experiment(self, client: MlflowClient, tags: dict[str, str]) -> None:
+        """Write what differs on the experiment; a description that was written by hand is kept."""
+        if self._shown is None:
+            self._shown = dict(client.get_experiment(self._experiment).tags)
+        if is_edited(self._shown):
+            tags = {name: text for name, text in tags.items() if name != DESCRIPTION}
+        else:
+            tags = {**tags, EDITED: description_hash(tags[DESCRIPTION])}
+        for name, text in tags.items():
+            if self._shown.get(name) != text:
+                client.set_experiment_tag(self._experiment, name, text)
+                self._shown[name] = text
+
+    def _trial_content(self, trial: TrialRecord, *, is_driven: bool) -> RunContent:
         paths = self.paths.trial(trial.trial_id)
         result = find_result(paths.result) if trial.status is TrialStatus.DONE else None
         files = [paths.failure(attempt) for attempt in range(1, trial.attempt + 1)]
-        content = run_content(
+        return run_content(
             self.study.name,
             trial,
             result,
@@ -188,9 +205,8 @@ class MlflowProjector:
             rungs=self._rungs(trial),
             incomplete=read_incomplete(paths) if trial.status is TrialStatus.FAILED else None,
             failures={file.name: file.read_text("utf-8", errors="replace") for file in files if file.is_file()},
+            curve=read_curve(paths.curve) if trial.status in _CURVE_IS_WHOLE else (),
         )
-        content.tags[CHILD_OF] = parent
-        return content
 
     def _rungs(self, trial: TrialRecord) -> list[Until]:
         """Where a trial was measured on the way, as its results of then say."""
@@ -226,29 +242,39 @@ class MlflowProjector:
             book.note(key, digest, is_over=is_over)
             return 0
         tags = dict(content.tags)
-        if run is None:
-            run = book.create(key, tags, started=start)
-        elif name := renamed(run, tags.get(RUN_NAME)):
+        if run is not None and (name := renamed(run, tags.get(RUN_NAME), self._earlier_name(key))):
             logger.warning("MLflow run %s was renamed to %s: the name is kept", run.run_id, name)
             tags[RUN_NAME] = name
+        if run is not None and run.tags.get(FORM) != content.tags[FORM]:
+            # Metrics and data sets cannot be taken off a run, so one of an earlier form is written anew.
+            book.delete(key, run)
+            tags, run = {**added_by_hand(run), **tags}, None
+        if run is None:
+            run = book.create(key, tags, started=start)
         stamp = int(ended * 1000) if ended else int(time.time() * 1000)
         _log_numbers(client, run, content, start=start, stamp=stamp)
         for name, text in content.files.items():
             if run.files.get(name) != text:
                 client.log_text(run.run_id, text, name)
         if content.datasets and not run.has_datasets:
-            client.log_inputs(run.run_id, datasets=[_dataset(*item) for item in content.datasets.items()])
+            client.log_inputs(run.run_id, datasets=[_dataset(rows) for rows in content.datasets])
         if is_over:
             client.set_terminated(run.run_id, status=content.status, end_time=stamp)
         else:
             client.update_run(run.run_id, status=content.status)
         _log_tags(client, run, {**tags, DIGEST: digest})
         run.params |= set(content.params)
-        run.metrics |= content.metrics
-        run.files = {} if key else content.files  # the parent alone is written again and again
+        run.metrics |= content.metrics | {name: value for name, _, value in content.curves}
+        run.files = {} if key else content.files  # the study's own run alone is written again and again
         run.has_datasets = run.has_datasets or bool(content.datasets)
         book.note(key, digest, is_over=is_over)
         return 1
+
+    def _earlier_name(self, key: str) -> str | None:
+        if key == PARENT:
+            return earlier_name(self.study)
+        trial = self.outbox.trial(key)
+        return earlier_trial_name(trial) if trial is not None else None
 
 
 def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
@@ -270,13 +296,19 @@ def sync(study: StudyConfig, paths: StudyPaths) -> tuple[int, str]:
 
 
 def _log_numbers(client: MlflowClient, run: Written, content: RunContent, *, start: int, stamp: int) -> None:
-    """Params and metrics that the run lacks, within what one request may hold.
+    """Params and metrics that the run lacks, in one request where they fit one.
 
     Params are write-once, and what was written before cannot differ: the trial id is a hash of them. A point of a
-    series has a time that its step decides, so that the same point twice is one point.
+    series or a curve has a time that its step decides, so that the same point twice is one point.
     """
     params = [Param(name, text) for name, text in content.params.items() if name not in run.params]
     points = [Metric(name, value, start + index, step) for index, (name, step, value) in enumerate(content.series)]
+    last = {name: value for name, _, value in content.curves}
+    points += [
+        Metric(name, value, start + step, step)
+        for name, step, value in content.curves
+        if run.metrics.get(name) != last[name]
+    ]
     finals = [
         Metric(name, value, stamp, content.step)
         for name, value in content.metrics.items()
@@ -285,8 +317,8 @@ def _log_numbers(client: MlflowClient, run: Written, content: RunContent, *, sta
     for batch in _chunks(params[100:], 100):
         client.log_batch(run.run_id, params=batch)
     metrics = [*points, *finals]
-    client.log_batch(run.run_id, metrics=metrics[:500], params=params[:100])
-    for batch in _chunks(metrics[500:], 500):
+    client.log_batch(run.run_id, metrics=metrics[:MAX_BATCH], params=params[:100])
+    for batch in _chunks(metrics[MAX_BATCH:], MAX_BATCH):
         client.log_batch(run.run_id, metrics=batch)
 
 
@@ -301,10 +333,10 @@ def _log_tags(client: MlflowClient, run: Written, tags: dict[str, str]) -> None:
     run.tags |= tags
 
 
-def _dataset(name: str, digest: str) -> DatasetInput:
-    source = json.dumps({"fingerprint": digest})
-    dataset = Dataset(name=name, digest=digest[:36] or "none", source_type="afp", source=source)
-    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", name)])
+def _dataset(rows: Rows) -> DatasetInput:
+    source = json.dumps({"fingerprint": rows.digest})
+    dataset = Dataset(name=rows.name, digest=rows.digest[:36], source_type="afp", source=source)
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", rows.context)])
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

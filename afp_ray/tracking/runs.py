@@ -12,12 +12,13 @@ from afp_ray.redaction import redact
 from afp_ray.store import StudyPaths
 from afp_ray.tracking.location import read_runs, write_runs
 from afp_ray.tracking.run_content import RUN_NAME
+from afp_ray.tracking.study_content import KIND
 
 logger = logging.getLogger(__name__)
 
 PARENT = ""
-"""Key of the parent run; a trial's run has the id of the trial."""
-KIND, DIGEST, CHILD_OF = "study", "afp.digest", "mlflow.parentRunId"
+"""Key of the study's own run; a trial's run has the id of the trial."""
+DIGEST = "afp.digest"
 
 
 @dataclass(slots=True)
@@ -123,6 +124,12 @@ class RunBook:
         """A run under `key`, which has none; `started` in milliseconds."""
         return self._keep(key, Written.of(self._client.create_run(self._experiment, start_time=started, tags=tags)))
 
+    def delete(self, key: str, run: Written) -> None:
+        """Delete the run under `key`, to be created anew."""
+        self._client.delete_run(run.run_id)
+        self._written.pop(key, None)
+        self._forget(key)
+
     def note(self, key: str, digest: str, *, is_over: bool) -> None:
         """Remember what the run under `key` shows now; one that is over is asked for again should it ever change."""
         self._digests[key] = digest
@@ -190,7 +197,12 @@ class RunBook:
         return status.st_ino, status.st_mtime_ns
 
 
-def renamed(written: Written, name: str | None) -> str | None:
-    """The name that somebody gave a run by hand; None where it has the one that it was made with."""
+def renamed(written: Written, *names: str | None) -> str | None:
+    """The name that somebody gave a run by hand; None where it has one of those that it is given here."""
     shown = written.tags.get(RUN_NAME)
-    return shown if shown and name and shown != name else None
+    return shown if shown and names[0] and shown not in names else None
+
+
+def added_by_hand(written: Written) -> dict[str, str]:
+    """Tags that were put on a run by others than MLflow and us."""
+    return {name: text for name, text in written.tags.items() if not name.startswith(("afp.", "mlflow."))}

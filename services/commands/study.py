@@ -21,7 +21,7 @@ from afp_ray.planning.disk import require_room
 from afp_ray.planning.resources import cluster_of, require_here
 from afp_ray.records import StudyState, TrialStatus
 from afp_ray.store import StudyPaths, read_study, url_of
-from afp_ray.tracking.location import open_command, tracking_uri
+from afp_ray.tracking.location import open_lines, tracking_uri
 from services.commands.options import (
     Address,
     AllowOpen,
@@ -182,7 +182,8 @@ def sync(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
         say_json({"study": study, "tracking_uri": uri, "runs_changed": changed})
     else:
         say(f"{changed} runs written to {uri}" if changed else f"{uri} is up to date")
-        say(open_command(uri))
+        for line in open_lines(uri, paths):
+            say(line)
 
 
 def run_and_show(
@@ -348,4 +349,5 @@ def summarize(paths: StudyPaths, state: StudyState, answers: Answers) -> None:
     say(f"{done} of {state.expected} trials done, {len(failed)} failed   {state.closed or ''}")
     say(f"report   {paths.report}")
     say(f"mlflow   {uri}")
-    say(f"         {open_command(uri)}")
+    for line in open_lines(uri, paths):
+        say(f"         {line}")

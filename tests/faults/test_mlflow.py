@@ -36,7 +36,7 @@ from services.status import status_of
 from services.views.text import show_status
 
 ROOT = Path(__file__).parents[2]
-OWN = ("mlflow.parentRunId", "afp.digest")
+OWN = ("afp.digest",)
 FAULTS = ("refuse", "black-hole", "reset", "500", "429", "503", "close-in-body", "lose-answer")
 
 
@@ -382,21 +382,22 @@ def test_a_deleted_run_comes_back_on_sync_with_a_warning(
     assert_shown(paths, uri, reference)
 
 
-@pytest.mark.parametrize("which", ["parent", "experiment"])
-def test_a_deleted_parent_or_experiment_comes_back(which: str, paths: StudyPaths, reference: list[str]) -> None:
+@pytest.mark.parametrize("which", ["study", "experiment"])
+def test_a_deleted_run_of_the_study_or_experiment_comes_back(
+    which: str, paths: StudyPaths, reference: list[str]
+) -> None:
     uri = default_uri(paths.storage)
     sync(study_of(paths), paths)
     runs, client = runs_of(paths, uri), client_of(uri)
-    parent = next(run for run in runs if "afp.trial_id" not in run.data.tags)
-    if which == "parent":
-        client.delete_run(parent.info.run_id)
+    own = next(run for run in runs if run.data.tags["afp.kind"] == "study")
+    if which == "study":
+        client.delete_run(own.info.run_id)
     else:
-        client.delete_experiment(parent.info.experiment_id)
+        client.delete_experiment(own.info.experiment_id)
     sync(study_of(paths), paths)
     assert_shown(paths, uri, reference)
     runs = runs_of(paths, uri)
-    (parent,) = [run for run in runs if "afp.trial_id" not in run.data.tags]
-    assert {run.data.tags.get("mlflow.parentRunId") for run in runs if run is not parent} == {parent.info.run_id}
+    assert sum(run.data.tags["afp.kind"] == "study" for run in runs) == 1
 
 
 def test_a_run_deleted_while_the_driver_is_at_work_comes_back_by_itself(paths: StudyPaths) -> None:
@@ -465,7 +466,8 @@ def stamp(paths: StudyPaths, revision: str) -> None:
 
 # --- killed while projecting ---------------------------------------------------------------------------------------
 
-CALLS = ("create_experiment", "create_run", "log_batch", "log_text", "log_inputs", "update_run", "set_terminated")
+CALLS = ("create_experiment", "set_experiment_tag", "create_run", "log_batch", "log_text", "log_inputs", "update_run")
+CALLS += ("set_terminated",)
 
 
 def project_and_die(paths: StudyPaths, nth: int, *, before: bool) -> bool:

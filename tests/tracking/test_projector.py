@@ -47,8 +47,7 @@ def runs_of(paths: StudyPaths) -> list[Any]:
 
 def shown(run: Any) -> tuple[Any, ...]:
     """What a rebuilt run must have in common with the first; ids and places of artifacts are the database's own."""
-    own = ("mlflow.parentRunId", "afp.digest")
-    tags = {key: value for key, value in run.data.tags.items() if key not in own}
+    tags = {key: value for key, value in run.data.tags.items() if key != "afp.digest"}
     return run.info.status, run.info.start_time, tags, run.data.params, run.data.metrics
 
 
@@ -70,8 +69,9 @@ def test_each_trial_has_exactly_one_run_and_none_is_running(projected: StudyPath
     children = [run for run in runs if "afp.trial_id" in run.data.tags]
     parents = [run for run in runs if "afp.trial_id" not in run.data.tags]
     assert sorted(run.data.tags["afp.trial_id"] for run in children) == sorted(trial.trial_id for trial in state.trials)
-    assert len(parents) == 1
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert [run.data.tags["afp.kind"] for run in parents] == ["study"]
+    assert {run.data.tags["afp.kind"] for run in children} == {"trial"}
+    assert not any("mlflow.parentRunId" in run.data.tags for run in runs)  # nested runs are hidden at first
     assert sorted(run.info.status for run in runs) == ["FAILED", *["FINISHED"] * 6]
 
 
@@ -87,7 +87,13 @@ def test_a_run_shows_its_trial(projected: StudyPaths) -> None:
     assert run.data.metrics["objective"] == 0.7
     assert run.data.metrics["retrieval_at_1/test"] == pytest.approx(0.7)
     assert len(run.data.metrics) <= MAX_METRICS
-    assert {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}["evaluation"] == "e" * 16
+    assert {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs} == {
+        "embedded: en with zh sw": "d" * 16,
+        "embedded: xcopa xnli in en zh sw": "e" * 16,
+        "embedded: held-out pairs": "h" * 16,
+    }
+    assert (run.info.run_name, tags["afp.role"]) == (f"afp seed 1 {trial.trial_id[:4]}", "confirm")
+    assert f"afp show {trial.trial_id}" in tags["mlflow.note.content"]
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(projected.storage / "mlartifacts")
     table = json.loads((folder / "scores.json").read_text())

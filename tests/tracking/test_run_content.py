@@ -22,7 +22,7 @@ from afp_ray.records import (
     Until,
 )
 from afp_ray.store import StudyPaths
-from afp_ray.tracking.run_content import MAX_METRICS, MAX_NAME, params_of, run_content, safe_name
+from afp_ray.tracking.run_content import CURVES, MAX_METRICS, MAX_NAME, params_of, run_content, safe_name
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,48 @@ def test_rungs_are_a_series_and_the_end_lies_behind_them(study: StudyPaths, reco
     assert run_content("demo", record, result, is_driven=True).step == 0
 
 
+def rows(last: int, *, every: int = 1) -> list[dict[str, float]]:
+    """A curve up to a step, with cosines at every fiftieth and a loss that is no number at the third."""
+    return [
+        {"step": step, "contrastive_loss": math.nan if step == 3 else 1 / step, "gradient_norm": 2.0, "memory_bytes": 9}
+        | ({"gradient_cosine": 0.1} if step % 50 == 0 else {})
+        for step in range(1, last + 1, every)
+    ]
+
+
+@pytest.mark.parametrize("max_steps", [1, 5, 99, 100, 101, 1000])
+def test_curves_are_bounded_reach_both_ends_and_only_grow(record: TrialRecord, max_steps: int) -> None:
+    config = {**record.config, "training": {**record.config["training"], "max_steps": max_steps}}
+    trial = record.model_copy(update={"config": config})
+    curves = [
+        run_content("demo", trial, None, is_driven=True, curve=rows(last)).curves
+        for last in (max_steps // 3, max_steps // 2, max_steps)
+    ]
+    assert set(curves[0]) <= set(curves[1]) <= set(curves[2])
+    norms = [step for name, step, _ in curves[2] if name == "curve/gradient_norm"]
+    assert len(norms) == min(max_steps, 100) and norms[0] == 1 and norms[-1] == max_steps
+    assert {name for name, _, _ in curves[2]} <= {f"curve/{name}" for name in CURVES}
+    assert all(math.isfinite(value) for _, _, value in curves[2])
+    assert sum(name == "curve/gradient_cosine" for name, _, _ in curves[2]) == min(max_steps // 50, 100)
+
+
+def test_a_confirmed_trial_shows_every_task_and_language_and_is_no_search_trial(
+    study: StudyPaths, record: TrialRecord
+) -> None:
+    result = TrialResult.model_validate_json(study.trial(record.trial_id).result.read_bytes())
+    first = record.model_copy(update={"role": "search"})
+    content = run_content("demo", first, result, is_driven=False, curve=rows(5))
+    assert content.tags["afp.role"] == "confirm"
+    cells = {(s.task, s.language): s.value for s in result.scores if s.is_main and s.split == "test"}
+    assert {name: value for name, value in content.metrics.items() if name.startswith("test/")} == {
+        f"test/{task}/{language}": value for (task, language), value in cells.items()
+    }
+    searched = first.model_copy(update={"splits": ("validation",)})
+    content = run_content("demo", searched, result, is_driven=False)
+    assert content.tags["afp.role"] == "search"
+    assert not any(name.startswith("test/") for name in content.metrics)
+
+
 def test_a_rung_that_is_not_finite_is_left_out(record: TrialRecord) -> None:
     trial = record.model_copy(update={"rungs": (math.nan, 0.5)})
     assert run_content("demo", trial, None, is_driven=True, rungs=RUNGS).series == (("objective", 30, 0.5),)
@@ -127,8 +169,8 @@ def test_a_matrix_of_many_scores_stays_under_the_limit_and_whole_in_its_table(re
         trial_id=record.trial_id, config=config.model_dump(mode="json"), splits=("test",), scores=scores,
         training=TrainingSummary(steps=1),
     )  # fmt: skip
-    content = run_content("demo", record, result, is_driven=False)
-    assert len(content.metrics) == MAX_METRICS
+    content = run_content("demo", record, result, is_driven=False, curve=rows(5))
+    assert len(content.metrics) + len({name for name, _, _ in content.curves}) == MAX_METRICS
     assert {"objective", "mean/test", "seconds"} <= content.metrics.keys()
     assert int(content.tags["afp.metrics_in_table_only"]) > 0
     assert len(json.loads(content.files["scores.json"])["data"]) == 3200
