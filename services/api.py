@@ -1,12 +1,13 @@
-"""The HTTP API under /v1: the answers of the command line, read-only, on this machine alone."""
+"""The HTTP API under /v1: the answers of the command line, the events of a study, and studies begun and stopped."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi import Path as InPath
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import StringConstraints
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -22,13 +23,16 @@ from services import answers
 from services.answer_cache import cached_answer
 from services.computations import DEADLINE_S
 from services.curves import curve_answer
-from services.desk import Desk, Page
-from services.guard import DEFAULT_LIMITS, Guard, Limits, describe_security, reader
+from services.desk import Desk, Page, as_json
+from services.document import EVERYWHERE, describe, problems_of
+from services.events import Streams, require_position
+from services.guard import DEFAULT_LIMITS, Guard, Limits, reader, submitter
+from services.intake import DEFAULT_RULES, MAX_BYTES, Intake, Rules
 from services.pages import add_pages
-from services.problems import PROBLEMS, NotFoundError, add_problems
+from services.problems import NotFoundError, add_problems, read_body
 from services.reports import report_page
 from services.schemas import Health, StudyDetail, StudyStatus, TrialDetail, TrialPage
-from services.service_schemas import Pareto, TrainingCurve
+from services.service_schemas import Pareto, Stopped, Submitted, TrainingCurve
 from services.status import all_statuses, status_of, trial_answer, trial_page
 from services.studies import match_id, paths_of
 from services.tokens import Tokens
@@ -56,6 +60,7 @@ def create_app(
     hosts: Sequence[str] = LOOPBACK_NAMES,
     is_open: bool = True,
     limits: Limits = DEFAULT_LIMITS,
+    rules: Rules = DEFAULT_RULES,
     deadline_s: float = DEADLINE_S,
 ) -> FastAPI:
     """The application over the studies under `storage`.
@@ -65,6 +70,7 @@ def create_app(
         hosts: names that it answers to; any other in a request's Host is refused, unless `*` is among them.
         is_open: whether a request from this machine itself may read without a token.
         limits: of one token or address.
+        rules: what a study that is submitted may do, and who runs it.
         deadline_s: seconds that an answer may take before its asker is told to come again.
     """
     desk = Desk(storage, deadline_s)
@@ -74,22 +80,24 @@ def create_app(
         docs_url=None,  # the pages of the library load scripts from elsewhere; `pages` has our own
         redoc_url=None,
         openapi_url="/v1/openapi.json",
-        responses=PROBLEMS,
+        responses=problems_of(*EVERYWHERE),
         dependencies=[Depends(reader(is_open=is_open))],
         lifespan=desk.open,
     )
     app.add_middleware(Guard, tokens=Tokens(storage), limits=limits)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.add_middleware(ReadOnly)
+    app.add_middleware(Wrapping)
     add_problems(app)
     _add_studies(app, storage, desk)
     _add_answers(app, storage, desk)
-    describe_security(app, is_open=is_open)
+    _add_events(app, storage)
+    _add_intake(app, storage, Intake(storage, rules), Depends(submitter(limits)))
+    describe(app, is_open=is_open)
     add_pages(app)
     return app
 
 
-class ReadOnly:
+class Wrapping:
     """Answers HEAD as GET without the body, and gives every answer the headers of a service that browsers may reach."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -101,6 +109,8 @@ class ReadOnly:
             await self._app(scope, receive, send)
             return
         is_head = scope["method"] == "HEAD"
+        if is_head:
+            scope = {**scope, "method": "GET", "is_head": True}
 
         async def send_changed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -111,7 +121,7 @@ class ReadOnly:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send_changed)
+        await self._app(scope, receive, send_changed)
 
 
 def _add_studies(app: FastAPI, storage: Path, desk: Desk) -> None:
@@ -238,6 +248,60 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
             return cached_answer(paths, {"kind": "report"}, lambda: Page(html=report_page(paths)), Page)
 
         return await desk.page(request, compute, name=name)
+
+
+def _add_events(app: FastAPI, storage: Path) -> None:
+    streams = app.state.streams = Streams()
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+
+    @app.get("/v1/studies/{name}/events", response_class=StreamingResponse, responses={200: {"content": content}})
+    async def events(
+        request: Request, name: Name, last_event_id: Annotated[int, Header(ge=0, le=10**15)] = 0
+    ) -> Response:
+        """The events of a study along with its driver, as server-sent events; resumed by `Last-Event-ID`."""
+        paths = await asyncio.to_thread(_known, storage, name)
+        require_position(paths, last_event_id)
+        streams.require_room()
+        if request.scope.get("is_head"):
+            return Response(media_type="text/event-stream")
+        return StreamingResponse(streams.follow(paths, last_event_id), media_type="text/event-stream")
+
+
+def _add_intake(app: FastAPI, storage: Path, intake: Intake, may_submit: Any) -> None:
+    taken = {"model": Submitted, "description": "The study is begun or continued."}
+    is_there = {"model": Submitted, "description": "The study is at work, or complete; nothing was started."}
+    schema = {"$ref": "#/components/schemas/StudyFile"}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+
+    @app.post(
+        "/v1/studies",
+        status_code=202,
+        dependencies=[may_submit],
+        responses={200: is_there, 202: taken, **problems_of(403, 413, 415)},
+        openapi_extra={"requestBody": body},
+    )
+    async def submit(
+        request: Request, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
+    ) -> Response:
+        """Check a study and run it. The same study again finds the one that runs or is complete; another one of that
+        name is refused with the difference.
+        """
+        content = await read_body(request, MAX_BYTES)
+        answer = await intake.submit(content, key=idempotency_key, caller=request.state.caller.key)
+        code = 200 if answer.state in ("running", "complete") else 202
+        where = {"Location": f"/v1/studies/{answer.study}"}
+        return Response(as_json(answer), status_code=code, headers=where, media_type="application/json")
+
+    @app.delete(
+        "/v1/studies/{name}",
+        response_model=Stopped,
+        dependencies=[may_submit],
+        responses=problems_of(403),
+    )
+    async def stop(name: Name, now: bool = False) -> Response:
+        """Ask the driver of a study to stop after its running trials, or at once with `now`; no result is deleted."""
+        answer = await intake.stop(name, lambda: _known(storage, name), now=now)
+        return Response(as_json(answer), media_type="application/json")
 
 
 def _known(storage: Path, name: str) -> StudyPaths:

@@ -60,7 +60,7 @@ class Desk:
     async def _body(
         self, computations: Computations, request: Request, name: str | None, compute: Callable[[], object]
     ) -> bytes:
-        return await computations.answer(self._question(request, name), lambda: _json(compute()))
+        return await computations.answer(self._question(request, name), lambda: as_json(compute()))
 
     def _question(self, request: Request, name: str | None) -> Hashable:
         """Equal for requests that must get equal answers: a ledger that has grown makes another question."""
@@ -68,5 +68,6 @@ class Desk:
         return request.url.path, request.url.query, tuple(grown or ())
 
 
-def _json(value: object) -> bytes:
+def as_json(value: object) -> bytes:
+    """An answer as it leaves: without secrets, and without numbers that JSON does not have."""
     return redact_json(to_json(value, inf_nan_mode="null").decode()).encode()

@@ -7,9 +7,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from afp_ray.errors import UserError
@@ -199,21 +198,3 @@ def _unknown(caller: Caller, scope: str = "read") -> RefusedError:
         fix="send it in the header Authorization, as Bearer; afp token new NAME makes one",
         headers={"WWW-Authenticate": f'Bearer realm="afp_ray"{error}'},
     )
-
-
-def describe_security(app: FastAPI, *, is_open: bool) -> None:
-    """Say in the API's document which address needs a token."""
-    make = app.openapi
-
-    def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            described = make()
-            described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            for methods in described["paths"].values():
-                for method, operation in methods.items():
-                    is_free = method == "get" and is_open
-                    operation["security"] = [*([{}] if is_free else []), {"token": []}]
-        assert app.openapi_schema is not None
-        return app.openapi_schema
-
-    app.openapi = document  # type: ignore[method-assign]  # as the library's own pages extend it

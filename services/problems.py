@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,17 +18,7 @@ logger = logging.getLogger(__name__)
 
 _SEE = "see /docs, or /v1/openapi.json, for what can be asked"
 _RETRY_S = 5
-_PROBLEM = "application/problem+json"
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"content": {_PROBLEM: {"schema": Problem.model_json_schema()}}}
-    for code in (400, 401, 404, 409, 422, 429, 500, 503)
-}
-_PLAIN = {"text/plain": {"schema": {"type": "string"}}}
-for _code in (400, 503):  # what the server and the check of names say before a request reaches the application
-    PROBLEMS[_code]["content"] |= _PLAIN
-for _code in (429, 503):
-    PROBLEMS[_code]["headers"] = {"Retry-After": {"description": "in so many seconds", "schema": {"type": "integer"}}}
-PROBLEMS[401]["headers"] = {"WWW-Authenticate": {"description": "what is asked for", "schema": {"type": "string"}}}
+PROBLEM = "application/problem+json"
 
 
 class NotFoundError(UserError):
@@ -41,14 +30,21 @@ class RefusedError(AfpError):
 
     Args:
         status: of HTTP.
-        title, detail, fix: of the problem.
+        title, detail, allowed, fix: of the problem.
         headers: beside it.
     """
 
     def __init__(
-        self, status: int, title: str, *, detail: str, fix: str = "", headers: Mapping[str, str] = MappingProxyType({})
+        self,
+        status: int,
+        title: str,
+        *,
+        detail: str,
+        allowed: str = "",
+        fix: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.problem = Problem(status=status, title=title, detail=detail, fix=fix)
+        self.problem = Problem(status=status, title=title, detail=detail, allowed=allowed, fix=fix)
         self.headers = headers
         super().__init__(detail)
 
@@ -62,7 +58,7 @@ def problem_answer(refusal: RefusedError) -> JSONResponse:
 
 def _answer(problem: Problem) -> JSONResponse:
     problem = Problem.model_validate(redacted(problem.model_dump(mode="json")))
-    return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=_PROBLEM)
+    return JSONResponse(problem.model_dump(), status_code=problem.status, media_type=PROBLEM)
 
 
 def add_problems(app: FastAPI) -> None:
@@ -129,3 +125,21 @@ def methods_of(app: FastAPI, request: Request) -> list[str]:
     if "GET" in found:
         found.add("HEAD")
     return sorted(found, key=("GET", "HEAD", "POST", "DELETE", "OPTIONS").index)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The JSON that a request brings, as it was sent.
+
+    Raises: RefusedError: 415 for another kind of content, 413 for more than `max_bytes`.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(
+            415, "unsupported media type", detail=f"the body is {kind[:80] or 'of no kind'}", allowed="application/json"
+        )
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise RefusedError(413, "too large", detail="the body is too large", allowed=f"{max_bytes} bytes")
+    return body

@@ -4,9 +4,11 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import h11
@@ -17,6 +19,7 @@ from afp_ray.errors import ConfigError, UnavailableError
 from afp_ray.store import list_studies
 from services.api import LOOPBACK_NAMES, create_app
 from services.guard import DEFAULT_LIMITS, Limits
+from services.intake import DEFAULT_RULES, Rules
 from services.output import say
 from services.tokens import Tokens
 
@@ -174,13 +177,14 @@ def _check_certificate(cert: Path, key: Path) -> None:
         ) from error
 
 
-def serve(storage: Path, exposure: Exposure, *, limits: Limits = DEFAULT_LIMITS) -> None:
+def serve(storage: Path, exposure: Exposure, *, limits: Limits = DEFAULT_LIMITS, rules: Rules = DEFAULT_RULES) -> None:
     """Say where it listens and what it serves, and listen until interrupted.
 
     Args:
         storage: folder of the studies.
         exposure: where it listens.
         limits: of one token or address.
+        rules: what a study that is submitted may do, and who runs it.
     Raises: ConfigError for an address that others reach unprotected, files of TLS that cannot be used or a port that
         this user may not have, UnavailableError for a port that is in use.
     """
@@ -191,6 +195,7 @@ def serve(storage: Path, exposure: Exposure, *, limits: Limits = DEFAULT_LIMITS)
         hosts=LOOPBACK_NAMES if exposure.is_open else ("*",),  # by another name there is nothing without a token
         is_open=exposure.is_open,
         limits=limits,
+        rules=rules,
     )
     files: dict[str, Any] = (
         {"ssl_certfile": exposure.tls_cert, "ssl_keyfile": exposure.tls_key} if exposure.has_tls else {}
@@ -199,7 +204,20 @@ def serve(storage: Path, exposure: Exposure, *, limits: Limits = DEFAULT_LIMITS)
         _say_address(storage, exposure, listener.getsockname()[1], tokens)
         config = uvicorn.Config(app, proxy_headers=exposure.behind_tls_proxy, **files, **OPTIONS)
         with suppress(KeyboardInterrupt):  # the server has ended in good order by then
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, app.state.streams.ending).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells streams of events that the service ends, which would otherwise be waited for."""
+
+    def __init__(self, config: uvicorn.Config, ending: threading.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End them first."""
+        self._ending.set()
+        super().handle_exit(sig, frame)
 
 
 def _say_address(storage: Path, exposure: Exposure, port: int, tokens: Tokens) -> None:

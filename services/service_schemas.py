@@ -1,7 +1,10 @@
 """What the service alone answers with; what the command line answers with as well is in `schemas`."""
 
+from typing import Any, Literal
+
 from afp_ray.config import StrictModel
 from afp_ray.records import Cheapest, ParetoPoint, SearchFront
+from services.schemas import StudyStatus
 
 
 class Pareto(StrictModel):
@@ -30,3 +33,24 @@ class TrainingCurve(StrictModel):
     """Steps done, ascending; the first and the last are among them."""
     metrics: dict[str, tuple[float | None, ...]] = {}
     """For each metric a value per step of `steps`; null where the step has none."""
+
+
+class Submitted(StrictModel):
+    """`POST /v1/studies`: a study that was begun, or that has been there."""
+
+    study: str
+    study_hash: str
+    state: Literal["started", "starting", "running", "complete"]
+    """`starting`: its driver still checks it; `running`: it was at work already; `complete`: nothing was started."""
+    job: str | None = None
+    """The job of the cluster that runs it; null for a driver on the service's own machine."""
+    status: StudyStatus | None = None
+    """Null until its ledger is there."""
+
+
+class Stopped(StrictModel):
+    """`DELETE /v1/studies/{name}`: who was asked to stop; results stay."""
+
+    study: str
+    asked: dict[str, Any] | None
+    """Pid and host of the driver, which lets running trials finish; null where nobody drives the study."""

@@ -62,10 +62,10 @@ def submit(
     make_arms(study)
     refuse_secrets(study, storage)
     require_token(address, allow_open=allow_open)
-    jobs = _jobs(address)
+    jobs = jobs_of(address)
     command = ["afp", "run", STUDY_FILE, *(["--storage", storage] if storage else [])]
     command += [*(["--allow-drift"] if allow_drift else []), *(["--allow-open-cluster"] if allow_open else [])]
-    job_id, state = _ensure(jobs, study, command, storage=storage)
+    job_id, state = ensure_job(jobs, study, command, storage=storage)
     answer = Submission(
         submission_id=job_id, address=address, study=study.name, study_hash=study_hash(study), state=state
     )
@@ -103,7 +103,11 @@ def submission_id(study: StudyConfig, attempt: int = 1) -> str:
     return f"afp-{study.name}-{study_hash(study)}{f'-{attempt}' if attempt > 1 else ''}"
 
 
-def _jobs(address: str) -> "RayJobs":
+def jobs_of(address: str) -> "RayJobs":
+    """The jobs of a cluster.
+
+    Raises: ConfigError where Ray's client of them is not installed.
+    """
     try:
         from afp_ray.execution.job_client import RayJobs
     except ImportError as error:
@@ -113,7 +117,7 @@ def _jobs(address: str) -> "RayJobs":
     return RayJobs(address)
 
 
-def _ensure(jobs: "RayJobs", study: StudyConfig, command: list[str], *, storage: str | None) -> tuple[str, Any]:
+def ensure_job(jobs: "RayJobs", study: StudyConfig, command: list[str], *, storage: str | None) -> tuple[str, Any]:
     """The job that runs the study, made where there is none that runs it or has completed it."""
     attempt = 1
     while (job := jobs.find(submission_id(study, attempt))) is not None:
@@ -248,7 +252,7 @@ class LogLines:
 STUDY_FILE: Final = "study.json"
 MAX_BYTES: Final = 90 * 2**20
 """Ray takes 100 MiB with a job."""
-_NAMES_A_FILE = ("path", "instruction_scores", "data_dir", "spbleu_model", "name")
+NAMES_A_FILE = ("path", "instruction_scores", "data_dir", "spbleu_model", "name")
 
 
 def refuse_secrets(study: StudyConfig, storage: str | None) -> None:
@@ -299,7 +303,7 @@ def _named_files(study: StudyConfig) -> Iterator[str]:
     named = [item for fields in study.arms.values() for item in flatten(fields).items()]
     for name, value in (*flatten(study.fixed).items(), *study.compare.items(), *named, *choices.items()):
         for field, text in _texts(name, value):
-            if field.rpartition(".")[2] not in _NAMES_A_FILE or "\0" in text or text.startswith(("~", "$", "/")):
+            if field.rpartition(".")[2] not in NAMES_A_FILE or "\0" in text or text.startswith(("~", "$", "/")):
                 continue
             pattern = re.sub(r"\{[^}]*\}", "*", text)  # {source} and the like stand for language codes
             yield from map(str, Path().glob(pattern)) if pattern != text else [text] * Path(text).exists()

@@ -63,14 +63,27 @@ def serve(
     rate: Annotated[
         float, typer.Option(min=0.1, max=1e6, help="Requests a second that one token or address may make.")
     ] = 50.0,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder that submitted studies may read, beside $AFP_DATA_DIR.")
+    ] = None,
+    trust_submitters: Annotated[
+        bool, typer.Option("--trust-submitters", help="Let submitted studies do all that this user may.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="A cluster's dashboard, http://host:port, whose jobs run submitted studies.")
+    ] = None,
 ) -> None:
     """Serve studies over HTTP: a page at /, the API under /v1; on this machine alone unless told otherwise."""
+    from services.drivers import start_with
     from services.guard import Limits
+    from services.intake import Rules
+    from services.permissions import data_folders
     from services.server import Exposure  # the web libraries, which the other commands do not need
     from services.server import serve as listen
 
     exposure = Exposure(host, port, tls_cert, tls_key, behind_tls_proxy)
-    listen(storage_folder(storage), exposure, limits=Limits(requests_per_s=rate))
+    rules = Rules(start_with(address), data_folders(data or ()), trust_submitters)
+    listen(storage_folder(storage), exposure, limits=Limits(requests_per_s=rate), rules=rules)
 
 
 @app.command()

@@ -140,9 +140,9 @@ def test_only_this_machines_names_are_answered(http: Any) -> None:
     assert http.get("/v1/health", headers={"host": "localhost:8000"}).status_code == 200
 
 
-def test_only_reading_is_allowed(http: Any) -> None:
-    assert http.post("/v1/studies").status_code == 405
-    assert http.delete("/v1/studies/demo").status_code == 405
+def test_what_an_address_does_not_do_is_not_allowed(http: Any) -> None:
+    assert http.put("/v1/studies").status_code == 405
+    assert http.post("/v1/studies/demo").status_code == 405
 
 
 def test_the_report_is_served_with_a_strict_policy(http: Any) -> None:
@@ -165,6 +165,7 @@ def test_every_route_is_under_v1_and_in_the_openapi(http: Any) -> None:
         "/v1/studies/{name}/pareto",
         "/v1/studies/{name}/comparison",
         "/v1/studies/{name}/report",
+        "/v1/studies/{name}/events",
     }
 
 
@@ -371,3 +372,5 @@ def test_options_and_what_is_not_allowed_say_what_is(path: str, http: Any) -> No
     assert (told.status_code, told.content, told.headers["allow"]) == (204, b"", "GET, HEAD, OPTIONS")
     assert http.post(path).headers["allow"] == "GET, HEAD, OPTIONS"
     assert http.options("/v1/nothing").status_code == 404
+    assert http.options("/v1/studies").headers["allow"] == "GET, HEAD, POST, OPTIONS"
+    assert http.options("/v1/studies/demo").headers["allow"] == "GET, HEAD, DELETE, OPTIONS"
