@@ -34,7 +34,7 @@ def show_methods(rows: "Sequence[MethodRow]") -> None:
     for row in rows:
         reads = [name for name, does in (("pairs", row.reads_pairs), ("instructions", row.reads_instructions)) if does]
         what = f"trains on {' and '.join(reads)}" if row.is_trained else "untrained"
-        _fold(row.name, f"{row.summary + '; ' if row.summary else ''}{what}; pins {len(row.pins)} fields")
+        _fold(row.name, f"{row.summary + '; ' if row.summary else ''}{what}; fields pinned: {len(row.pins)}")
     say("afp methods --json has the pinned fields")
 
 
