@@ -37,7 +37,7 @@ def adopt_study(paths: StudyPaths, study: StudyConfig, *, allow_drift: bool) -> 
         write_json(paths.study, study.model_dump(mode="json"), mode=PRIVATE)
         return ""
     stored = read_study(paths)
-    changes = _changes(stored, study)
+    changes = changes_between(stored, study)
     if not changes:
         if stored.budget != study.budget:
             continued = stored.model_copy(update={"budget": study.budget})
@@ -55,12 +55,12 @@ def require_same(paths: StudyPaths, study: StudyConfig) -> StudyConfig:
     Raises: StudyChangedError when it asks something else.
     """
     stored = read_study(paths)
-    if changes := _changes(stored, study):
+    if changes := changes_between(stored, study):
         raise _changed(paths, stored, changes)
     return stored
 
 
-def _changes(stored: StudyConfig, study: StudyConfig) -> list[str]:
+def changes_between(stored: StudyConfig, study: StudyConfig) -> list[str]:
     """What differs, a line each; none when both ask the same."""
     if study_hash(stored) == study_hash(study):
         return []

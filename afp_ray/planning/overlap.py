@@ -3,7 +3,8 @@
 The evaluation side is small and is kept as 64-bit hashes; the training side is read once, text by text, and may be of
 any size. A text counts from `MIN_WORDS` words on (`MIN_CHARACTERS` characters where a script writes no word space): a
 name or a "yes" that stands in both tells nothing. A short sentence may stand in both by chance, "He went to the shop.";
-a row is suspect when training has every text of it, or a run of `NUM_WORDS` words of one.
+a row is suspect when training has every text of it, or a run of `NUM_WORDS` words of one; in scripts without word space
+of as many characters as write about so many words.
 
 Source: 13-word overlap as in Language Models are Few-Shot Learners, arXiv:2005.14165, appendix C.
 """
@@ -12,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from functools import cache
 from typing import Literal
 
@@ -28,8 +30,10 @@ from afp_ray.records.plans import Overlap, OverlapExample, OverlapReport
 
 NUM_WORDS = 13
 """Length of a run of words that both sides share."""
-NUM_CHARACTERS = 30
-"""The same in scripts without word space."""
+NUM_CHARACTERS = {"Hans": 30, "Hant": 30, "Jpan": 30, "Thai": 60, "Laoo": 60, "Khmr": 60, "Mymr": 60, "Tibt": 60}
+"""The same by script, where one writes no word space: a Chinese word has two characters, a Thai one four or five."""
+OTHER_CHARACTERS = 60
+"""Of a script that is not among them."""
 MIN_WORDS = 4
 MIN_CHARACTERS = 8
 _NO_TEXT = frozenset({"label", "question", "answer", "AnswerRightEnding"})
@@ -110,7 +114,7 @@ def find_overlap(
                 cell.num_texts[index] = cell.num_texts.get(index, 0) + 1
                 places.append(_Place(number, index, name, is_long))
                 exact.append((hash(words), len(places) - 1))
-                runs += [(key, len(places) - 1) for key in _runs(words)]
+                runs += [(key, len(places) - 1) for key in _runs(words, code)]
     whole, parts = _Hashes(exact), _Hashes(runs)
     num_texts = 0
     for language, text in training:
@@ -119,7 +123,7 @@ def find_overlap(
         if (key := hash(words)) in whole.known:
             for number in whole.places(key):
                 _mark(cells, places[number], text, "exact")
-        for key in parts.known.intersection(_runs(words)):
+        for key in parts.known.intersection(_runs(words, language)):
             for number in parts.places(key):
                 _mark(cells, places[number], text, "contained")
     return OverlapReport(training_texts=num_texts, cells=tuple(_summary(cell) for cell in cells))
@@ -144,9 +148,17 @@ def _separators() -> Mapping[int, str]:
     return {code: " " for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] in "PSC"}
 
 
-def _runs(words: str | tuple[str, ...]) -> Iterator[int]:
+def run_limit(language: str) -> tuple[int, Literal["words", "characters"]]:
+    """Length of a run that counts in a language, and what it counts."""
+    row = LANGUAGES.get(language)
+    if row is None or row.space:
+        return NUM_WORDS, "words"
+    return NUM_CHARACTERS.get(row.script, OTHER_CHARACTERS), "characters"
+
+
+def _runs(words: str | tuple[str, ...], language: str) -> Iterator[int]:
     """Hashes of every run of the length that counts."""
-    size = NUM_CHARACTERS if isinstance(words, str) else NUM_WORDS
+    size, _ = run_limit(language)
     return (hash(words[start : start + size]) for start in range(len(words) - size + 1))
 
 
@@ -179,17 +191,32 @@ def _mark(cells: Sequence[_Cell], place: _Place, training: str, kind: Literal["e
         cell.exact.add(place.row)
     if cell.example is None or (cell.example.kind == "exact" and kind == "contained"):
         row = cell.rows[place.row]
+        text = str(row[place.field])
+        run, length = longest_run(text, training, cell.fields[place.field]) if kind == "contained" else (None, 0)
         cell.example = OverlapExample(
             row=str(row.get("id", place.row)),
             field=place.field,
             kind=kind,
-            text=str(row[place.field]),
+            text=text,
             training=training,
+            run=run,
+            run_length=length,
         )
 
 
+def longest_run(text: str, training: str, language: str) -> tuple[str, int]:
+    """The longest run of words, or characters, that two texts share, and its length."""
+    (ours, _), (theirs, _) = (normalized(side, language) for side in (text, training))
+    match = SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match()
+    run = ours[match.a : match.a + match.size]
+    return run if isinstance(run, str) else " ".join(run), match.size
+
+
 def _summary(cell: _Cell) -> Overlap:
+    limit, unit = run_limit(cell.language)
     return Overlap(
+        run_limit=limit,
+        run_unit=unit,
         task=cell.task,
         language=cell.language,
         split=cell.split,

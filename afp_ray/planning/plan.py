@@ -10,6 +10,7 @@ from types import MappingProxyType
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json
 from afp_ray.errors import ModelError
 from afp_ray.ledger import replay, study_hash
+from afp_ray.ledger.agreement import changes_between
 from afp_ray.models.describe import describe
 from afp_ray.planning.check import Checked, cached_fingerprints, refusals
 from afp_ray.planning.costs import (
@@ -30,10 +31,11 @@ from afp_ray.planning.overlap import find_overlap
 from afp_ray.planning.probe import probe_trials
 from afp_ray.planning.recipe import read_unfiltered, study_configs, trained_recipes, training_texts, unread_files
 from afp_ray.planning.resources import FIX, cluster_of, gpu_here, lacking_here
+from afp_ray.records import StudyState, TrialStatus
 from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
 from afp_ray.search import ArmPlan, StudySearch, prior_studies, resolve
 from afp_ray.search.arms import check_points
-from afp_ray.store import StudyPaths
+from afp_ray.store import StudyPaths, read_study
 
 BF16_ADVISED = 10**9
 """Weights of a model from which on scoring in bf16 is advised where there is a GPU."""
@@ -53,15 +55,15 @@ def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bo
     paths = StudyPaths(storage, study.name)
     prior, fingerprint = prior_studies(study, storage), cached_fingerprints(study, unloadable)
     search = StudySearch(study, fingerprint, prior=prior, refused=refusals(unloadable))
-    state = replay(paths.ledger) if paths.ledger.is_file() else None
-    if state is not None:
-        search.replay(state)
+    state = replay(paths.ledger) if paths.ledger.is_file() else StudyState(name=study.name)
+    # What ran under this name with another configuration is no trial of this study.
+    own = tuple(trial for trial in state.trials if search.plans(trial))
+    search.replay(state.model_copy(update={"trials": own}))
     plan = search.plan()
     loadable = [arm for arm in plan.arms if arm.arm.name not in unloadable]
     measured = _measured(study, loadable, storage, probe=probe)
     costs = Costs(measured, num_workers=study.runtime.num_workers)
-    records = state.trials if state is not None else ()
-    arms = {arm.arm.name: arm_cost(study, arm, records, costs) for arm in loadable}
+    arms = {arm.arm.name: arm_cost(study, arm, own, costs) for arm in loadable}
     arms |= dict.fromkeys(unloadable, ArmCost(0, NOTHING, None))
     cost = plan_cost(study, list(arms.values()), spent=spent_hours(paths), measured=len(measured), probe=probe)
     existing = next(iter(path for path in (storage, *storage.resolve().parents) if path.is_dir()))
@@ -71,9 +73,12 @@ def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bo
         arms=tuple(_planned_arm(arm, arms[arm.arm.name], unloadable.get(arm.arm.name)) for arm in plan.arms),
         trials=plan.num_trials,
         finished=len(plan.finished_ids),
+        finished_otherwise=sum(trial.status is TrialStatus.DONE for trial in state.trials) - len(plan.finished_ids),
+        differs=tuple(changes_between(read_study(paths), study)) if paths.study.is_file() else (),
         hours=(cost.trial_hours[0], cost.trial_hours[2]) if cost else None,
         based_on=0 if probe else len(measured),
         cost=cost,
+        on_gpu=study.runtime.gpus_per_worker > 0,
         disk_bytes=kept_bytes(study),
         free_bytes=shutil.disk_usage(existing).free,
         notes=(*plan.notes, *_cost_notes(study, arms, cost), *_precision_notes(study, loadable)),

@@ -16,6 +16,10 @@ class OverlapExample(StrictModel):
     """Of the evaluation row."""
     training: str
     """The training text that has it."""
+    run: str | None = None
+    """The longest run that both share, without case and punctuation; null where the whole text is shared."""
+    run_length: int = 0
+    """Of the run, in words, or in characters where the script writes no space between words."""
 
 
 class Overlap(StrictModel):
@@ -28,9 +32,12 @@ class Overlap(StrictModel):
     exact: int
     """Rows with a text that is a whole training text, after normalisation."""
     contained: int
-    """Further rows that share a run of 13 words (30 characters) with a training text."""
+    """Further rows that share a run of `run_limit` words or characters with a training text."""
     suspect: int
     """Of both: rows whose every text stands in training, or that share such a run with it."""
+    run_limit: int = 13
+    run_unit: Literal["words", "characters"] = "words"
+    """Characters in the scripts that write no space between words, by how many of them write a word."""
     example: OverlapExample | None = None
 
     @property
@@ -107,6 +114,8 @@ class PlanCost(StrictModel):
     """Likely hours until the end; null without `concurrency`."""
     spent_hours: float = 0.0
     """Device-hours that the study has spent."""
+    money: float | None = None
+    """Price of `device_hours`, in the currency of `--price`; null where none was given."""
     stops_at: float | None = None
     """Share of the cost after which a budget ends the study; null where it comes to its end."""
     stopped_by: str = ""
@@ -147,13 +156,20 @@ class StudyPlan(StrictModel):
     trials: int
     """Trainings at most, over all arms."""
     finished: int
-    """Of them already finished in this study."""
+    """Of them already finished in this study: trials of the same id."""
+    finished_otherwise: int = 0
+    """Further trials that finished under this name, of another configuration or on other files."""
+    differs: tuple[str, ...] = ()
+    """What differs from the study that ran under this name, a field each; `afp run` refuses that without
+    `--allow-drift`."""
     hours: tuple[float, float] | None = None
     """Range of the trial-hours still to spend, as in `cost`; null where that is."""
     based_on: int = 0
     """Finished trials behind `hours`."""
     cost: PlanCost | None = None
     """Null where an arm has trials left whose like nobody has measured."""
+    on_gpu: bool = False
+    """Whether the trials ask for GPUs, so that device-hours are those of GPUs."""
     disk_bytes: int | None = None
     """Checkpoints that stay, at most; null when the model's size is not known."""
     free_bytes: int

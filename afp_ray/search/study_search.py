@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from afp_ray.config import StudyConfig, TrialConfig, canonical_json, trial_id
+from afp_ray.errors import UserError
 from afp_ray.ledger.snapshot import Sections
 from afp_ray.records import Failure, Job, Role, StudyState, TrialRecord, TrialStatus, Until
 from afp_ray.search.arms import Arm, check_points, describe_merges, make_arms, resolve
@@ -98,6 +99,16 @@ class StudySearch:
             elif record.failure is not None:
                 self._given_up.add(record.trial_id)
             self._keep(record)
+
+    def plans(self, record: TrialRecord) -> bool:
+        """Whether the arm of that name would plan this very trial: the same configuration on the same files."""
+        arm = next((arm for arm in self.arms if arm.name == record.arm), None)
+        if arm is None:
+            return False
+        try:
+            return self._job(arm, record.params, record.seed, record.role).trial_id == record.trial_id
+        except UserError:  # a value that was searched then and may not be now
+            return False
 
     def observe(self, record: TrialRecord) -> None:
         """Take note of a trial whose record changed; one that ended with a failure is not planned again."""

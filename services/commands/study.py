@@ -77,10 +77,17 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="Estimate cost and GPU memory from a few steps run here now.")
     ] = False,
+    price: Annotated[
+        float | None,
+        typer.Option("--price", min=0, help="Price of a GPU-hour: shows the cost in money."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."""
     answer = afp_ray.study.plan(load(study, sets, small=small), storage_folder(storage), probe=probe)
+    if answer.cost is not None and price is not None:
+        cost = answer.cost.model_copy(update={"money": price * answer.cost.device_hours})
+        answer = answer.model_copy(update={"cost": cost})
     say_json(answer) if as_json else show_plan(answer, f"{study} --small" if small else study)
     if strict and any(report.suspect for report in answer.overlap):
         note("error  training has text of evaluation rows, and --strict was asked")

@@ -4,7 +4,7 @@ import math
 import time
 from pathlib import Path
 
-from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
+from afp_ray.records.plans import OverlapExample, OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
 from services.output import say
 from services.schemas import StudyStatus
 from services.views.terminal import say_folded
@@ -24,8 +24,14 @@ def show_plan(answer: StudyPlan, file: str) -> None:
         say_folded(f"  {arm.arm:<{width}}  {searched}; confirm {arm.confirm}; finished {arm.finished}{_arm_cost(arm)}")
     left = answer.trials - answer.finished
     say_folded(f"  trials {answer.trials} at most   finished {answer.finished}   to run {max(0, left)}")
+    if answer.finished_otherwise:
+        number = f"{answer.finished_otherwise} finished trial{'s' if answer.finished_otherwise != 1 else ''}"
+        say_folded(f"  other  {number} of that name ran otherwise (fields or files), and count for nothing")
+    if answer.differs:
+        say_folded(f"  DIFFERS from the {answer.study} that ran: {'; '.join(answer.differs)}")
+        say_folded("         afp run ends with 2: rename the study, undo the change, or take it with --allow-drift")
     if answer.cost is not None:
-        _show_cost(answer.cost)
+        _show_cost(answer.cost, unit="GPU-hours" if answer.on_gpu else "device-hours")
     for memory in answer.memory:
         _show_memory(memory)
     disk = f"checkpoints {_size(answer.disk_bytes)}, " if answer.disk_bytes is not None else ""
@@ -53,13 +59,17 @@ def _arm_cost(arm: PlannedArm) -> str:
     return f"; to run {arm.left}, {_hours(arm.hours)} ({_hours(arm.trial_s / 3600)} each{rungs})"
 
 
-def _show_cost(cost: PlanCost) -> None:
+def _show_cost(cost: PlanCost, *, unit: str) -> None:
+    if cost.trial_hours[2] == 0:
+        say_folded(f"  cost   nothing is left to run; {cost.spent_hours:.3g} {unit} were spent")
+        return
     low, likely, high = cost.trial_hours
     behind = f"{cost.measured} finished trials" if cost.source == "trials" else f"{cost.measured} probes run now"
     say_folded(f"  cost   {_hours(likely)} of trials ({_hours(low)} to {_hours(high)}), from {behind}")
     at_once = f", {_hours(cost.wall_hours)} with {cost.concurrency} at a time" if cost.wall_hours is not None else ""
     spent = f", {cost.spent_hours:.3g} spent so far" if cost.spent_hours else ""
-    say_folded(f"         {cost.device_hours:.3g} device-hours{spent}{at_once}")
+    money = f", about {cost.money:,.2f} at that price" if cost.money is not None else ""
+    say_folded(f"         {cost.device_hours:.3g} {unit}{money}{spent}{at_once}")
     if cost.stopped_by and cost.stops_at is not None:
         say_folded(f"  CUT    {cost.stopped_by} ends it after about {cost.stops_at:.0%} of that")
 
@@ -157,14 +167,14 @@ def _show_overlap(report: OverlapReport) -> None:
     rows = sum(cell.rows for cell in report.cells)
     compared = f"{rows} evaluation rows against {report.training_texts} training texts"
     if not report.suspect:
-        say_folded(f"  ok     overlap: {compared}; none is in training as a whole or by a run of 13 words")
+        say_folded(f"  ok     overlap: {compared}; none is in training as a whole or by a run of {_limits(report)}")
     for cell in report.cells:
         if cell.suspect:
             where = f"{cell.task}/{cell.language} {cell.split}"
-            say_folded(f"  OVERLAP {where}: {cell.suspect} of {cell.rows} rows are in training")
+            limit = f"by a run of {cell.run_limit} {cell.run_unit}"
+            say_folded(f"  OVERLAP {where}: {cell.suspect} of {cell.rows} rows are in training as a whole or {limit}")
             if cell.example is not None:
-                say_folded(f"          {cell.example.row}, {cell.example.field}: {cell.example.text[:100]}")
-                say_folded(f"          training: {cell.example.training[:100]}")
+                _show_example(cell.example, cell.run_unit)
     for language in dict.fromkeys(cell.language for cell in report.cells):
         of_language = [cell for cell in report.cells if cell.language == language]
         counts = []
@@ -174,6 +184,34 @@ def _show_overlap(report: OverlapReport) -> None:
                 counts.append(f"{task} {count}/{sum(cell.rows for cell in cells)}")
         if counts:
             say_folded(f"         {language}: rows with one sentence that training has too: {', '.join(counts)}")
+
+
+def _limits(report: OverlapReport) -> str:
+    """Lengths of the runs that count, with the languages of each but that of words."""
+    by_limit: dict[str, list[str]] = {}
+    for cell in report.cells:
+        languages = by_limit.setdefault(f"{cell.run_limit} {cell.run_unit}", [])
+        languages += [cell.language] if cell.language not in languages else []
+    if len(by_limit) <= 1:
+        return next(iter(by_limit), "13 words")
+    return ", ".join(f"{limit} ({' '.join(languages)})" for limit, languages in by_limit.items())
+
+
+def _show_example(example: OverlapExample, unit: str) -> None:
+    """What both sides share, and around it where it stands."""
+    if example.run is None:
+        say_folded(f"          {example.row}, {example.field}, is in training as it is: {example.text[:100]}")
+        return
+    say_folded(f"          both have {example.run_length} {unit}: {example.run[:200]}")
+    say_folded(f"          {example.row}, {example.field}: {_around(example.text, example.run)}")
+    say_folded(f"          training: {_around(example.training, example.run)}")
+
+
+def _around(text: str, run: str) -> str:
+    """Up to 100 characters of a text, from a little before the run on where it is seen as it stands there."""
+    begin = text.casefold().find(run.partition(" ")[0] if " " in run else run[:8])
+    start = max(0, begin - 20)
+    return f"{'... ' if start else ''}{text[start : start + 100]}"
 
 
 def _size(number: int) -> str:

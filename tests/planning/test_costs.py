@@ -98,7 +98,8 @@ def only_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks and overlap have their own tests; planted trials keep their ids."""
     monkeypatch.setattr("afp_ray.study.check_study", lambda _: Checked())
     monkeypatch.setattr("afp_ray.planning.plan.overlap_reports", lambda _: [])
-    monkeypatch.setattr("afp_ray.search.study_search.StudySearch._is_current", lambda *_: True, raising=False)
+    for name in ("_is_current", "plans"):
+        monkeypatch.setattr(f"afp_ray.search.study_search.StudySearch.{name}", lambda *_: True)
 
 
 def test_without_trials_there_is_no_estimate_and_the_probe_is_named(tmp_path: Path) -> None:
@@ -426,3 +427,21 @@ def test_two_real_trials_tell_the_cost_of_the_next_within_30_percent(
         if off[-1] <= 0.3:
             return
     pytest.fail(f"estimates were off by {', '.join(f'{one:.0%}' for one in off)}")
+
+
+def test_a_price_makes_money_of_the_hours_and_nothing_left_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study()
+    plant(tmp_path, study, [("mcl", "search"), ("mit", "search")])
+    file = tmp_path / "study.json"
+    file.write_text(study.model_dump_json())
+    asked = ["plan", str(file), "--storage", str(tmp_path)]
+    assert cli.main([*asked, "--price", "2.5", "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert cost["money"] == pytest.approx(2.5 * cost["device_hours"])
+    assert cli.main([*asked, "--price", "2.5"]) == 0
+    shown = capsys.readouterr().out
+    assert f"device-hours, about {cost['money']:,.2f} at that price" in shown and "GPU-hours" not in shown
+    assert cli.main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cost"]["money"] is None

@@ -147,3 +147,32 @@ def test_both_sides_of_a_translation_row_are_looked_at() -> None:
         "translation": 5,
         "translation_to_pivot": 5,
     }
+
+
+THAI = "เป็นส่วนหนึ่งของความพยายามที่จะลดจำนวนผู้ป่วยในโรงพยาบาลของรัฐบาลทั่วประเทศภายในปีหน้า"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "shared", "contained"),
+    [("th", THAI, 31, 0), ("th", THAI, 59, 0), ("th", THAI, 60, 1), ("zh", CHINESE, 29, 0), ("zh", CHINESE, 30, 1)],
+)
+def test_a_run_of_characters_counts_by_how_many_write_a_word(
+    monkeypatch: pytest.MonkeyPatch, language: str, text: str, shared: int, contained: int
+) -> None:
+    whole = normalized(text, language)[0]
+    assert isinstance(whole, str) and len(whole) > shared
+    training = f"乙{whole[:shared]}甲"
+    found = compare(monkeypatch, [row(0, text, "อื่น")], [(language, training)], language)
+    assert (found.contained, found.suspect) == (contained, contained)
+    assert (found.run_limit, found.run_unit) == (60 if language == "th" else 30, "characters")
+    if contained:
+        assert found.example is not None
+        assert (found.example.run, found.example.run_length) == (whole[:shared], shared)
+
+
+def test_the_shared_run_is_shown_whole_however_far_in_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = f"Yesterday I heard, in the market, that {LONG.upper()}!"
+    found = compare(monkeypatch, [row(0, f"It is said: {LONG}.", "None")], [("en", training)])
+    assert found.example is not None
+    assert (found.example.run, found.example.run_length) == (LONG, 17)
+    assert (found.run_limit, found.run_unit) == (13, "words")

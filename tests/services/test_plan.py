@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 
 from afp_ray.data import embedded
+from afp_ray.ledger import Ledger
+from afp_ray.planning.check import cached_fingerprints
+from afp_ray.records import Job, LedgerEvent
+from afp_ray.search import StudySearch
+from afp_ray.store import StudyPaths
 from services import cli, studies
 from services.studies import find, shipped_names
 
@@ -72,6 +77,8 @@ def test_leaked_rows_are_shown_and_refused_when_strict(tmp_path: Path, capsys: p
     assert cli.main(["plan", study]) == 0
     shown = capsys.readouterr().out
     assert "OVERLAP xnli/zh test" in shown
+    assert "rows are in training as a whole or by a run of 30 characters" in shown
+    assert "rows are in training as a whole or by a run of 13 words" in shown
     (report,) = plan(capsys, study, "--strict", code=7)["overlap"]
     suspects = {(cell["language"], cell["split"]): cell["suspect"] for cell in report["cells"]}
     assert suspects["en", "test"] >= 5
@@ -127,3 +134,40 @@ def test_a_study_that_ran_is_not_made_small_afterwards(tmp_path: Path, capsys: p
     fabricate(tmp_path / "runs")
     assert cli.main(["resume", "demo", "--small"]) == 2
     assert "afp resume demo-small" in capsys.readouterr().err
+
+
+def finish(study: str, storage: Path, number: int) -> None:
+    """Write the first trials of a study into its ledger as finished, with the ids that they have."""
+    config = studies.load(study, None, executor=None)
+    search = StudySearch(config, cached_fingerprints(config))
+    with Ledger.open(StudyPaths(storage, config.name), config) as ledger:
+        for _ in range(number):
+            job = search.next_job()
+            assert isinstance(job, Job)
+            common = {"trial_id": job.trial_id, "arm": job.arm, "seed": job.seed, "role": job.role, "attempt": 1}
+            ledger.append(LedgerEvent(time=1.0, state="PLANNED", **common, config=job.config, params=job.params))
+            ledger.append(LedgerEvent(time=2.0, state="DONE", **common, objective=0.5, splits=("validation", "test")))
+        ledger.close("interrupted: SIGINT")
+
+
+def test_what_ran_is_counted_by_id_and_a_study_that_differs_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(tmp_path, clean_rows())
+    finish(study, tmp_path / "runs", 2)
+    same = plan(capsys, study)
+    assert (same["trials"], same["finished"], same["finished_otherwise"], same["differs"]) == (3, 2, 0, [])
+    changed = ["--set", "fixed.data.num_pairs=21"]
+    other = plan(capsys, study, *changed)
+    # Base trains on nothing, so it is the same trial whatever the pairs are.
+    assert {arm["arm"]: (arm["finished"], arm["left"]) for arm in other["arms"]} == {"base": (1, 0), "mcl": (0, 2)}
+    assert (other["finished"], other["finished_otherwise"]) == (1, 1)
+    assert other["differs"] == ["fixed.data.num_pairs: 20 -> 21"]
+    assert cli.main(["plan", study, *changed]) == 0
+    shown = capsys.readouterr().out
+    assert "DIFFERS from the mine that ran: fixed.data.num_pairs: 20 -> 21" in shown
+    assert "finished 1   to run 2" in shown and "1 finished trial of that name ran otherwise" in shown
+    # The file under it changes, the study file does not.
+    Path(study).with_name("pairs.tsv").write_text("".join(f"{a}.\t{b}.\n" for a, b in clean_rows()), "utf-8")
+    moved = plan(capsys, study)
+    assert (moved["finished"], moved["finished_otherwise"], moved["differs"]) == (1, 1, [])
