@@ -1,11 +1,10 @@
 """The report of a study: its page and its tables, made from the answers and written beside its ledger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from afp_ray.comparison.off_target import target_rates
-from afp_ray.comparison.representation import Change
 from afp_ray.errors import AfpError
 from afp_ray.ledger import replay
 from afp_ray.records import Best, Comparison, StudyState
@@ -16,7 +15,7 @@ from services.curves import curve_answer
 from services.service_schemas import TrainingCurve
 from services.status import status_of
 from services.views.formats import FORMATS
-from services.views.gallery import ReportFacts
+from services.views.gallery import ReportFacts, draw
 from services.views.html import render_report
 from services.views.tables import (
     incomplete_grids,
@@ -37,9 +36,9 @@ def answers_of(paths: StudyPaths) -> Answers:
 
 
 def report_page(paths: StudyPaths) -> str:
-    """The page of a study as it is now, without the drawings of representations."""
+    """The page of a study as it is now."""
     comparison, best, _ = answers_of(paths)
-    return _page(paths, replay(paths.ledger), comparison, best, ())
+    return render_report(_facts(paths, replay(paths.ledger), comparison, best))
 
 
 def write_reports(
@@ -47,6 +46,7 @@ def write_reports(
     state: StudyState | None = None,
     *,
     answers: Answers | None = None,
+    figures: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Write the HTML report and, once arms are confirmed, the tables beside it; each file whole or not at all.
@@ -55,13 +55,14 @@ def write_reports(
         paths: the study.
         state: of its ledger; spares the reading.
         answers: what `answers_of` gives; spares the comparison.
+        figures: folder for every picture of the page as SVG and PDF; None writes none.
         say: called with a line on tables that there are not yet.
     Returns: the files.
     """
     state = state or replay(paths.ledger)
     comparison, best, error = answers or answers_of(paths)
-    changes = changes_answer(paths, comparison) if comparison is not None else []
-    write_atomic(paths.report, _page(paths, state, comparison, best, changes))
+    facts = _facts(paths, state, comparison, best)
+    write_atomic(paths.report, render_report(facts))
     files = [paths.report]
     if comparison is not None:
         for suffix, render in FORMATS.items():
@@ -71,25 +72,27 @@ def write_reports(
             files.append(paths.comparison(suffix))
     elif error is not None:
         say(f"note   the report has no table yet: {str(error).splitlines()[0]}")
+    if figures is not None:
+        from services.views.figures import write_figures  # matplotlib takes a second to load
+
+        files += write_figures(draw(facts).all(), figures)
     return files
 
 
-def _page(
-    paths: StudyPaths, state: StudyState, comparison: Comparison | None, best: Best | None, changes: Sequence[Change]
-) -> str:
-    facts = ReportFacts(
+def _facts(paths: StudyPaths, state: StudyState, comparison: Comparison | None, best: Best | None) -> ReportFacts:
+    """What the report of a study says, read from its answers and from the files of its confirmed trials."""
+    return ReportFacts(
         study=read_study(paths),
         status=status_of(paths, state),
         state=state,
         comparison=comparison,
         best=best,
-        changes=changes,
+        changes=changes_answer(paths, comparison) if comparison else (),
         incomplete=incomplete_grids(paths, state.trials),
         curves=_curves(paths, comparison) if comparison else {},
         flipped=flipped_answer(paths, comparison) if comparison else {},
         off_target=target_rates(paths, comparison) if comparison else {},
     )
-    return render_report(facts)
 
 
 def _curves(paths: StudyPaths, comparison: Comparison) -> dict[str, list[TrainingCurve]]:

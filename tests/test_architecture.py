@@ -51,6 +51,7 @@ HOME = {
     "fastapi": {"services"},
     "uvicorn": {"services"},
     "typer": {"services"},
+    "matplotlib": {"services"},
 }
 # Reading a version string is no use of the library.
 VERSION_ONLY = {("trial", "transformers")}
@@ -255,6 +256,10 @@ def loaded_after(statement: str) -> set[str]:
         ("from afp_ray import load, StudyConfig", {"services", "pandas", "torch", "ray", "optuna", "mlflow", "numpy"}),
         ("import afp_ray.config.load", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi"}),
         ("import afp_ray.ledger, afp_ray.store", {"torch", "ray", "optuna", "mlflow", "transformers", "datasets"}),
+        (
+            "import services.cli, services.commands.results, services.reports",
+            {"matplotlib"},
+        ),
         (
             "import services.cli",
             {"scipy", "sklearn", "torch", "ray", "optuna", "mlflow", "transformers", "datasets", "fastapi", "numpy"},

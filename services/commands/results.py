@@ -89,9 +89,16 @@ def compare(
 
 
 @app.command()
-def report(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Write the HTML report and the tables of a study."""
-    files = write_reports(paths_of(storage_folder(storage), study), say=note)
+def report(
+    study: StudyName,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write every picture of the report there, as SVG and PDF.")
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Write the HTML report and the tables of a study; with --figures its pictures for a paper too."""
+    files = write_reports(paths_of(storage_folder(storage), study), figures=figures, say=note)
     if as_json:
         say_json({"files": [str(path) for path in files]})
     else:
