@@ -91,6 +91,14 @@ def remember(*texts: str) -> None:
             _known = tuple(dict.fromkeys((*_known, *found)))[-_MAX_KNOWN:]
 
 
+def remember_secret(value: str) -> None:
+    """Know a text that is a secret as a whole, as the address of a webhook is."""
+    global _known
+    if len(value) >= _MIN_LENGTH:
+        with _lock:
+            _known = tuple(dict.fromkeys((*_known, value)))[-_MAX_KNOWN:]
+
+
 def forget() -> None:
     """Know no secret any more but those of the environment."""
     global _known

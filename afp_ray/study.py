@@ -11,6 +11,7 @@ from afp_ray.config import StudyConfig
 from afp_ray.errors import ModelError, StudyChangedError, StudyLockedError, UnavailableError
 from afp_ray.execution import Driver, Executor, LocalExecutor, StopRequest
 from afp_ray.execution.base import RUN_TRIAL
+from afp_ray.execution.notify import tell_end
 from afp_ray.execution.stop import heed_stop_file
 from afp_ray.ledger import CLOSED, OPENED, Ledger, Replayer, follow, holder, replay
 from afp_ray.ledger.agreement import require_same
@@ -88,9 +89,11 @@ def run(
     projector = BackgroundProjector.to_mlflow(study, paths, tracking_uri(study.runtime.tracking_uri, paths.storage))
     stop = stop or StopRequest()
     num_trials = planned_trials(study, unloadable)
+    is_ours, problem = False, ""
     try:
         with _pushed(paths, stop) as push, heed_stop_file(paths, stop):
             with Ledger.open(paths, study, allow_drift=allow_drift, num_trials=num_trials) as ledger:
+                is_ours = True
                 state = Driver(
                     study,
                     ledger,
@@ -105,11 +108,14 @@ def run(
         return state
     except StudyChangedError:
         raise  # what was refused must not show in the runs of what was run
-    except BaseException:
+    except BaseException as error:
+        problem = redact(f"{type(error).__name__}: {error}")
         if paths.ledger.is_file() and holder(paths) is None:  # nobody drives it now: no run may stay RUNNING
             projector.submit()
         raise
     finally:
+        if is_ours and study.runtime.notify is not None:
+            tell_end(study.runtime.notify, paths, error=problem)
         projector.close(deadline_s=CLOSE_S)
 
 

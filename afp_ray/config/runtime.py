@@ -2,12 +2,13 @@
 
 import math
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from afp_ray.config.base import StrictModel
 from afp_ray.config.training import MAX_BATCH_SIZE
-from afp_ray.redaction import remember
+from afp_ray.redaction import remember, remember_secret
 
 MAX_SECONDS = 1_000_000_000
 """Thirty years; the system's clocks take no wait of any length."""
@@ -70,6 +71,26 @@ class RuntimeConfig(TrainingRuntime):
     """Which checkpoints stay on disk once an arm is decided."""
     tracking_uri: str | None = None
     """MLflow tracking URI; null is the environment's MLFLOW_TRACKING_URI, else `sqlite:///` beside the runs."""
+
+    notify: str | tuple[str, ...] | None = None
+    """Told once when the study has ended, whatever the end: a URL (http or https) that gets a small JSON document by
+    POST, or a command as a list of its arguments, which gets it on standard input. A study never fails for it."""
+
+    @field_validator("notify")
+    @classmethod
+    def _can_be_told(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """A webhook's address is its password, so it is hidden as a whole wherever this process writes."""
+        if isinstance(value, str):
+            remember(value)
+            remember_secret(value)
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(
+                    "`notify` is a URL (http://HOST/..., https://HOST/...), or a command as a list: [mail-me, --short]"
+                )
+        elif value is not None and not (value and all(value)):
+            raise ValueError("`notify` has no command; give its arguments as a list, or null")
+        return value
 
     @field_validator("tracking_uri")
     @classmethod
