@@ -16,6 +16,7 @@ from afp_ray.execution.stop import heed_stop_file
 from afp_ray.ledger import CLOSED, OPENED, Ledger, Replayer, follow, holder, replay
 from afp_ray.ledger.agreement import require_same
 from afp_ray.planning.check import Checked, cached_fingerprints, check_study, refusals
+from afp_ray.planning.effects import Spreads
 from afp_ray.planning.plan import plan_study, planned_trials
 from afp_ray.records import LedgerEvent, OnEvent, StudyState
 from afp_ray.records.plans import StudyPlan
@@ -42,16 +43,17 @@ def check(study: StudyConfig) -> Checked:
     return check_study(study)
 
 
-def plan(study: StudyConfig, storage: Path, *, probe: bool = False) -> StudyPlan:
+def plan(study: StudyConfig, storage: Path, *, probe: bool = False, spreads: Spreads | None = None) -> StudyPlan:
     """Check the study, count its work and estimate its cost; writes nothing.
 
     Args:
         study: what would be run.
         storage: its finished trials tell what a trial costs.
         probe: run a few steps of the study's kinds of trials now, in this process, and go by them instead.
+        spreads: what differences to base will vary by; null takes those of a finished study.
     Raises: UserError for the first thing that would fail.
     """
-    return plan_study(study, storage, check(study), probe=probe)
+    return plan_study(study, storage, check(study), probe=probe, spreads=spreads)
 
 
 def run(

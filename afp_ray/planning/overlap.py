@@ -44,7 +44,9 @@ Text = tuple[str, str]
 
 
 @dataclass(slots=True)
-class _Cell:
+class Cell:
+    """One task in one language on one split, with what of it was seen in training."""
+
     task: str
     language: str
     split: Split
@@ -101,7 +103,7 @@ def find_overlap(
     Returns: one entry for each task, language and split.
     Raises: TaskError, DataError or ConfigError for rows that cannot be read.
     """
-    cells = list(_cells(config, languages, pivot))
+    cells = list(evaluated_cells(config, languages, pivot))
     places: list[_Place] = []
     exact: list[tuple[int, int]] = []
     runs: list[tuple[int, int]] = []
@@ -162,7 +164,8 @@ def _runs(words: str | tuple[str, ...], language: str) -> Iterator[int]:
     return (hash(words[start : start + size]) for start in range(len(words) - size + 1))
 
 
-def _cells(config: EvaluationConfig, languages: Sequence[str], pivot: str) -> Iterator[_Cell]:
+def evaluated_cells(config: EvaluationConfig, languages: Sequence[str], pivot: str) -> Iterator[Cell]:
+    """What is scored: the rows of every task in every language, on both splits."""
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for name in config.tasks:
         if name in CHOICE_TASKS:
@@ -170,17 +173,17 @@ def _cells(config: EvaluationConfig, languages: Sequence[str], pivot: str) -> It
             for language in config.languages_of(name, languages):
                 rows = load_rows(task, config.data_dir, language).splits
                 fields = {field: language for field in task.fields if field not in _NO_TEXT}
-                yield from (_Cell(name, language, split, rows[split][: config.limit], fields) for split in SPLITS)
+                yield from (Cell(name, language, split, rows[split][: config.limit], fields) for split in SPLITS)
             continue
         for direction in (one for one in DIRECTIONS[name] if one in spoken):
             for language in spoken[direction]:
                 rows = load_direction(direction, config, language=language, pivot=side).splits
                 source, target = sides(direction, language=language, pivot=side)
                 fields = {"source": source, "target": target, **dict.fromkeys(task_of(direction).extra, target)}
-                yield from (_Cell(direction, language, split, rows[split][: config.limit], fields) for split in SPLITS)
+                yield from (Cell(direction, language, split, rows[split][: config.limit], fields) for split in SPLITS)
 
 
-def _mark(cells: Sequence[_Cell], place: _Place, training: str, kind: Literal["exact", "contained"]) -> None:
+def _mark(cells: Sequence[Cell], place: _Place, training: str, kind: Literal["exact", "contained"]) -> None:
     cell = cells[place.cell]
     if kind == "contained":
         cell.contained.add(place.row)
@@ -212,7 +215,7 @@ def longest_run(text: str, training: str, language: str) -> tuple[str, int]:
     return run if isinstance(run, str) else " ".join(run), match.size
 
 
-def _summary(cell: _Cell) -> Overlap:
+def _summary(cell: Cell) -> Overlap:
     limit, unit = run_limit(cell.language)
     return Overlap(
         run_limit=limit,

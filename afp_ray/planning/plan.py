@@ -26,13 +26,14 @@ from afp_ray.planning.costs import (
 )
 from afp_ray.planning.disk import FIX as NO_ROOM
 from afp_ray.planning.disk import disk_needs, kept_bytes
+from afp_ray.planning.effects import Spreads, planned_effects, seen_spreads
 from afp_ray.planning.memory import planned_memory
 from afp_ray.planning.overlap import find_overlap
 from afp_ray.planning.probe import probe_trials
 from afp_ray.planning.recipe import read_unfiltered, study_configs, trained_recipes, training_texts, unread_files
 from afp_ray.planning.resources import FIX, cluster_of, gpu_here, lacking_here
 from afp_ray.records import StudyState, TrialStatus
-from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
+from afp_ray.records.plans import OverlapReport, PlanCost, PlannedArm, PlannedEffect, PlannedMemory, StudyPlan
 from afp_ray.search import ArmPlan, StudySearch, prior_studies, resolve
 from afp_ray.search.arms import check_points
 from afp_ray.store import StudyPaths, read_study
@@ -41,7 +42,9 @@ BF16_ADVISED = 10**9
 """Weights of a model from which on scoring in bf16 is advised where there is a GPU."""
 
 
-def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bool = False) -> StudyPlan:
+def plan_study(
+    study: StudyConfig, storage: Path, checked: Checked, *, probe: bool = False, spreads: Spreads | None = None
+) -> StudyPlan:
     """Count the work of a study whose checks have passed and estimate its cost; writes nothing.
 
     Args:
@@ -49,6 +52,7 @@ def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bo
         storage: its finished trials tell what a trial costs.
         checked: what the checks of the study found.
         probe: run a few steps of the study's kinds of trials now, in this process, and go by them instead.
+        spreads: what differences to base will vary by; null takes those of a finished study.
     Raises: UserError for data that cannot be read.
     """
     unloadable = checked.unloadable
@@ -86,8 +90,20 @@ def plan_study(study: StudyConfig, storage: Path, checked: Checked, *, probe: bo
         warnings=(*_warnings(study), *_short_of_room(study, storage, unloadable)),
         unread=unread_files(study_configs(study)),
         overlap=tuple(overlap_reports(study)),
+        effects=tuple(_effects(study, loadable, storage, spreads)),
         memory=tuple(_memory(study, loadable, measured)) if probe and study.runtime.gpus_per_worker > 0 else (),
     )
+
+
+def _effects(
+    study: StudyConfig, arms: Sequence[ArmPlan], storage: Path, spreads: Spreads | None
+) -> Iterator[PlannedEffect]:
+    """The smallest effects, where there is a base to differ from and a spread to go by."""
+    planned = [arm.arm for arm in arms]
+    if any(arm.method == "base" for arm in planned):
+        spreads = spreads or seen_spreads(study, storage)
+        if spreads is not None:
+            yield from planned_effects(study, planned, spreads)
 
 
 def _memory(study: StudyConfig, arms: Sequence[ArmPlan], measured: Sequence[Measured]) -> Iterator[PlannedMemory]:

@@ -147,6 +147,28 @@ class PlannedMemory(StrictModel):
     """Seconds of a step of one trial that has the card for itself; null where nothing is trained."""
 
 
+class PlannedEffect(StrictModel):
+    """The smallest true difference of an arm to base that the study is likely to find on the mean over tasks."""
+
+    arm: str
+    effect: float
+    """In shares of 1: 0.02 is two points."""
+    power: float
+    """Probability with which it is found."""
+    alpha: float
+    """Level of the test: 0.05 over the arms that are compared, as Holm tests the first of them."""
+    contents: int
+    """Test questions outside the pivot language, each counted once however many languages it is in."""
+    tasks: int
+    seeds: int
+    content_deviation: float
+    """Standard deviation of the difference of one content."""
+    seed_deviation: float | None
+    """Standard deviation of the difference over training runs; null where nobody knows it."""
+    source: str
+    """Whose deviations they are, in words."""
+
+
 class StudyPlan(StrictModel):
     """What a study would do; nothing of it was started."""
 
@@ -181,5 +203,7 @@ class StudyPlan(StrictModel):
     """What lies in the folders of the sources and is not read."""
     overlap: tuple[OverlapReport, ...] = ()
     """Evaluation rows whose text training has too; one report for each kind of training data of the arms."""
+    effects: tuple[PlannedEffect, ...] = ()
+    """By arm; empty where there is no base, no choice task outside the pivot, or nothing that tells the spread."""
     memory: tuple[PlannedMemory, ...] = ()
     """Of each kind of trial that was probed on a GPU."""

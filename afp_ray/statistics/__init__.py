@@ -26,6 +26,7 @@ from afp_ray.statistics.layout import (
     redrawn_seeds,
 )
 from afp_ray.statistics.pareto import non_dominated, pareto_front
+from afp_ray.statistics.power import smallest_effect
 from afp_ray.statistics.rank_correlation import MIN_PAIRS, RankCorrelation, rank_correlation, unrestricted_correlation
 from afp_ray.statistics.spread import Side, Spread, measure_spread, t_quantile
 from afp_ray.statistics.testing import holm, holm_levels, permutation_test
@@ -63,6 +64,7 @@ __all__ = [
     "score_interval",
     "seeds_interval",
     "shares_difference",
+    "smallest_effect",
     "t_quantile",
     "unrestricted_correlation",
 ]

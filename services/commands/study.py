@@ -18,6 +18,7 @@ from afp_ray.execution.stop import StopRequest, request_stop
 from afp_ray.ledger import holder, mend, replay
 from afp_ray.planning.check import fetch_models, require_not_begun
 from afp_ray.planning.disk import require_room
+from afp_ray.planning.effects import Spreads, given_spreads
 from afp_ray.planning.resources import cluster_of, require_here
 from afp_ray.records import StudyState, TrialStatus
 from afp_ray.store import StudyPaths, read_study, url_of
@@ -81,10 +82,20 @@ def plan(
         float | None,
         typer.Option("--price", min=0, help="Price of a GPU-hour: shows the cost in money."),
     ] = None,
+    spread: Annotated[
+        str | None,
+        typer.Option(
+            "--spread",
+            metavar="CHANGED[,SEEDS]",
+            help="For the smallest effect that can be found: % of answers that an arm changes, points over seeds.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."""
-    answer = afp_ray.study.plan(load(study, sets, small=small), storage_folder(storage), probe=probe)
+    """Show arms, cost, checks, the smallest effect, and what training shares with evaluation; starts no trial."""
+    answer = afp_ray.study.plan(
+        load(study, sets, small=small), storage_folder(storage), probe=probe, spreads=_spreads(spread)
+    )
     if answer.cost is not None and price is not None:
         cost = answer.cost.model_copy(update={"money": price * answer.cost.device_hours})
         answer = answer.model_copy(update={"cost": cost})
@@ -92,6 +103,27 @@ def plan(
     if strict and any(report.suspect for report in answer.overlap):
         note("error  training has text of evaluation rows, and --strict was asked")
         raise typer.Exit(GATE)
+
+
+def _spreads(text: str | None) -> Spreads | None:
+    """What `--spread` states, in percent and points.
+
+    Raises: ConfigError for what is no spread.
+    """
+    if text is None:
+        return None
+    try:
+        changed, *rest = (float(part) / 100 for part in text.split(","))
+    except ValueError:
+        changed, rest = 0.0, []
+    if len(rest) > 1 or not 0 < changed <= 1 or any(not 0 <= value <= 1 for value in rest):
+        raise ConfigError(
+            f"{text!r} is no spread",
+            where="--spread",
+            allowed="percent of answers in which an arm and base differ, and points of deviation over seeds",
+            fix="write --spread 20,1.5",
+        )
+    return given_spreads(changed, rest[0] if rest else None)
 
 
 @app.command()

@@ -2,9 +2,18 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from afp_ray.records.plans import OverlapExample, OverlapReport, PlanCost, PlannedArm, PlannedMemory, StudyPlan
+from afp_ray.records.plans import (
+    OverlapExample,
+    OverlapReport,
+    PlanCost,
+    PlannedArm,
+    PlannedEffect,
+    PlannedMemory,
+    StudyPlan,
+)
 from services.output import say
 from services.schemas import StudyStatus
 from services.views.terminal import say_folded
@@ -32,6 +41,8 @@ def show_plan(answer: StudyPlan, file: str) -> None:
         say_folded("         afp run ends with 2: rename the study, undo the change, or take it with --allow-drift")
     if answer.cost is not None:
         _show_cost(answer.cost, unit="GPU-hours" if answer.on_gpu else "device-hours")
+    if answer.effects:
+        _show_effects(answer.effects)
     for memory in answer.memory:
         _show_memory(memory)
     disk = f"checkpoints {_size(answer.disk_bytes)}, " if answer.disk_bytes is not None else ""
@@ -72,6 +83,21 @@ def _show_cost(cost: PlanCost, *, unit: str) -> None:
     say_folded(f"         {cost.device_hours:.3g} {unit}{money}{spent}{at_once}")
     if cost.stopped_by and cost.stops_at is not None:
         say_folded(f"  CUT    {cost.stopped_by} ends it after about {cost.stops_at:.0%} of that")
+
+
+def _show_effects(effects: Sequence[PlannedEffect]) -> None:
+    """What difference to base the study is likely to find, arm by arm where they differ."""
+    first = effects[0]
+    shown = {effect.arm: f"{100 * effect.effect:.1f}" for effect in effects}
+    if len(set(shown.values())) == 1:
+        words = f"{shown[first.arm]} points" + (" for every arm" if len(shown) > 1 else "")
+    else:
+        words = f"{', '.join(f'{arm} {points}' for arm, points in shown.items())} points"
+    seeds = f"{first.seeds} seed{'s' if first.seeds != 1 else ''}"
+    say_folded(f"  effect {words}: the smallest difference to base that is found {100 * first.power:.0f} times in 100")
+    over = f"{first.contents} contents in {first.tasks} task{'s' if first.tasks != 1 else ''}, {seeds}"
+    runs = "not known" if first.seed_deviation is None else f"{100 * first.seed_deviation:.1f} points"
+    say_folded(f"         over {over}, Holm over {len(effects)}; deviation over seeds {runs}; {first.source}")
 
 
 def _show_memory(memory: PlannedMemory) -> None:
