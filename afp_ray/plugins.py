@@ -92,6 +92,11 @@ class Plugin:
         return content
 
 
+def is_name(text: str) -> bool:
+    """Whether a method, task or source can be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def find(group: str) -> Mapping[str, Plugin]:
     """The plug-ins of a group by name, of every package that this process can import.
 
@@ -106,7 +111,7 @@ def _find(group: str, _path: tuple[str, ...]) -> Mapping[str, Plugin]:
     for entry in importlib.metadata.entry_points(group=group):
         package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown package", "")
         plugin = Plugin(group, entry.name, package, version, entry.value)
-        if not _NAME.fullmatch(entry.name):
+        if not is_name(entry.name):
             raise ConfigError(
                 f"{entry.name!r} cannot be the name of a {_WORDS[group]}",
                 where=plugin.where,
@@ -149,6 +154,10 @@ class Names(Collection[str]):
                     fix=f"rename it in {plugins[name].package}, or pip uninstall {plugins[name].package}",
                 )
         return plugins
+
+    def is_taken(self, name: str) -> bool:
+        """Whether nothing else may have this name."""
+        return name in self or name in self._reserved
 
     def __contains__(self, name: object) -> bool:
         """Whether it is a name of ours or of a plug-in."""

@@ -64,6 +64,7 @@ COMMANDS: Final = {
         "Write the trials of a study as Optuna studies, one per arm, for instance for optuna-dashboard.",
     ),
     "tasks": ("lists", "List the tasks, in which languages their files are found, and how many rows they have."),
+    "task": ("task", "What a task asks, to the letter."),
     "methods": ("lists", "List the methods: what each trains on, and the fields that it pins."),
     "languages": (
         "lists",

@@ -72,8 +72,9 @@ def _rows(model: type[BaseModel], prefix: str) -> list[str]:
     for name, field in model.model_fields.items():
         nested = _nested(field.annotation)
         if nested is not None:
-            is_list = get_origin(field.annotation) is tuple
-            rows += _rows(nested, f"{prefix}{name}{'[]' if is_list else ''}.")
+            kind = get_origin(field.annotation)
+            member = "[]" if kind is tuple else ".NAME" if kind is dict else ""
+            rows += _rows(nested, f"{prefix}{name}{member}.")
             continue
         meaning = " ".join(filter(None, [*(field.description or "").split(), _allowed(field.annotation)]))
         meaning = meaning.replace("|", "\\|")

@@ -56,7 +56,10 @@ def best(
     objective = study.config.objective
     study.arms, uncompared = comparable(study.arms, metric=objective.metric)
     chosen_by = parse_metric(
-        metric or objective.metric, language=language, direction=objective.direction if metric is None else None
+        metric or objective.metric,
+        language=language,
+        direction=objective.direction if metric is None else None,
+        own_tasks={task for arm in study.arms for task in arm.own_tasks},
     )
     bases = [arm for arm in study.arms if arm.method == "base"]
     within, left_out = keeping_limits(study.arms, study.config.constraints, objective)

@@ -93,6 +93,11 @@ class ConfirmedArm:
         return str(self.config["method"])
 
     @property
+    def own_tasks(self) -> tuple[str, ...]:
+        """Choice tasks of the study's own."""
+        return tuple(self.config["evaluation"].get("own_tasks", ()))
+
+    @property
     def is_trained(self) -> bool:
         """Whether its model is not simply one that was there before, as base and published checkpoints are."""
         return int(self.config["training"]["max_steps"]) > 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
 
-from afp_ray.config import CHOICE_TASKS, EvaluationConfig, Split, TrialConfig
+from afp_ray.config import EvaluationConfig, Split, TrialConfig
 from afp_ray.errors import DataError, UserError
 from afp_ray.evaluation.predictions import Prediction, read_predictions
 from afp_ray.evaluation.prompts import generation_cells
@@ -178,7 +178,7 @@ def _texts(
     notes: list[str] = []
     cells = sorted(examples, key=lambda example: (example.task, example.language))
     for (task, language), members in groupby(cells, key=lambda example: (example.task, example.language)):
-        render = _choice_texts if task in CHOICE_TASKS else _generation_texts
+        render = _choice_texts if task in plain.choice_tasks else _generation_texts
         rows, changed = list(members), 0
         try:
             rendered = render(task, plain, language, config.data.pivot, split)

@@ -42,7 +42,7 @@ def _passed(
     arm: ConfirmedArm, bases: Sequence[ConfirmedArm], limit: ConstraintConfig, direction: str | None
 ) -> str | None:
     """How the arm passes a limit, in words; None when it keeps it. What was not measured is not known to be kept."""
-    metric = parse_metric(limit.metric, direction=direction)
+    metric = parse_metric(limit.metric, direction=direction, own_tasks=arm.own_tasks)
     values = values_by_seed(metric, arm, "validation")
     if not values:
         return f"{metric} was not measured"

@@ -1,6 +1,6 @@
 """One metric of an arm: its value per seed, its interval, and its paired difference to another arm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +52,22 @@ class Metric:
         return f"{self.name} in {self.language}" if self.language else self.name
 
 
-def parse_metric(name: str, *, language: str | None = None, direction: str | None = None) -> Metric:
+def parse_metric(
+    name: str, *, language: str | None = None, direction: str | None = None, own_tasks: Iterable[str] = ()
+) -> Metric:
     """The metric called `name`, in one language if given; lower alignment and uniformity are better.
 
+    Args:
+        name: `mean`, `pivot_mean`, a task, TASK/LANGUAGE, or a representation metric.
+        language: restricts it.
+        direction: of the study; null goes by the metric.
+        own_tasks: tasks of the study's own, which may be named too.
     Raises: ConfigError for a name that is none.
     """
     task, _, own = name.partition("/")
-    if task not in (*_MEANS, *REPRESENTATION_METRICS, *CHOICE_TASKS, *GENERATED_SCORES):
-        allowed = ", ".join((*_MEANS, *CHOICE_TASKS, *GENERATED_SCORES, *REPRESENTATION_METRICS))
+    names = (*_MEANS, *CHOICE_TASKS, *own_tasks, *GENERATED_SCORES, *REPRESENTATION_METRICS)
+    if task not in names:
+        allowed = ", ".join(dict.fromkeys(names))
         raise ConfigError(f"metric {name!r} is not known", where="--metric", allowed=f"{allowed}, or TASK/LANGUAGE")
     if own and language and own != language:
         raise ConfigError(f"metric {name!r} is not about language {language!r}", fix="give one of the two")

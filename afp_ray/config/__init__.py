@@ -17,6 +17,7 @@ from afp_ray.config.evaluation import (
 )
 from afp_ray.config.loss import LossConfig
 from afp_ray.config.model import EMBEDDED, ModelConfig
+from afp_ray.config.own_task import OwnTaskConfig
 from afp_ray.config.runtime import RuntimeConfig, TrainingRuntime
 from afp_ray.config.search import (
     BudgetConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "OwnTaskConfig",
     "PrunerConfig",
     "RangeSpec",
     "RepresentationConfig",

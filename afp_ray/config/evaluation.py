@@ -9,6 +9,7 @@ from afp_ray import plugins
 from afp_ray.config.base import StrictModel
 from afp_ray.config.data import SourceConfig
 from afp_ray.config.names import OrPlugin
+from afp_ray.config.own_task import OwnTaskConfig
 from afp_ray.languages import LANGUAGES, unknown_language
 from afp_ray.plugins import Names
 
@@ -136,6 +137,8 @@ class EvaluationConfig(StrictModel):
     ] = DEFAULT_TASKS
     """Choice and generation tasks to score; may be empty. A list scores each in `languages`; a mapping gives each its
     own: `{xcopa: [zh, th], pawsx: [en, zh]}`."""
+    own_tasks: dict[str, OwnTaskConfig] = {}
+    """Choice tasks of your own by name, scored beside `tasks`: rows in files, and a template for their columns."""
     data_dir: str | None = None
     """Folder with the tasks' original files in sub-folders; null takes the embedded rows. `~` and `${AFP_DATA_DIR}`
     are expanded."""
@@ -172,8 +175,15 @@ class EvaluationConfig(StrictModel):
         made = [name for task in self.tasks for name in DIRECTIONS.get(task, ())]
         return tuple(name for name in made if wanted is None or name in wanted)
 
+    @property
+    def choice_tasks(self) -> tuple[str, ...]:
+        """Choice tasks that are scored, those of the user's own last."""
+        return (*(name for name in self.tasks if name in CHOICE_TASKS), *self.own_tasks)
+
     def languages_of(self, task: str, languages: Sequence[str]) -> Sequence[str]:
         """Languages that a task is scored in: its own, or `languages` where `tasks` is a list."""
+        if task in self.own_tasks:
+            return self.own_tasks[task].languages or languages
         return self.tasks[task] if isinstance(self.tasks, dict) else languages  # type: ignore[index]
 
     @property
@@ -182,10 +192,10 @@ class EvaluationConfig(StrictModel):
 
         Class balance needs demonstrations; template and scoring need a choice task, precision a task of any kind.
         """
-        has_choices = any(name in CHOICE_TASKS for name in self.tasks)
+        has_choices = bool(self.choice_tasks)
         idle = () if has_choices and any(self.shots) else ("demo_balance",)
         idle = idle if has_choices else (*idle, "template", "scoring")
-        return idle if self.tasks else (*idle, "precision")
+        return idle if self.tasks or self.own_tasks else (*idle, "precision")
 
     @model_validator(mode="after")
     def _lists_are_sets(self) -> Self:
@@ -214,6 +224,16 @@ class EvaluationConfig(StrictModel):
             for code in codes:
                 if code not in LANGUAGES:
                     raise ValueError(f"language {unknown_language(code)}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_tasks_have_names(self) -> Self:
+        for name in self.own_tasks:
+            if not plugins.is_name(name) or CHOICE_TASKS.is_taken(name):
+                raise ValueError(
+                    f"`own_tasks` cannot have the name {name!r}; allowed: a letter, then letters, digits and _, all "
+                    "lower-case, and no name of a task or score of ours"
+                )
         return self
 
     @model_validator(mode="after")

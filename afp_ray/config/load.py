@@ -389,17 +389,14 @@ def _check_objective(study: StudyConfig, document: Document) -> None:
     metrics |= {("constraints", index, "metric"): limit.metric for index, limit in enumerate(study.constraints)}
     for path, metric in metrics.items():
         with document.mistakes:
-            _check_metric(metric, document, path)
+            _check_metric(metric, study, document, path)
 
 
-def metrics() -> list[str]:
-    """Names that can be an objective; a task may be followed by `/LANGUAGE`."""
-    return ["mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS, *GENERATED_SCORES]
-
-
-def _check_metric(name: str, document: Document, path: KeyPath) -> None:
+def _check_metric(name: str, study: StudyConfig, document: Document, path: KeyPath) -> None:
     metric, _, language = name.partition("/")
-    if metric not in (known := metrics()):
+    own = [task for fields in (study.fixed, *study.arms.values()) for task in fields.get("evaluation.own_tasks") or ()]
+    known = ["mean", "pivot_mean", "retrieval@1", "alignment", "uniformity", *CHOICE_TASKS, *own, *GENERATED_SCORES]
+    if metric not in known:
         problem = f"{'.'.join(map(str, path))} = {name!r} is not known"
         allowed = f"{', '.join(known)}, or TASK/LANGUAGE"
         raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, known))

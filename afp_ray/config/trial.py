@@ -127,6 +127,11 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
             content["evaluation"].pop(name)
     if config.training.trainable == "all":
         content["training"].pop("trainable")
+    if not config.evaluation.own_tasks:
+        content["evaluation"].pop("own_tasks")
+    elif "evaluation" in fingerprints:
+        for task in content["evaluation"]["own_tasks"].values():
+            task.pop("path")
     if config.loss.negatives_from == "other":
         content["loss"].pop("negatives_from")
     content["evaluation"]["languages"] = list(config.evaluated_languages)

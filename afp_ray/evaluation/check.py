@@ -15,7 +15,7 @@ from afp_ray.evaluation.prompts import generation_cells, generation_languages, l
 from afp_ray.evaluation.questions import LanguageRows, load_rows, render_cells
 from afp_ray.evaluation.task import Row
 from afp_ray.evaluation.task_files import open_data_dir
-from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.tasks import choice_task
 from afp_ray.evaluation.text_metrics import spbleu
 
 _MAX_DIGESTS = 8
@@ -66,7 +66,7 @@ def _at_task(config: EvaluationConfig, task: str) -> Iterator[None]:
 
 
 def _choices(config: EvaluationConfig) -> list[str]:
-    return [name for name in config.tasks if name in CHOICE_TASKS]
+    return list(config.choice_tasks)
 
 
 def evaluation_fingerprint(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> str:
@@ -106,7 +106,8 @@ def _read(
     for name in _choices(config):
         extra = (pivot,) if config.prompt_language == "pivot" and any(config.shots) else ()
         for language in sorted({*config.languages_of(name, languages), *extra}):
-            yield f"{name}/{language}", TASKS[name].fields, load_rows(TASKS[name], config.data_dir, language)
+            task = choice_task(name, config)
+            yield f"{name}/{language}", task.fields, load_rows(task, config.data_dir, language)
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
         fields = ("source", "target", *task_of(direction).extra)
@@ -143,7 +144,7 @@ def files_by_folder(
         file
         for name in _choices(config)
         for code in config.languages_of(name, languages)
-        for file in TASKS[name].files(root, code).values()
+        for file in choice_task(name, config).files(root, code).values()
     ]
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():

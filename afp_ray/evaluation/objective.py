@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, WITHIN, EvaluationConfig
+from afp_ray.config import DIRECTIONS, WITHIN, EvaluationConfig
 from afp_ray.errors import ConfigError
 from afp_ray.records import Score
 
@@ -23,7 +23,7 @@ def allowed_metrics(config: EvaluationConfig, *, languages: Sequence[str], pivot
 def scored_languages(config: EvaluationConfig, *, languages: Sequence[str], pivot: str) -> dict[str, Sequence[str]]:
     """The languages of every choice task and every direction of a generation task."""
     scored: dict[str, Sequence[str]] = {}
-    scored |= {task: config.languages_of(task, languages) for task in config.tasks if task in CHOICE_TASKS}
+    scored |= {task: config.languages_of(task, languages) for task in config.choice_tasks}
     side = config.generation.pivot or pivot
     for task, directions in DIRECTIONS.items():
         for name in (name for name in directions if name in config.directions):

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 from afp_ray.config import SPLITS, EvaluationConfig, Split
 from afp_ray.data import embedded
@@ -12,7 +12,7 @@ from afp_ray.data.readers.files import SourceFile
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.task import Example, ParsedRows, Row, Task, halves
 from afp_ray.evaluation.task_files import UnlabelledError, open_data_dir, unlabelled
-from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.tasks import choice_task
 from afp_ray.languages import LANGUAGES, Language
 
 SEPARATOR = "\n\n"
@@ -67,20 +67,31 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
     """
     if task.rows is not None:
         return _rows_of_task(task, language)
-    if data_dir is None:
+    if task.own_files is not None:
+        files_of, folder = task.own_files, task.layout
+    elif data_dir is None:
         return _embedded_rows(task, language)
-    folder = open_data_dir(data_dir)
-    files = task.files(folder, language)
+    else:
+        root = open_data_dir(data_dir)
+        files_of, folder = partial(task.files, root), str(root)
+    files = files_of(language)
     if not files:
-        available = [code for code in LANGUAGES if task.files(folder, code)]
-        raise TaskError(
-            f"{task.name} has no rows in {language!r} under {folder}",
-            where="evaluation.languages",
-            allowed=f"languages with files: {', '.join(available) or 'none'}",
-            fix=f"add the file ({task.layout}), drop the language or the task, or "
-            f"{own_languages(task.name, available)}",
-        )
+        available = [code for code in LANGUAGES if files_of(code)]
+        raise _no_rows(task, language, folder, available)
     return _parsed_rows(task, tuple(files.items()), language)
+
+
+def _no_rows(task: Task, language: str, folder: str, available: Sequence[str]) -> TaskError:
+    field = f"evaluation.own_tasks.{task.name}"
+    is_own = task.own_files is not None
+    return TaskError(
+        f"{task.name} has no rows in {language!r} under {folder}",
+        where=f"{field}.path" if is_own else "evaluation.languages",
+        allowed=f"languages with files: {', '.join(available) or 'none'}",
+        fix=f"correct the path, or say in {field}.languages which it has"
+        if is_own
+        else f"add the file ({task.layout}), drop the language or the task, or {own_languages(task.name, available)}",
+    )
 
 
 def own_languages(task: str, available: Sequence[str]) -> str:
@@ -194,12 +205,19 @@ def render_cells(name: str, config: EvaluationConfig, *, language: str, pivot: s
 
     Raises: TaskError for rows, labels, template words or shots that do not work out.
     """
-    task, own = TASKS[name], LANGUAGES[language]
+    task, own = choice_task(name, config), LANGUAGES[language]
     words = own if config.prompt_language == "native" else LANGUAGES[pivot]
     rows = load_rows(task, config.data_dir, language)
     if split in rows.unlabelled:
         raise unlabelled(rows.unlabelled[split])
     examples = [task.example(row, own, words, template=config.template) for row in rows.splits[split][: config.limit]]
+    if config.scoring == "pmi" and examples and not examples[0].question.neutral:
+        raise TaskError(
+            f"{name} has no words beside what its rows ask, so its choices have no neutral context",
+            where="evaluation.scoring",
+            allowed="sum, length or bytes",
+            fix="choose one of these, or give the task's prompt words of its own",
+        )
     left_out = ", ".join(file.label for file in rows.unlabelled.values())
     demo_rows = rows if words is own or not any(config.shots) else load_rows(task, config.data_dir, pivot)
     for shots in config.shots:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, EvaluationConfig, Split
+from afp_ray.config import DIRECTIONS, EvaluationConfig, Split
 from afp_ray.errors import AfpError, ConfigError, ModelError, UserError
 from afp_ray.evaluation.ahead import one_thread
 from afp_ray.evaluation.cell_scoring import ScoringHost
@@ -19,7 +19,7 @@ from afp_ray.evaluation.objective import allowed_metrics, check_metric, objectiv
 from afp_ray.evaluation.predictions import Prediction, read_predictions, write_predictions
 from afp_ray.evaluation.prompts import generation_languages, task_of
 from afp_ray.evaluation.questions import Cell
-from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.tasks import choice_task
 from afp_ray.evaluation.workers import Workers, one_line
 from afp_ray.records import MissingScore, Score
 
@@ -87,8 +87,8 @@ def evaluate_tasks(
     choices = ChoiceScoring(model, tokenizer, config, pivot, split, result.warnings, host)
     generations = GenerationScoring(model, tokenizer, config, side, split, result.warnings, host)
     units: list[_Unit] = []
-    for task in config.tasks:
-        if task in CHOICE_TASKS:
+    for task in (*config.tasks, *config.own_tasks):
+        if task in config.choice_tasks:
             units += [_Unit(choices, task, language) for language in config.languages_of(task, languages)]
         else:
             directions = [name for name in DIRECTIONS[task] if name in config.directions]
@@ -131,7 +131,7 @@ def _score_each(
     for index, unit in enumerate(units):
         num_cells = numbers[index]
         if host.cache is not None:
-            host.cache.of_task(unit.name, task_version(unit.name))
+            host.cache.of_task(unit.name, task_version(unit.name, unit.scoring.config))
 
         def report(done: int, before: int = sum(numbers[:index]), total: int = sum(numbers)) -> None:
             host.reporter.report("evaluate", before + done, total)
@@ -192,9 +192,9 @@ def require_one_model(model: Any, tokenizer: Any, workers: Workers) -> None:
     workers.require_equal((weights_digest(model), tokenizer_digest(tokenizer)), "the weights or the tokenizer")
 
 
-def task_version(name: str) -> int:
+def task_version(name: str, config: EvaluationConfig) -> int:
     """Version of a choice task, or of the task that a direction belongs to; another one is never read from a cache."""
-    return TASKS[name].version if name in TASKS else task_of(name).version
+    return choice_task(name, config).version if name in config.choice_tasks else task_of(name).version
 
 
 def _score_cell(scoring: Any, cell: Cell | GenerationCell) -> list[Prediction]:

@@ -98,6 +98,8 @@ class Task:
         parse: (file, language) -> its rows.
         rows: (language, part) -> rows that come with the task itself, from no data folder; `train` are those that
             demonstrations are drawn from; none for a language that it lacks. Null where rows lie in files.
+        own_files: language -> files, of a task that says itself where they lie; null where they lie under the data
+            folder.
         layout: the files that `files` looks for, for error messages.
         shown_class: field whose values a demonstration shows and that can be balanced; "" where there is none.
         label: field of the right answer, which published test parts may lack.
@@ -111,6 +113,7 @@ class Task:
     files: Callable[[Path, str], Mapping[Split, SourceFile]] = _no_files
     parse: Callable[[SourceFile, str], ParsedRows] = _no_rows
     rows: Callable[[str, Part], Sequence[Row]] | None = None
+    own_files: Callable[[str], Mapping[Split, SourceFile]] | None = None
     layout: str = field(default="")
     shown_class: str = ""
     label: str = "label"

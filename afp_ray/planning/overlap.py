@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, SPLITS, EvaluationConfig, Split
+from afp_ray.config import DIRECTIONS, SPLITS, EvaluationConfig, Split
 from afp_ray.evaluation.prompts import generation_languages, load_direction, sides, task_of
 from afp_ray.evaluation.questions import load_rows
 from afp_ray.evaluation.task import Row
-from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.tasks import choice_task
 from afp_ray.languages import LANGUAGES
 from afp_ray.records.plans import Overlap, OverlapExample, OverlapReport
 
@@ -167,9 +167,9 @@ def _runs(words: str | tuple[str, ...], language: str) -> Iterator[int]:
 def evaluated_cells(config: EvaluationConfig, languages: Sequence[str], pivot: str) -> Iterator[Cell]:
     """What is scored: the rows of every task in every language, on both splits."""
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
-    for name in config.tasks:
-        if name in CHOICE_TASKS:
-            task = TASKS[name]
+    for name in (*config.tasks, *config.own_tasks):
+        if name in config.choice_tasks:
+            task = choice_task(name, config)
             for language in config.languages_of(name, languages):
                 rows = load_rows(task, config.data_dir, language).splits
                 fields = {field: language for field in task.fields if field not in _NO_TEXT}

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from afp_ray.config import CHOICE_TASKS, DIRECTIONS, TrainingRuntime, TrialConfig, canonical_json
+from afp_ray.config import DIRECTIONS, TrainingRuntime, TrialConfig, canonical_json
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.prompts import generation_languages, load_direction
 from afp_ray.evaluation.questions import load_rows
-from afp_ray.evaluation.tasks import TASKS
+from afp_ray.evaluation.tasks import choice_task
 from afp_ray.planning.costs import Measured, evaluation_key, step_key
 from afp_ray.records import Host, TrialRequest
 from afp_ray.trial.run import run_trial
@@ -125,10 +125,10 @@ def _growth(config: TrialConfig, limit: int) -> list[float]:
     evaluation = config.evaluation
     side, spoken = generation_languages(evaluation, languages=config.evaluated_languages, pivot=config.data.pivot)
     found: list[float] = []
-    for task in evaluation.tasks:
-        if task in CHOICE_TASKS:
+    for task in (*evaluation.tasks, *evaluation.own_tasks):
+        if task in evaluation.choice_tasks:
             codes = evaluation.languages_of(task, config.evaluated_languages)
-            rows = [load_rows(TASKS[task], evaluation.data_dir, code) for code in codes]
+            rows = [load_rows(choice_task(task, evaluation), evaluation.data_dir, code) for code in codes]
         else:
             named = [
                 (name, code) for name in DIRECTIONS[task] if name in evaluation.directions for code in spoken[name]

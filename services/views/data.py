@@ -1,8 +1,12 @@
 """Prints what `afp data` answers as tables."""
 
+import json
 import re
+from collections.abc import Iterator
 
+from services.output import say
 from services.schemas import FilterAnswer, InspectAnswer, SampleRow, Spread
+from services.task_prompts import PromptRow, TaskPrompts
 from services.views.grid import percent, plain_grid
 from services.views.terminal import say_folded, show_grid
 
@@ -153,3 +157,37 @@ def _short(text: str) -> str:
 def _print(header: list[str], rows: list[list[str]], title: str) -> None:
     if rows:
         show_grid(plain_grid(header, rows), title)
+
+
+def show_prompts(answer: TaskPrompts) -> None:
+    """The rows of a task with every space and line end, as `afp task show` shows them."""
+    say_folded(f"{answer.task} in {answer.language}, {answer.split}: {len(answer.rows)} prompts; quoted as in JSON")
+    for row in answer.rows:
+        draw = f", {row.shots} demonstrations of draw {row.demo_seed}" if row.shots else ""
+        content = f", content {row.content_id}" if row.content_id != row.id else ""
+        say()
+        say(f"{row.name}  {row.id}{content}{draw}")
+        for label, text in _prompt_lines(row):
+            say(f"  {label:<10} {text}")
+
+
+def _prompt_lines(row: PromptRow) -> Iterator[tuple[str, str]]:
+    """Labels and quoted texts; one prompt that all choices follow is shown once."""
+    if row.prompt is not None:
+        yield "prompt", _quoted(row.prompt)
+        yield "reference", _quoted(row.reference or "")
+        return
+    contexts = {context for context, _ in row.choices}
+    if len(contexts) == 1:
+        yield "prompt", _quoted(contexts.pop())
+    for index, (context, continuation) in enumerate(row.choices):
+        text = (
+            _quoted(continuation)
+            if len({context for context, _ in row.choices}) == 1
+            else (f"{_quoted(context)} then {_quoted(continuation)}")
+        )
+        yield f"choice {index}", f"{text}{'   right' if index == row.gold else ''}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from afp_ray.config import CHOICE_TASKS
+from afp_ray.config import CHOICE_TASKS, EvaluationConfig
 from afp_ray.evaluation.task import Task
 from afp_ray.evaluation.tasks import pawsx, xcopa, xnli, xstorycloze, xwinograd
+from afp_ray.evaluation.tasks.from_files import task_from_files
 from afp_ray.plugins import Plugin
 
 _OURS: dict[str, Task] = {
@@ -34,6 +35,12 @@ class _Tasks(Mapping[str, Task]):
 
 
 TASKS: Mapping[str, Task] = _Tasks()
+
+
+def choice_task(name: str, config: EvaluationConfig) -> Task:
+    """A choice task that `config` scores: ours, of a plug-in, or the user's own."""
+    own = config.own_tasks.get(name)
+    return TASKS[name] if own is None else task_from_files(name, own)
 
 
 @cache
