@@ -28,12 +28,12 @@ def is_section(field: FieldInfo) -> bool:
 
 @cache
 def trial_fields(model: type[BaseModel] = TrialConfig, prefix: str = "") -> dict[str, FieldInfo]:
-    """Fields of a trial by dotted name; a section is there itself only where it may be null."""
+    """Fields of a trial by dotted name; a section is there itself only where it may be null, or a word."""
     fields: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         if is_section(field):
             fields |= trial_fields(models_in(field.annotation)[0], f"{prefix}{name}.")
-            if type(None) not in get_args(field.annotation):
+            if isinstance(field.annotation, type):
                 continue
         fields[f"{prefix}{name}"] = field
     return fields

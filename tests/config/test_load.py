@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afp_ray.config import StudyConfig
+from afp_ray.config import StudyConfig, TrialConfig
 from afp_ray.config.load import load_study, load_trial
 from afp_ray.errors import ConfigError
 from afp_ray.methods import METHODS
@@ -325,6 +325,13 @@ def test_a_wrong_set_names_itself(tmp_path: Path, override: str, problem: str, f
     error = refused(tmp_path, GOOD, override)
     assert (error.problem.split("\n")[0], error.fix) == (problem, fix)
     assert re.fullmatch(rf"--set( {re.escape(override)})?", error.where)
+
+
+def test_a_trial_that_was_written_is_read_again(tmp_path: Path) -> None:
+    """Whole sections that are a word or null by default included."""
+    file = tmp_path / "trial.json"
+    file.write_text(TrialConfig().model_dump_json(), "utf-8")
+    assert load_trial(file) == TrialConfig()
 
 
 def test_a_trial_file_is_pinned_by_its_method(tmp_path: Path) -> None:
