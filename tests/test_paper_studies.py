@@ -31,8 +31,12 @@ NUM_ROWS = 150
 
 def overrides(path: Path) -> list[str]:
     """What makes a study fit the staged rows: fewer pairs, and a staged model where a package holds the weights."""
-    fixed = load_study(path).fixed
+    study = load_study(path)
+    fixed = study.fixed
     found = [f"data.num_pairs={NUM_ROWS}"] if fixed.get("data.num_pairs", 0) > NUM_ROWS else []
+    if path.stem in ("xglm_search", "smollm2_search"):
+        searched = {name: spec.model_dump(mode="json", exclude_defaults=True) for name, spec in study.tune.items()}
+        found.append(f"tune={json.dumps(searched | {'data.num_pairs': {'choices': [50, NUM_ROWS]}})}")
     return [*found, "model.name=facebook/xglm-564M"] if fixed.get("model.name") == "smollm2" else found
 
 

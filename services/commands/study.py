@@ -385,7 +385,9 @@ def summarize(paths: StudyPaths, state: StudyState, answers: Answers) -> None:
     done = sum(trial.status is TrialStatus.DONE for trial in state.trials)
     uri = tracking_uri(read_study(paths).runtime.tracking_uri, paths.storage)
     say()
-    say(f"{done} of {state.expected} trials done, {len(failed)} failed   {state.closed or ''}")
+    pruned = sum(trial.status is TrialStatus.PRUNED for trial in state.trials)
+    early = f"{pruned} stopped early, " if pruned else ""
+    say(f"{done} of {state.expected} trials done, {early}{len(failed)} failed   {state.closed or ''}")
     say(f"report   {paths.report}")
     say(f"mlflow   {uri}")
     for line in open_lines(uri, paths):
