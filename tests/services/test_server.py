@@ -106,7 +106,7 @@ def test_who_waits_when_the_service_ends_is_told_so(
     monkeypatch.setattr(answers, "best_answer", slow)
     with ThreadPoolExecutor(2) as pool:
         with serving(create_app(tmp_path)) as port:
-            client = Client(f"http://127.0.0.1:{port}")
+            client = Client(f"http://127.0.0.1:{port}", patience_s=0)
             waiting = [pool.submit(client.best, "demo"), pool.submit(client.best, "demo", metric="other")]
             assert begun.acquire(timeout=20)
             assert begun.acquire(timeout=20)
