@@ -14,7 +14,7 @@ from services.answers import best_answer, changes_answer, comparison_answer, fli
 from services.curves import curve_answer
 from services.service_schemas import TrainingCurve
 from services.status import status_of
-from services.views.formats import FORMATS
+from services.views.formats import FORMATS, WHOLE
 from services.views.gallery import ReportFacts, draw
 from services.views.html import render_report
 from services.views.tables import (
@@ -66,7 +66,7 @@ def write_reports(
     files = [paths.report]
     if comparison is not None:
         for suffix, render in FORMATS.items():
-            text = render(comparison)
+            text = render(comparison, WHOLE)
             text = redact_json(text, indent=2) if suffix == "json" else redact(text)
             write_atomic(paths.comparison(suffix), text)
             files.append(paths.comparison(suffix))

@@ -201,6 +201,13 @@ def mean_under(where: NDArray[np.bool_], arm: ConfirmedArm) -> float:
     return totals.value(arm, where) if totals.has_totals(arm, where) else float(arm.values[:, where].mean())
 
 
+def by_seed_under(where: NDArray[np.bool_], arm: ConfirmedArm) -> tuple[float, ...]:
+    """The same at each seed."""
+    if totals.has_totals(arm, where):
+        return tuple(totals.by_seed(arm, where))
+    return tuple(float(value) for value in arm.values[:, where].mean(axis=1))
+
+
 def difference_under(where: NDArray[np.bool_], arm: ConfirmedArm, base: ConfirmedArm) -> Difference | None:
     """Paired difference over the examples under a mask, by itself; None where there are none."""
     measured = measure_under(where, arm, base)

@@ -12,6 +12,7 @@ from afp_ray.comparison.headline import Finding, is_forgetting, make_headline
 from afp_ray.comparison.majority import majority, majority_warnings
 from afp_ray.comparison.metric import (
     Metric,
+    by_seed_under,
     mean_under,
     measure,
     measure_under,
@@ -194,7 +195,9 @@ def _mean_cell(name: str, arm: ConfirmedArm, delta: Difference | None, split: Sp
         return None
     metrics = sorted({str(metric) for metric in arm.examples.metric})
     metric = metrics[0] if len(metrics) == 1 else "mean"
-    return TableCell(task=name, language="", mean=float(np.mean(values)), vs_base=delta, metric=metric)
+    return TableCell(
+        task=name, language="", mean=float(np.mean(values)), vs_base=delta, metric=metric, by_seed=tuple(values)
+    )
 
 
 def _cells(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: Split) -> list[tuple[TableCell, ...]]:
@@ -217,6 +220,7 @@ def _cells(arms: Sequence[ConfirmedArm], bases: Sequence[ConfirmedArm], split: S
                 metric=str(examples.metric[where][0]),
                 mean=mean_under(where, arm),
                 vs_base=next(adjusted),
+                by_seed=by_seed_under(where, arm),
                 demo_deviation=_demo_deviation(arm, (task, language, shots), split),
             )
             for (task, language, shots), where in zip(keys, masks, strict=True)

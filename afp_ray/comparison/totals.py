@@ -58,8 +58,13 @@ def has_totals(arm: ConfirmedArm, where: NDArray[np.bool_]) -> bool:
 
 def value(arm: ConfirmedArm, where: NDArray[np.bool_]) -> float:
     """The macro mean under the mask, mean over seeds."""
+    return float(by_seed(arm, where).mean())
+
+
+def by_seed(arm: ConfirmedArm, where: NDArray[np.bool_]) -> Floats:
+    """(S,) the macro mean under the mask at each seed."""
     sums = _sums(arm, where)
-    return float(_scores(sums, [part.sum(axis=1) for part in sums.parts]).mean())
+    return _scores(sums, [part.sum(axis=1) for part in sums.parts])
 
 
 def interval(arm: ConfirmedArm, where: NDArray[np.bool_]) -> Interval:

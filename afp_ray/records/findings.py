@@ -273,6 +273,8 @@ class TableCell(StrictModel):
     """Null for base itself and where there is no base."""
     metric: str = "accuracy"
     """One of `MAIN_METRICS`; `mean` where tasks of several kinds are averaged."""
+    by_seed: tuple[float, ...] = ()
+    """The value at each seed of the arm, whose mean is `mean`; empty in answers of before they were kept."""
     demo_deviation: float | None = None
     """Standard deviation over demonstration seeds, mean over seeds; null where there is one set of demonstrations."""
 

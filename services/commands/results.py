@@ -1,5 +1,6 @@
 """The commands that answer from finished trials: `best`, `compare`, `report` and `export`."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ from services.output import GATE, note, plain, say, say_json, say_json_text
 from services.reports import write_reports
 from services.schemas import OptunaExport
 from services.studies import complete_study_name, paths_of, storage_folder
-from services.views.formats import FORMATS
+from services.views.blocks import tasks_of
+from services.views.formats import FORMATS, TableOptions
 from services.views.results import show_best, show_comparison, show_pareto, show_requirements
 
 app = typer.Typer(rich_markup_mode=None)
@@ -65,27 +67,51 @@ def compare(
         list[str] | None,
         typer.Option(help="'afp > base' (better) or 'mcl >= afp' (not worse); end with 7 when it does not hold."),
     ] = None,
+    task: Annotated[str | None, typer.Option(help="The scores of this task alone, by language.")] = None,
+    std: Annotated[bool, typer.Option("--std", help="Set the standard deviation over seeds behind each mean.")] = False,
+    caption: Annotated[
+        str | None, typer.Option(help="Of the LaTeX table, as LaTeX [default: says what the table shows].")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Of the LaTeX table [default: tab:STUDY].")] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Show the ablation table: arms by language, differences to base, significance."""
     if form is not None and form not in FORMATS:
         raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS))
+    options = TableOptions(task=task, has_std=std, caption=caption, label=label)
+    _check_options(options, "json" if as_json else form)
     folder = storage_folder(storage)
     requirements = requirement_answer(folder, studies, require) if require else []
     answer = comparison_answer(folder, studies)
+    if task is not None and task not in tasks_of(answer):
+        raise ConfigError(f"task {task!r} is not in the table", where="--task", allowed=", ".join(tasks_of(answer)))
     if as_json or form == "json":
-        say_json_text(FORMATS["json"](answer).rstrip("\n"), indent=2)
+        say_json_text(FORMATS["json"](answer, options).rstrip("\n"), indent=2)
     elif form is not None:
-        sys.stdout.write(plain(FORMATS[form](answer)))
+        sys.stdout.write(plain(FORMATS[form](answer, options)))
     else:
-        show_comparison(answer)
+        show_comparison(answer, task=task, has_std=std)
         show_requirements(requirements)
     for requirement in requirements:
         if not requirement.ok:
             note(f"error  not met: {requirement.text}: {requirement.verdict}")
     if not all(requirement.ok for requirement in requirements):
         raise typer.Exit(GATE)
+
+
+def _check_options(options: TableOptions, form: str | None) -> None:
+    """Refuse what a format has no place for."""
+    if form != "tex" and (options.caption is not None or options.label is not None):
+        name = "--caption" if options.caption is not None else "--label"
+        raise ConfigError(f"{name} belongs to a LaTeX table", where=name, fix="write --format tex, or leave it out")
+    if form == "json" and (options.task is not None or options.has_std):
+        name = "--task" if options.task is not None else "--std"
+        raise ConfigError("JSON holds every task and seed", where=name, fix="leave it out, or write --format csv")
+    if options.label is not None and not re.fullmatch(r"[A-Za-z0-9:_.-]+", options.label):
+        raise ConfigError(
+            f"label {options.label!r} is none", where="--label", allowed="letters, digits and : _ . -, as in tab:main"
+        )
 
 
 @app.command()

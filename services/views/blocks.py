@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from afp_ray.records import Comparison, TableCell, TrialExamples
-from services.views.grid import Grid, mark, percent, plain_grid
+from services.views.grid import Grid, mark, over_seeds, percent, plain_grid
 from services.views.pictures import file_name
 
 _CHAR, _PADDING, _LONGEST = 7.6, 20.0, 34
@@ -73,8 +73,11 @@ def tasks_of(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(cell.task for arm in comparison.arms for cell in arm.cells))
 
 
-def task_grid(comparison: Comparison, task: str) -> Grid:
-    """The scores of one task: arms down, languages (and shots where there are several) across, with marks."""
+def task_grid(comparison: Comparison, task: str, *, has_std: bool = False) -> Grid:
+    """The scores of one task: arms down, languages (and shots where there are several) across, with marks.
+
+    `has_std` sets the standard deviation over seeds behind each mean.
+    """
     keys = sorted({(c.language, c.shots or 0) for arm in comparison.arms for c in arm.cells if c.task == task})
     several = len({shots for _, shots in keys}) > 1
     header = ["arm", *(f"{language}/{shots}" if several else language for language, shots in keys)]
@@ -87,14 +90,16 @@ def task_grid(comparison: Comparison, task: str) -> Grid:
             rows.append(["majority", *(percent(floor.get(language)) for language, _ in keys)])
             marks.append([False] * len(header))
     for arm, cells in of_arms:
-        rows.append([arm.arm, *(_score(cells.get(key)) for key in keys)])
+        rows.append([arm.arm, *(_score(cells.get(key), has_std) for key in keys)])
         marks.append([False, *(key in cells and cells[key].mean == top for key, top in zip(keys, best, strict=True))])
     return Grid(header, rows, marks)
 
 
-def _score(cell: TableCell | None) -> str:
+def _score(cell: TableCell | None, has_std: bool) -> str:
     if cell is None:
         return "-"
+    if has_std:
+        return percent(cell.mean) + mark(cell.vs_base) + over_seeds(cell.by_seed)
     spread = "" if cell.demo_deviation is None else f" ±{100 * cell.demo_deviation:.1f}"
     return percent(cell.mean) + mark(cell.vs_base) + spread
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 from afp_ray.records import Difference, signed_points
 
@@ -43,6 +44,11 @@ def plain_grid(header: Sequence[str], rows: Sequence[Sequence[str]], joined: Ite
 def percent(value: float | None) -> str:
     """A fraction in percent, "-" for none."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """The standard deviation over seeds in points, to stand behind a mean; "" where there are not two."""
+    return f" ±{100 * stdev(values):.1f}" if len(values) > 1 else ""
 
 
 def plain(value: float) -> str:

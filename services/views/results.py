@@ -12,6 +12,7 @@ from afp_ray.records import Best, Comparison, Requirement, Score, TrialResult
 from afp_ray.records.confusion import ConfusionAnswer
 from services.output import plain, say
 from services.schemas import EvalAnswer, EvalCell, Reproduction
+from services.views.blocks import task_grid
 from services.views.grid import FAMILY, percent, plain_grid, scored, with_interval
 from services.views.published import LEGEND, published_lines
 from services.views.tables import (
@@ -153,9 +154,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """Ablation table, representation table and verdicts."""
+def show_comparison(comparison: Comparison, *, task: str | None = None, has_std: bool = False) -> None:
+    """Ablation table, representation table and verdicts; or the table of one task alone."""
     terminal = console()
+    if task is not None:
+        title = f"{', '.join(comparison.studies)}: {task} on {comparison.split}, in %"
+        show_grid(task_grid(comparison, task, has_std=has_std), title, terminal)
+        say_folded(MARKS)
+        return
     if comparison.headline is not None:
         terminal.print(
             *(
@@ -166,7 +172,7 @@ def show_comparison(comparison: Comparison) -> None:
         )
         say()
     title = f"{', '.join(comparison.studies)}: {measured(comparison)} in % on {comparison.split}, differences in points"
-    show_grid(ablation_grid(comparison), title, terminal)
+    show_grid(ablation_grid(comparison, has_std=has_std), title, terminal)
     say_folded(MARKS)
     if comparison.representation:
         title = "sentence representations on held-out pairs, before is base at the same layer"

@@ -18,7 +18,7 @@ from afp_ray.records import (
     signed_points,
 )
 from afp_ray.store import StudyPaths, read_incomplete
-from services.views.grid import FAMILY, Grid, interval, mark, percent, plain, plain_grid
+from services.views.grid import FAMILY, Grid, interval, mark, over_seeds, percent, plain, plain_grid
 
 MARKS = f"† p < 0.05 after Holm, ‡ p < 0.01: paired test over contents and seeds, against base; {FAMILY}"
 DEMONSTRATIONS = "± demonstrations"
@@ -28,8 +28,10 @@ COSTS = "training of one trial in device-hours, with all else apart (budget.gpu_
 FRONT = "on the front nothing is as good and as cheap"
 
 
-def ablation_grid(comparison: Comparison) -> Grid:
+def ablation_grid(comparison: Comparison, *, has_std: bool = False) -> Grid:
     """Arms by language (mean over tasks and shots), with the means and the verdict's numbers.
+
+    `has_std` sets the standard deviation over seeds behind each mean.
 
     The last column, where several sets of demonstrations were drawn, is the mean over cells of what they make differ.
     """
@@ -50,6 +52,9 @@ def ablation_grid(comparison: Comparison) -> Grid:
         delta = arm.mean.vs_base if arm.mean else None
         texts = [percent(value) for value in numbers]
         texts[-2] += mark(delta)
+        if has_std:
+            seeds = [*(_language_by_seed(arm, code) for code in languages), *map(_by_seed, (arm.mean, arm.pivot_mean))]
+            texts = [text + over_seeds(values) for text, values in zip(texts, seeds, strict=True)]
         over_demonstrations = [percent(_deviation_over_demonstrations(arm))] if has_deviations else []
         rows.append([arm.arm, str(arm.n_seeds), *texts, *_delta_columns(delta), *over_demonstrations])
         marks.append(
@@ -224,12 +229,28 @@ def _with_deviation(cell: TableCell) -> str:
 
 def _language_mean(arm: ArmRow, language: str) -> float | None:
     """Mean over tasks of the mean over shots, as the objective takes it."""
+    return _mean_of_tasks([(cell.task, cell.mean) for cell in arm.cells if cell.language == language])
+
+
+def _language_by_seed(arm: ArmRow, language: str) -> list[float]:
+    """The same at each seed; [] where the seeds are not known."""
+    cells = [cell for cell in arm.cells if cell.language == language]
+    if not all(len(cell.by_seed) == arm.n_seeds for cell in cells):
+        return []
+    means = [_mean_of_tasks([(cell.task, cell.by_seed[seed]) for cell in cells]) for seed in range(arm.n_seeds)]
+    return [mean for mean in means if mean is not None]
+
+
+def _mean_of_tasks(values: Sequence[tuple[str, float]]) -> float | None:
     tasks: dict[str, list[float]] = {}
-    for cell in arm.cells:
-        if cell.language == language:
-            tasks.setdefault(cell.task, []).append(cell.mean)
-    means = [sum(values) / len(values) for values in tasks.values()]
+    for task, value in values:
+        tasks.setdefault(task, []).append(value)
+    means = [sum(own) / len(own) for own in tasks.values()]
     return sum(means) / len(means) if means else None
+
+
+def _by_seed(cell: TableCell | None) -> Sequence[float]:
+    return cell.by_seed if cell else ()
 
 
 def _mean(cell: TableCell | None) -> float | None:

@@ -6,6 +6,8 @@ import hashlib
 import html
 import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,10 +19,11 @@ from afp_ray.comparison import best, compare
 from afp_ray.ledger import replay
 from afp_ray.records import Comparison, IncompleteScores, MissingScore, Score, TrialStatus, signed_points
 from afp_ray.store import StudyPaths, TrialPaths, write_json
+from services.cli import main
 from services.reports import write_reports
 from services.status import trial_answer
 from services.views.blocks import block, task_grid, tasks_of
-from services.views.formats import escape_latex, to_csv, to_json, to_latex, to_markdown
+from services.views.formats import TableOptions, escape_latex, to_csv, to_json, to_latex, to_markdown
 from services.views.grid import plain_grid
 from services.views.html import POLICY
 from services.views.pictures import Circle, Line, Picture, Text, file_name, real_minus, to_svg
@@ -81,6 +84,83 @@ def test_the_latex_table_is_balanced_whatever_the_names(table: Comparison) -> No
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
     assert r"\textbackslash{}input" in text
+
+
+def test_latex_tables_have_labels_deviations_and_a_caption_of_facts(table: Comparison) -> None:
+    text = to_latex(table, TableOptions(has_std=True))
+    labels = re.findall(r"\\label\{(.*)\}", text)
+    assert labels[0] == "tab:demo" and len(set(labels)) == len(labels) == text.count(r"\begin{table}")
+    mean = next(arm.mean for arm in table.arms if arm.arm == "afp")
+    assert mean is not None and len(mean.by_seed) == 2
+    assert mean.mean == pytest.approx(sum(mean.by_seed) / 2)
+    spread = abs(mean.by_seed[0] - mean.by_seed[1]) / 2**0.5
+    assert rf"{100 * mean.mean:.1f}\textdaggerdbl{{}} $\pm${100 * spread:.1f}" in text
+    (caption, *_) = re.findall(r"\\caption\{(.*)\}", text)
+    assert caption.startswith(r"Accuracy in \% on the test split, mean of xcopa, xnli, by language; mean and standard")
+    assert "deviation over 2 seeds. The mean leaves out the pivot language en." in caption
+    named = to_latex(table, TableOptions(caption=r"Ours, \method{}", label="tab:main"))
+    assert "\\caption{Ours, \\method{}}\n\\label{tab:main}\n" in named
+
+
+def test_deviations_over_seeds_of_a_language_are_those_of_its_mean_over_tasks(table: Comparison) -> None:
+    arm = next(arm for arm in table.arms if arm.arm == "mcl")
+    cells = [cell for cell in arm.cells if cell.language == "sw"]
+    by_seed = [sum(cell.by_seed[seed] for cell in cells) / len(cells) for seed in (0, 1)]
+    grid = ablation_grid(table, has_std=True)
+    row = next(row for row in grid.rows if row[0] == "mcl")
+    expected = abs(by_seed[0] - by_seed[1]) / 2**0.5
+    assert row[grid.header.index("sw")] == f"{50 * sum(by_seed):.1f} ±{100 * expected:.1f}"
+    assert "±" not in next(row for row in grid.rows if row[0] == "base")[2]  # one seed has none
+
+
+def test_the_table_of_one_task_in_every_form(table: Comparison) -> None:
+    options = TableOptions(task="xnli", has_std=True)
+    text = to_latex(table, options)
+    assert text.count(r"\begin{table}") == 1 and r"\label{tab:demo-xnli}" in text and "split of xnli" in text
+    assert len(to_markdown(table, options).split("\n\n")) == 2  # a caption and a table
+    rows = list(csv.DictReader(io.StringIO(to_csv(table, options))))
+    assert {row["task"] for row in rows} == {"xnli"}
+    cell = next(cell for cell in table.arms[2].cells if (cell.task, cell.language) == ("xnli", "sw"))
+    row = next(row for row in rows if (row["arm"], row["language"]) == ("afp", "sw"))
+    assert float(row["seed_deviation"]) == pytest.approx(abs(cell.by_seed[0] - cell.by_seed[1]) / 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--task", "xnlu"], "allowed"),
+        (["--caption", "x"], "--format tex"),
+        (["--format", "md", "--label", "x"], "--format tex"),
+        (["--format", "tex", "--label", "a}b"], "tab:main"),
+        (["--json", "--std"], "--format csv"),
+    ],
+)
+def test_what_a_format_has_no_place_for_is_refused(
+    finished: StudyPaths, asked: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "demo", "--storage", str(finished.storage), *asked]) == 2
+    assert said in "".join(capsys.readouterr())
+
+
+def test_the_command_writes_the_table_that_was_asked_for(
+    finished: StudyPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["compare", "demo", "--storage", str(finished.storage), "--task", "xnli", "--std"]
+    assert main([*asked, "--format", "tex", "--caption", "Ours", "--label", "tab:x"]) == 0
+    assert "\\caption{Ours}\n\\label{tab:x}" in capsys.readouterr().out
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "xnli on test" in shown and "±" in shown
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex on the PATH")
+def test_latex_compiles(table: Comparison, tmp_path: Path) -> None:
+    text = to_latex(hostile(table), TableOptions(has_std=True)) + to_latex(table, TableOptions(task="xnli"))
+    head = "\\documentclass{article}\\usepackage{booktabs}\\usepackage{textcomp}\\begin{document}\n"
+    (tmp_path / "paper.tex").write_text(f"{head}{text}\\end{{document}}\n", "utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_the_markdown_table_keeps_its_columns_whatever_the_names(table: Comparison) -> None:
