@@ -1,11 +1,27 @@
-"""Writes the files that a study begins with: the schema of the study file for the editor."""
+"""Writes the files that a study begins with: the study file itself, and its schema for the editor."""
 
 import json
+import re
+import shlex
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
+import afp_ray.study
+from afp_ray.config import StudyConfig
+from afp_ray.config.base import StrictModel
+from afp_ray.config.document import Document
+from afp_ray.config.load import load_study
 from afp_ray.config.schema import TITLE, study_schema
-from afp_ray.errors import ConfigError
+from afp_ray.config.translate import translate
+from afp_ray.errors import ConfigError, UserError
+from afp_ray.planning.draft import Draft, draft_study
+from afp_ray.planning.survey import Survey, survey
 from afp_ray.store import write_atomic
+from services.studies import find, shipped_names
+from services.views.study_file import study_text
 
 SCHEMA_FILE = "afp-study.schema.json"
 
@@ -44,3 +60,95 @@ def _is_schema(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("title") == TITLE
+
+
+class Begun(StrictModel):
+    """A study file that was written."""
+
+    study: str
+    """The file."""
+    schema_file: str
+    """Its schema for the editor."""
+    saw: tuple[str, ...]
+    chose: tuple[str, ...]
+    left_out: dict[str, str]
+    """What was not used, and why."""
+    problem: str
+    """What `afp plan` would refuse; "" where it does not."""
+
+
+def begin_study(name: str, names: Sequence[str], *, force: bool = False) -> Begun:
+    """Write a study file for what was named, or a copy of a study that ships, and the schema beside it.
+
+    Args:
+        name: of the study; its file is `<name>.yaml` in the current folder.
+        names: files, folders and models, or the name of one study that ships; nothing is the demonstration's parts.
+        force: whether a file of that name is replaced.
+    Raises: ConfigError for a name that cannot be a study's or a file that is there; DataError when nothing that was
+        named can be used.
+    """
+    _require_name(name)
+    file = new_file(f"{name}.yaml", force=force)
+    shipped = [item for item in names if item in shipped_names()]
+    if shipped and len(names) > 1:
+        raise ConfigError(f"{shipped[0]} is a study that ships", where="--from", fix="give it alone, or files alone")
+    if shipped:
+        text, draft, seen = _copied(find(shipped[0]), name), Draft({}, chose=[f"a copy of {shipped[0]}"]), Survey()
+    else:
+        seen = survey(names)
+        draft = draft_study(name, seen)
+        text = study_text(draft, schema=SCHEMA_FILE, made_by=shlex.join(["afp", "init", name, *names]))
+    problem = _problem(text, name)
+    schema = write_schema(file.parent / SCHEMA_FILE)
+    write_atomic(file, text)
+    return Begun(
+        study=str(file),
+        schema_file=str(schema),
+        saw=tuple(_seen_lines(seen)),
+        chose=tuple(draft.chose),
+        left_out=draft.left_out,
+        problem=problem,
+    )
+
+
+def _require_name(name: str) -> None:
+    try:
+        StudyConfig(name=name)
+    except ValidationError as error:
+        mistake = translate(error.errors()[0], Document(name="", lines=[], values={}), model=StudyConfig)
+        raise ConfigError(mistake.problem, where="NAME", allowed=mistake.allowed, fix="choose another name") from error
+
+
+def _copied(shipped: Path, name: str) -> str:
+    """The text of a study that ships, comments and all, under another name."""
+    text = re.sub(r"^name:.*$", f"name: {name}", shipped.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
+    return f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}"
+
+
+def _problem(text: str, name: str) -> str:
+    """What a plan of the study would refuse; "" where it would not.
+
+    Raises: ConfigError for a name that cannot be a study's.
+    """
+    with tempfile.TemporaryDirectory(prefix="afp-init-") as folder:
+        file = Path(folder) / f"{name}.yaml"
+        file.write_text(text, encoding="utf-8")
+        study = load_study(file)
+    try:
+        unloadable = afp_ray.study.check(study).unloadable
+    except UserError as error:
+        return f"{error.where}: {error.problem}" if error.where else error.problem
+    return "; ".join(f"arm {arm}: {error.problem}" for arm, error in unloadable.items())
+
+
+def _seen_lines(seen: Survey) -> list[str]:
+    lines = [f"{name}: {model.model_type}, {model.num_layers} blocks" for name, model in seen.models.items()]
+    for corpus in (*seen.corpora, *seen.beside):
+        pairs = [f"pairs of {corpus.pivot} with {_listed(corpus.pairs)}"] if corpus.pairs else []
+        told = [f"instructions in {_listed(corpus.instructions)}"] if corpus.instructions else []
+        lines.append(f"{corpus.source.path}: {corpus.source.kind}, {'; '.join(pairs + told)}")
+    return lines + [f"{folder}: tasks {', '.join(tasks)}" for folder, tasks in seen.data_dirs.items()]
+
+
+def _listed(codes: Sequence[str]) -> str:
+    return " ".join(codes) if len(codes) <= 12 else f"{len(codes)} languages"

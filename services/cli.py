@@ -23,6 +23,10 @@ from services.output import AWAY, open_streams, say
 # and a command loads its own alone, so that `afp status` does not wait for what `afp best` computes with.
 COMMANDS: Final = {
     "demo": ("study", "Run the demonstration study: embedded corpus and model, offline, on two CPU cores."),
+    "init": (
+        "begin",
+        "Write a commented study file for your files: languages, amounts, layers, tasks and limits are filled in.",
+    ),
     "schema": ("begin", "Write the JSON schema of the study file, by which an editor completes and checks it."),
     "plan": ("study", "Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."),
     "run": ("study", "Run a study, or continue it; finished trials are never trained again."),

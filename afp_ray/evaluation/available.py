@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from afp_ray.config import EvaluationConfig, Split
@@ -103,3 +104,15 @@ def _rows(name: str, data_dir: str | None, language: str, pivot: str) -> Languag
         return load_rows(TASKS[name], data_dir, language)
     config = EvaluationConfig.model_validate({"tasks": [name], "data_dir": data_dir})
     return load_direction(DIRECTIONS[name][0], config, language=language, pivot=pivot)
+
+
+def task_folders(data_dir: Path) -> dict[str, set[str]]:
+    """By choice task, names of the folders or archives below `data_dir` that its rows are read from."""
+    found: dict[str, set[str]] = {}
+    for name, task in TASKS.items():
+        for code in LANGUAGES:
+            for file in task.files(data_dir, code).values():
+                path = Path(file.path)
+                if path.is_relative_to(data_dir):
+                    found.setdefault(name, set()).add(path.relative_to(data_dir).parts[0])
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.output import say
 
 if TYPE_CHECKING:
+    from services.beginning import Begun
     from services.listing import LanguageRow, MethodRow, TaskRow
 
 _NUM_WORDS = 6
@@ -45,6 +46,19 @@ def show_languages(rows: "Sequence[LanguageRow]") -> None:
         words = "all prompt words" if not lacks else f"prompt words {' '.join(row.words)}"
         space = "" if row.has_word_space else ", no space between words"
         _fold(row.code, f"{row.code3}  {row.name}, {row.script}{space}; {words}")
+
+
+def show_begun(begun: "Begun") -> None:
+    """What was seen, chosen and left out, and what to do next."""
+    for name, lines in (("saw", begun.saw), ("chose", begun.chose)):
+        for index, line in enumerate(lines):
+            _fold(name if not index else "", line)
+    for index, (name, why) in enumerate(begun.left_out.items()):
+        _fold("left out" if not index else "", f"{name}: {why}")
+    _fold("wrote", f"{begun.study}, and {begun.schema_file} for your editor")
+    if begun.problem:
+        _fold("but", f"afp plan will refuse it: {begun.problem}")
+    _fold("next", f"afp plan {begun.study}; then afp run {begun.study}")
 
 
 def _fold(name: str, text: str) -> None:
