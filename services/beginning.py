@@ -18,6 +18,7 @@ from afp_ray.config.schema import TITLE, study_schema
 from afp_ray.config.translate import translate
 from afp_ray.errors import ConfigError, UserError
 from afp_ray.planning.draft import Draft, draft_study
+from afp_ray.planning.presets import choose_preset, preset_lines
 from afp_ray.planning.survey import Survey, survey
 from afp_ray.store import write_atomic
 from services.studies import find, shipped_names
@@ -77,13 +78,14 @@ class Begun(StrictModel):
     """What `afp plan` would refuse; "" where it does not."""
 
 
-def begin_study(name: str, names: Sequence[str], *, force: bool = False) -> Begun:
+def begin_study(name: str, names: Sequence[str], *, force: bool = False, preset: str | None = None) -> Begun:
     """Write a study file for what was named, or a copy of a study that ships, and the schema beside it.
 
     Args:
         name: of the study; its file is `<name>.yaml` in the current folder.
         names: files, folders and models, or the name of one study that ships; nothing is the demonstration's parts.
         force: whether a file of that name is replaced.
+        preset: card whose size decides how it trains.
     Raises: ConfigError for a name that cannot be a study's or a file that is there; DataError when nothing that was
         named can be used.
     """
@@ -93,11 +95,18 @@ def begin_study(name: str, names: Sequence[str], *, force: bool = False) -> Begu
     if shipped and len(names) > 1:
         raise ConfigError(f"{shipped[0]} is a study that ships", where="--from", fix="give it alone, or files alone")
     if shipped:
+        if preset is not None:
+            fix = f"give it to the plan and the run: afp run {name}.yaml --preset {preset}"
+            raise ConfigError("a study that ships is copied as it is", where="--preset", fix=fix)
         text, draft, seen = _copied(find(shipped[0]), name), Draft({}, chose=[f"a copy of {shipped[0]}"]), Survey()
     else:
         seen = survey(names)
         draft = draft_study(name, seen)
-        text = study_text(draft, schema=SCHEMA_FILE, made_by=shlex.join(["afp", "init", name, *names]))
+        made_by = shlex.join(["afp", "init", name, *names])
+        text = study_text(draft, schema=SCHEMA_FILE, made_by=made_by)
+        if preset is not None:
+            _apply_preset(draft, _loaded(text, name), preset)
+            text = study_text(draft, schema=SCHEMA_FILE, made_by=f"{made_by} --preset {preset}")
     problem = _problem(text, name)
     schema = write_schema(file.parent / SCHEMA_FILE)
     write_atomic(file, text)
@@ -126,19 +135,31 @@ def _copied(shipped: Path, name: str) -> str:
 
 
 def _problem(text: str, name: str) -> str:
-    """What a plan of the study would refuse; "" where it would not.
-
-    Raises: ConfigError for a name that cannot be a study's.
-    """
-    with tempfile.TemporaryDirectory(prefix="afp-init-") as folder:
-        file = Path(folder) / f"{name}.yaml"
-        file.write_text(text, encoding="utf-8")
-        study = load_study(file)
+    """What a plan of the study would refuse; "" where it would not."""
     try:
-        unloadable = afp_ray.study.check(study).unloadable
+        unloadable = afp_ray.study.check(_loaded(text, name)).unloadable
     except UserError as error:
         return f"{error.where}: {error.problem}" if error.where else error.problem
     return "; ".join(f"arm {arm}: {error.problem}" for arm, error in unloadable.items())
+
+
+def _loaded(text: str, name: str) -> StudyConfig:
+    with tempfile.TemporaryDirectory(prefix="afp-init-") as folder:
+        file = Path(folder) / f"{name}.yaml"
+        file.write_text(text, encoding="utf-8")
+        return load_study(file)
+
+
+def _apply_preset(draft: Draft, study: StudyConfig, name: str) -> None:
+    """Put what a preset chooses into the draft."""
+    preset = choose_preset(study, name)
+    for field, value in preset.values.items():
+        section, _, last = field.partition(".")
+        if section == "runtime":
+            draft.fields.setdefault("runtime", {})[last] = value
+        else:
+            draft.fix(field, value, f"for a card of {name}")
+    draft.chose += preset_lines(preset)
 
 
 def _seen_lines(seen: Survey) -> list[str]:

@@ -4,7 +4,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,13 @@ def shipped_names() -> list[str]:
 
 
 def load(
-    study: str, sets: Sequence[str] | None = None, *, executor: str | None = None, small: bool = False
+    study: str,
+    sets: Sequence[str] | None = None,
+    *,
+    executor: str | None = None,
+    small: bool = False,
+    preset: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> StudyConfig:
     """The study of a file or of a shipped name, with what the command line sets over it.
 
@@ -96,12 +102,22 @@ def load(
         sets: `name=value` each.
         executor: over the file's.
         small: take its small form.
-    Raises: ConfigError for a study that is not there or not as it should be.
+        preset: card whose size decides how it trains; its values stand where the file's would, below `sets`.
+        say: hears what a preset chose.
+    Raises: ConfigError for a study that is not there or not as it should be, or that no form of training fits the card.
     """
     from afp_ray.config.load import load_study  # the YAML library, which answers about finished studies do not need
 
     overrides = [*(sets or []), *([f"runtime.executor={executor}"] if executor else [])]
-    return load_study(find(study), overrides, small=small)
+    config = load_study(find(study), overrides, small=small)
+    if preset is None:
+        return config
+    from afp_ray.planning.presets import choose_preset, preset_lines  # the search's library
+
+    chosen = choose_preset(config, preset, given=[override.partition("=")[0].strip() for override in overrides])
+    for line in preset_lines(chosen):
+        say(line)
+    return load_study(find(study), [*chosen.overrides, *overrides], small=small)
 
 
 def is_file_name(name: str) -> bool:

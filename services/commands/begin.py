@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from services.beginning import begin_study, schema_text, write_schema
-from services.commands.options import Json
+from services.commands.options import Json, PresetName
 from services.output import say, say_json, say_json_text
 from services.studies import complete_study_file
 from services.views.listing import show_begun
@@ -29,6 +29,7 @@ def init(
             autocompletion=complete_study_file,
         ),
     ] = None,
+    preset: PresetName = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the study file where there is one.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +37,7 @@ def init(
     names = [*(sources or []), *(files or [])]
     if Path(name).exists() or Path(name).suffix in (".tsv", ".jsonl") or "/" in name:
         name, names = DEFAULT_NAME, [*names, name]  # afp init --from pairs.en-zh.tsv model
-    begun = begin_study(name.removesuffix(".yaml"), names, force=force)
+    begun = begin_study(name.removesuffix(".yaml"), names, force=force, preset=preset)
     say_json(begun) if as_json else show_begun(begun)
 
 

@@ -13,6 +13,9 @@ Storage = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A field over the file: training.max_steps=50.")]
 Small = Annotated[bool, typer.Option("--small", help="The study's small form, for two CPU cores without a network.")]
+PresetName = Annotated[
+    str | None, typer.Option("--preset", help="24gb, 48gb or 80gb: precision, passes and adapters by the card's size.")
+]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local, over the file.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster [default: $RAY_ADDRESS, else one is started].")

@@ -30,6 +30,7 @@ from services.commands.options import (
     Drift,
     ExecutorName,
     Json,
+    PresetName,
     Sets,
     Small,
     Storage,
@@ -72,6 +73,7 @@ def plan(
     storage: Storage = None,
     sets: Sets = None,
     small: Small = False,
+    preset: PresetName = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with 7 when training has whole evaluation rows, or long runs of them.")
     ] = False,
@@ -93,9 +95,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show arms, cost, checks, the smallest effect, and what training shares with evaluation; starts no trial."""
-    answer = afp_ray.study.plan(
-        load(study, sets, small=small), storage_folder(storage), probe=probe, spreads=_spreads(spread)
-    )
+    config = load(study, sets, small=small, preset=preset, say=note)
+    answer = afp_ray.study.plan(config, storage_folder(storage), probe=probe, spreads=_spreads(spread))
     if answer.cost is not None and price is not None:
         cost = answer.cost.model_copy(update={"money": price * answer.cost.device_hours})
         answer = answer.model_copy(update={"cost": cost})
@@ -134,6 +135,7 @@ def run(
     executor: ExecutorName = None,
     address: Address = None,
     small: Small = False,
+    preset: PresetName = None,
     allow_drift: Drift = False,
     attach: Attach = False,
     allow_open: AllowOpen = False,
@@ -142,7 +144,7 @@ def run(
     """Run a study, or continue it; finished trials are never trained again."""
     folder = storage_folder(storage)
     code = run_and_show(
-        load(study, sets, executor=executor, small=small),
+        load(study, sets, executor=executor, small=small, preset=preset, say=note),
         folder,
         address=address,
         allow_drift=allow_drift,

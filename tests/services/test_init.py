@@ -160,3 +160,11 @@ def test_a_table_whose_name_says_no_language_is_told_how_to_be_named(
     (here / "corpus.tsv").write_text("one\tmoja\n")
     answer = begun(capsys, "mine", "--from", "corpus.tsv", "pairs.en-sw.tsv", "llama")
     assert "name it like corpus.en-zh.tsv" in answer["left_out"]["corpus.tsv"]
+
+
+def test_a_preset_is_written_into_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = begun(capsys, "mine", "--from", "pairs.en-sw.tsv", "llama", "data/xcopa", "--preset", "48gb")
+    assert load_study("mine.yaml").fixed["training.precision"] == "bf16"
+    assert any(line.startswith("memory 0.") for line in answer["chose"])
+    assert cli.main(["init", "copy", "--from", "demo", "--preset", "48gb"]) == 2
+    assert "afp run copy.yaml --preset 48gb" in capsys.readouterr().err
