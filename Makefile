@@ -9,7 +9,7 @@ LOG      = $(VENV)/setup.log
 pip      = $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt $(1) >>$(LOG) 2>&1 \
 	|| { status=$$?; tail -n 40 $(LOG) >&2; echo "error  pip failed; all that it said is in $(LOG)" >&2; exit $$status; }
 
-.PHONY: setup setup-dev smollm2 demo test test-faults check bench docs clean
+.PHONY: setup setup-dev smollm2 demo test test-faults check bench docs site clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -63,5 +63,10 @@ bench: setup-dev
 docs: setup-dev
 	$(BIN)/python tools/make_docs.py
 
+# The pages as a site, searchable and without a request to elsewhere: open site/index.html.
+site: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html is ready"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
