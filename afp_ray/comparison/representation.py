@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afp_ray.comparison.confirmed import ConfirmedArm
+from afp_ray.comparison.metric import RESAMPLES
+from afp_ray.comparison.retrieval import found_pairs
 from afp_ray.comparison.wording import Measured, adjust, p_of, p_text, points
 from afp_ray.evaluation.projection import SentenceStates, read_states
 from afp_ray.records import ArmRow, Comparison, Difference, Interval, LayerMetrics, RepresentationRow
@@ -97,8 +99,8 @@ def _with_intervals(
     """The mean over languages of an arm with how far retrieval may be off, and its difference to base."""
     reported = (row.layer, row.pooling)
     update = {
-        "retrieval_ci95": _interval(*_found(arm, reported, split)),
-        "retrieval_before_ci95": _interval(*_found(base, reported, split)) if base and row.before else None,
+        "retrieval_ci95": _interval(arm, reported, split),
+        "retrieval_before_ci95": _interval(base, reported, split) if base and row.before else None,
         "retrieval_difference": delta,
     }
     return row.model_copy(update=update)
@@ -111,7 +113,13 @@ def _found(arm: ConfirmedArm, reported: tuple[int, str], split: str) -> tuple[li
     return shares, min((row.n for rows in by_seed for row in rows), default=0)
 
 
-def _interval(shares: Sequence[float], number: int) -> Interval | None:
+def _interval(arm: ConfirmedArm, reported: tuple[int, str], split: str) -> Interval | None:
+    """Over pairs and seeds, from single pairs where they were kept; None where there are too few."""
+    pairs = found_pairs(arm, reported, split)
+    if pairs is not None:
+        whole = pairs.interval()
+        return None if whole is None else (whole.low, whole.high)
+    shares, number = _found(arm, reported, split)
     if not shares or number < MIN_CONTENTS:
         return None
     interval = seeds_interval(shares, number)
@@ -124,6 +132,12 @@ def _retrieval(arm: ConfirmedArm, base: ConfirmedArm, reported: tuple[int, str],
     theirs, other = _found(base, reported, split)
     if not ours or not theirs:
         return None
+    pairs, before = found_pairs(arm, reported, split), found_pairs(base, reported, split)
+    paired = pairs.minus(before, resamples=RESAMPLES) if pairs is not None and before is not None else None
+    if paired is not None and pairs is not None:
+        ends = (paired.interval.low, paired.interval.high)
+        found = {"delta": paired.estimate.value, "ci95": ends, "p": paired.p, "n": pairs.shares.shape[1]}
+        return Measured(Difference(**found), paired)
     number = min(number, other)
     delta = float(np.mean(ours) - np.mean(theirs))
     if number < MIN_CONTENTS:

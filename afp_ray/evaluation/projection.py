@@ -43,8 +43,22 @@ class Axes:
 
 
 @dataclass(frozen=True, slots=True)
+class PairRetrieval:
+    """Which translations of held-out pairs are found.
+
+    Attributes:
+        languages, contents: of the P pairs; pairs of one content share a sentence.
+        found: by layer and pooling, (P,) in how many of both directions the translation is nearest: 0, 1 or 2.
+    """
+
+    languages: tuple[str, ...]
+    contents: tuple[str, ...]
+    found: Mapping[LayerPooling, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
 class SentenceStates:
-    """What one trial leaves for drawings.
+    """What one trial leaves for drawings and comparisons.
 
     Attributes:
         languages: of the N sentences.
@@ -59,6 +73,8 @@ class SentenceStates:
     axes: Mapping[LayerPooling, Axes]
     points: Mapping[LayerPooling, Floats]
     """(N, 2) the trial's own sentences in its own axes, by layer and pooling."""
+    retrieval: PairRetrieval | None = None
+    """Null in files of before it was kept."""
 
 
 def fit_axes(states: Floats) -> Axes:
@@ -111,6 +127,10 @@ def write_states(sentences: SentenceStates, path: Path) -> None:
         "place": list(sentences.headline),
         "shares": [[*key, *axes.shares] for key, axes in sentences.axes.items()],
     }
+    if sentences.retrieval is not None:
+        head["pairs"] = [list(sentences.retrieval.languages), list(sentences.retrieval.contents)]
+        for (layer, pooling), found in sentences.retrieval.found.items():
+            tensors[f"found.{layer}.{pooling}"] = found
     # One entry: several would be written in any order.
     write_atomic(path, save(tensors, metadata={_HEAD: json.dumps(head)}))
 
@@ -130,8 +150,29 @@ def read_states(path: Path) -> SentenceStates | None:
                 mean, directions = file.get_tensor(f"mean.{name}"), file.get_tensor(f"directions.{name}")
                 axes[int(layer), str(pooling)] = Axes(mean, directions, (float(first), float(second)))
                 points[int(layer), str(pooling)] = file.get_tensor(f"points.{name}")
-            states = file.get_tensor("states")
+            states, retrieval = file.get_tensor("states"), _retrieval(file, head)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     layer, pooling = head["place"]
-    return SentenceStates(tuple(head["languages"]), (int(layer), str(pooling)), states, axes, points)
+    return SentenceStates(tuple(head["languages"]), (int(layer), str(pooling)), states, axes, points, retrieval)
+
+
+def read_retrieval(path: Path) -> PairRetrieval | None:
+    """Which translations a trial found; None without such a file, or with one of before it was kept."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _retrieval(file, json.loads((file.metadata() or {})[_HEAD]))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _retrieval(file: Any, head: Mapping[str, Any]) -> PairRetrieval | None:
+    if "pairs" not in head:
+        return None
+    languages, contents = head["pairs"]
+    found = {
+        (int(layer), str(pooling)): file.get_tensor(f"found.{layer}.{pooling}") for layer, pooling, *_ in head["shares"]
+    }
+    return PairRetrieval(tuple(languages), tuple(contents), found)

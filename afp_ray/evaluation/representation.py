@@ -7,7 +7,7 @@ Source: alignment and uniformity, arXiv:2005.10242; anisotropy, arXiv:1909.00512
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from afp_ray.config import Split
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
 from afp_ray.evaluation.probe import LanguageProbe, content_groups
-from afp_ray.evaluation.projection import SentenceStates, gather_states
+from afp_ray.evaluation.projection import PairRetrieval, SentenceStates, gather_states
 from afp_ray.evaluation.scoring import max_positions
 from afp_ray.models.hidden_states import all_hidden_states
 from afp_ray.models.packing import lengths_of
@@ -44,18 +44,20 @@ class Representation:
         states: (S, D) float32 unit vectors by layer and pooling.
         sampled: sentences of the probe and of drawings, as rows of `states`.
         languages: their languages.
+        retrieval: of every pair, for comparisons with other trials.
     """
 
     rows: list[LayerMetrics]
     states: Mapping[LayerPooling, Tensor]
     sampled: Tensor
     languages: tuple[str, ...]
+    retrieval: PairRetrieval
 
-    def to_draw(self, headline: LayerPooling) -> SentenceStates:
-        """What drawings need of the sampled sentences; `headline` is the layer and pooling that is reported."""
+    def to_keep(self, headline: LayerPooling) -> SentenceStates:
+        """What comparisons and drawings need; `headline` is the layer and pooling that is reported."""
         states = {key: vectors[self.sampled].numpy() for key, vectors in self.states.items()}
         by_name = {(layer, str(pooling)): vectors for (layer, pooling), vectors in states.items()}
-        return gather_states(by_name, self.languages, headline)
+        return replace(gather_states(by_name, self.languages, headline), retrieval=self.retrieval)
 
 
 def measure_representation(
@@ -98,23 +100,36 @@ def measure_representation(
     sampled = _sample(pairs_by_language, row_of)
     probed = _probe(vectors, sampled)
     rows = []
+    found: dict[tuple[int, str], list[Tensor]] = {}
     for language, pairs in pairs_by_language.items():
         source = torch.tensor([row_of[pair.source] for pair in pairs])
         target = torch.tensor([row_of[pair.target] for pair in pairs])
         for (layer, pooling), states in vectors.items():
+            hits = _hits(states[source], states[target])
+            found.setdefault((layer, pooling), []).append(hits.sum(dim=0, dtype=torch.uint8))
             rows.append(
                 LayerMetrics(
                     split=split,
                     language=language,
                     layer=layer,
                     pooling=pooling,
-                    **language_metrics(states[source], states[target]),
+                    **language_metrics(states[source], states[target], hits),
                     **probed[layer, pooling].get(language, {}),
                     n=len(pairs),
                 )
             )
     sampled_rows = torch.tensor([index for index, _, _ in sampled], dtype=torch.long)
-    return Representation(rows, vectors, sampled_rows, tuple(language for _, language, _ in sampled))
+    retrieval = PairRetrieval(
+        tuple(language for language, pairs in pairs_by_language.items() for _ in pairs),
+        tuple(_contents([pair for pairs in pairs_by_language.values() for pair in pairs])),
+        {key: torch.cat(parts).numpy() for key, parts in found.items()},
+    )
+    return Representation(rows, vectors, sampled_rows, tuple(language for _, language, _ in sampled), retrieval)
+
+
+def _contents(pairs: Sequence[TranslationPair]) -> list[str]:
+    """A pivot's sentence that stands in the pairs of several languages is one content, whatever they call it."""
+    return content_groups([(f"text {pair.source}", f"name {pair.content_id}") for pair in pairs])
 
 
 def _sample(
@@ -122,8 +137,7 @@ def _sample(
 ) -> list[tuple[int, str, str]]:
     """Row, language and content of the sampled sentences, none twice in a language."""
     pairs = [pair for pairs in pairs_by_language.values() for pair in pairs[:NUM_SAMPLED]]
-    # A sentence of the pivot that stands in the pairs of several languages is one content, whatever they call it.
-    contents = content_groups([(f"text {pair.source}", f"name {pair.content_id}") for pair in pairs])
+    contents = _contents(pairs)
     content_of: dict[tuple[int, str], str] = {}
     for pair, content in zip(pairs, contents, strict=True):
         for text, language in ((pair.source, pair.source_language), (pair.target, pair.target_language)):
@@ -190,10 +204,14 @@ def _pool_all(states: Tensor, mask: Tensor, poolings: Sequence[Pooling]) -> dict
     return {name: normalize(pool(states, mask, name).float(), dim=-1).cpu() for name in poolings}
 
 
-def language_metrics(source: Tensor, target: Tensor) -> dict[str, float]:
-    """The fields of `LayerMetrics` that N >= 2 pairs of (N, D) unit vectors decide, row i with row i."""
-    retrieval, alignment, uniformity = pair_metrics(source, target)
-    from_pivot, to_pivot = _hits(source, target)
+def language_metrics(source: Tensor, target: Tensor, hits: Tensor | None = None) -> dict[str, float]:
+    """The fields of `LayerMetrics` that N >= 2 pairs of (N, D) unit vectors decide, row i with row i.
+
+    `hits` are what `_hits` gives of them, where it is known.
+    """
+    hits = _hits(source, target) if hits is None else hits
+    retrieval, alignment, uniformity = pair_metrics(source, target, hits)
+    from_pivot, to_pivot = hits.float().mean(dim=1)
     return {
         "retrieval_at_1": retrieval,
         "retrieval_from_pivot": float(from_pivot),
@@ -204,7 +222,7 @@ def language_metrics(source: Tensor, target: Tensor) -> dict[str, float]:
     }
 
 
-def pair_metrics(source: Tensor, target: Tensor) -> tuple[float, float, float]:
+def pair_metrics(source: Tensor, target: Tensor, hits: Tensor | None = None) -> tuple[float, float, float]:
     """Retrieval@1, alignment and uniformity of N >= 2 pairs of (N, D) unit vectors, row i with row i.
 
     Returns: share of rows whose translation is the nearest neighbour by cosine, mean of both directions, in [0, 1];
@@ -212,17 +230,17 @@ def pair_metrics(source: Tensor, target: Tensor) -> tuple[float, float, float]:
         a side, mean of both sides, in [-8, 0].
     Source: arXiv:2005.10242, with alpha = 2 and t = 2.
     """
-    forward, backward = _hits(source, target)
+    forward, backward = (_hits(source, target) if hits is None else hits).float().mean(dim=1)
     alignment = (source - target).square().sum(dim=1).mean()
     uniformity = (_uniformity(source) + _uniformity(target)) / 2
     return float((forward + backward) / 2), float(alignment), uniformity
 
 
-def _hits(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of the rows of `source` whose own row of `target` is nearest by cosine, and the other way round."""
+def _hits(source: Tensor, target: Tensor) -> Tensor:
+    """(2, N) whether the own row of `target` is the nearest to each of `source` by cosine, and the other way round."""
     cosine = source @ target.T  # (N, N)
     gold = torch.arange(len(source))
-    return (cosine.argmax(dim=1) == gold).float().mean(), (cosine.argmax(dim=0) == gold).float().mean()
+    return torch.stack([cosine.argmax(dim=1) == gold, cosine.argmax(dim=0) == gold])
 
 
 def mean_cosine(vectors: Tensor) -> float:

@@ -141,7 +141,7 @@ def _measure(
     measured = measure_representation(loaded.model, loaded.tokenizer, pairs, split=split)
     headline = choose_headline([row for row in (*earlier, *measured.rows) if row.split == "validation"])
     if headline is not None:
-        write_states(measured.to_draw(headline), paths.representation_of(split))
+        write_states(measured.to_keep(headline), paths.representation_of(split))
     return measured.rows
 
 

@@ -179,6 +179,8 @@ def show_comparison(comparison: Comparison, *, task: str | None = None, has_std:
         show_grid(representation_grid(comparison.representation), title, terminal)
     for title, grid in finding_grids(comparison):
         show_grid(grid, title, terminal)
+    if comparison.cost_note:
+        say_folded(f"costs are not compared: {comparison.cost_note}")
     for words, grid in published_lines(comparison, shared_only=True):
         say_folded(words)
         show_grid(grid, f"cells of both, in %; {LEGEND}", terminal)

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fabricate import fabricate
+from fabricate import LANGUAGES, fabricate, make_states
 
 from afp_ray.comparison import best, compare
 from afp_ray.comparison.headline import Finding, make_headline
+from afp_ray.evaluation.projection import PairRetrieval, gather_states, write_states
 from afp_ray.records import (
     ArmRow,
     Comparison,
@@ -17,6 +20,7 @@ from afp_ray.records import (
     RepresentationRow,
     TableCell,
 )
+from afp_ray.store import StudyPaths
 from services.cli import main
 from services.views.pictures import real_minus
 
@@ -231,3 +235,40 @@ def test_a_loss_of_the_pivot_is_warned_of_by_its_size(tmp_path: Path) -> None:
     assert line.startswith("mcl may have forgotten: in the pivot language en it is below base (-")
     assert line.endswith("so noise is not ruled out)")
     assert not [warning for warning in best(paths).warnings if "forgot" in warning]
+
+
+def keep_pairs(paths: StudyPaths, found: dict[str, int], *, number: int = 50) -> None:
+    """Have every trial of a method find the first translations of each language, and its result say so."""
+    languages = [code for code in LANGUAGES for _ in range(number)]
+    contents = [f"pair {index}" for _ in LANGUAGES for index in range(number)]
+    for file in paths.trials.glob("*/result.json"):
+        content = json.loads(file.read_text())
+        count = found[content["config"]["method"]]
+        for layer in content["layers"]:
+            layer["retrieval_at_1"] = count / number
+        file.write_text(json.dumps(content))
+        hits = np.array([2 * (index < count) for _ in LANGUAGES for index in range(number)], dtype=np.uint8)
+        drawn = gather_states(make_states(0.0, ["en", "zh"] * 4), ["en", "zh"] * 4, (0, "mean"))
+        kept = PairRetrieval(tuple(languages), tuple(contents), {key: hits for key in drawn.axes})
+        write_states(replace(drawn, retrieval=kept), file.parent / "representation" / "test.safetensors")
+
+
+def test_retrieval_is_paired_sentence_by_sentence_where_trials_kept_it(tmp_path: Path) -> None:
+    paths = fabricate(tmp_path, with_failure=False)
+    keep_pairs(paths, {"base": 20, "mcl": 21, "afp": 30})
+    rows = {row.arm: row.retrieval_difference for row in compare(paths).representation if not row.language}
+    afp, mcl = rows["afp"], rows["mcl"]
+    assert afp is not None and mcl is not None and rows["base"] is None
+    assert afp.delta == pytest.approx(0.2) and afp.n == 100
+    # Ten sentences more and none fewer, each in both languages: 2 to the -9 by the signs alone.
+    assert afp.p is not None and afp.p == pytest.approx(2 / 2**10, abs=0.002)
+    assert afp.is_significant and not mcl.is_significant
+    assert afp.p_holm == pytest.approx(2 * afp.p)  # a family of its own: two arms
+    for file in paths.trials.glob("*/representation/test.safetensors"):
+        file.unlink()
+    rows = {row.arm: row.retrieval_difference for row in compare(paths).representation if not row.language}
+    alone = rows["afp"]
+    assert alone is not None and alone.ci95 is not None and afp.ci95 is not None
+    assert alone.delta == pytest.approx(0.2) and "as wide as any pairing" in alone.test
+    assert alone.ci95[0] < afp.ci95[0] < afp.ci95[1] < alone.ci95[1]
+    assert not alone.is_significant

@@ -136,7 +136,7 @@ def test_the_probe_names_its_chance_and_tells_scripts_apart(tokenizer: Any, llam
     assert shares["zh"] == shares["sw"]
     assert shares["zh"] is not None
     assert 0.3 <= shares["zh"] <= 0.5  # at best it tells them from English, and two languages share each sentence
-    drawn = measured.to_draw((1, "mean"))
+    drawn = measured.to_keep((1, "mean"))
     assert drawn.languages == measured.languages
     assert drawn.states.shape == (15, 32)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from trial_cases import run_on_cpu
 
 from afp_ray.config import TrialConfig, nest
@@ -48,6 +49,11 @@ def test_every_layer_has_every_measure_and_the_states_are_those_that_are_reporte
         states = kept(tmp_path, split)
         own = [row for row in result.layers if (row.split, row.layer, row.pooling) == (split, *states.headline)]
         assert {row.language: row.retrieval_at_1 for row in own} == reported(result, split)
+        assert states.retrieval is not None and len(states.retrieval.contents) == 2 * 8
+        for row in (row for row in result.layers if row.split == split):
+            found = states.retrieval.found[row.layer, row.pooling]
+            of_language = [share for share, code in zip(found, states.retrieval.languages) if code == row.language]  # noqa: B905
+            assert sum(of_language) / 2 / 8 == pytest.approx(row.retrieval_at_1)
         assert sorted(set(states.languages)) == ["en", "tr", "zh"]
         assert len(states.axes) == 3 * 2
 
