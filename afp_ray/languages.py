@@ -1,6 +1,11 @@
-"""One row per language: its codes, script, word space, resource class and the words that prompts need."""
+"""One row per language: its codes, script, word space, resource class and the words that prompts need.
+
+`LANGUAGES` has those with prompt words, `OTHERS` further ones of ISO 639 with name and script alone. What a study says
+of a language (`data.language_names`) stands before both while a trial of it is read or run: `declare`.
+"""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -9,6 +14,8 @@ from afp_ray.errors import TaskError
 
 Resource = Literal["high", "middle", "low"]
 WORDS = ("right", "yes", "also", "no", "because", "so")
+WORDS_FIELD = "data.language_names"
+"""Where a study says what a language is called, written in and asked with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +23,7 @@ class Language:
     """A language as the prompts and the tables see it.
 
     Attributes:
-        code: ISO 639-1 code.
+        code: ISO 639-1 code, else that of ISO 639-3.
         code3: ISO 639-3 code as FLORES-200 has it, which most corpora name their files by; "arb", not "ara".
         name: English name, used in instructions ("Answer in Thai:").
         script: ISO 15924 script code.
@@ -36,14 +43,15 @@ class Language:
     def literal(self, word: str) -> str:
         """The prompt word `word` in this language.
 
-        Raises: TaskError naming the word and the file to edit, when this language has none.
+        Raises: TaskError naming the word and the field to fill, when this language has none.
         """
         if word not in self.words:
             raise TaskError(
                 f"{self.name} ({self.code}) has no word for {word!r}",
-                where="afp_ray/languages.py",
+                where=f"{WORDS_FIELD}.{self.code}.words",
                 allowed=f"languages with it: {', '.join(c for c, row in LANGUAGES.items() if word in row.words)}",
-                fix=f"add the word to the row {self.code!r}, or score with prompt_language: pivot",
+                fix=f"give it: {WORDS_FIELD}: {{{self.code}: {{words: {{{word}: ...}}}}}}, or score with "
+                "evaluation.prompt_language: pivot",
             )
         return self.words[word]
 
@@ -119,59 +127,224 @@ LANGUAGES: dict[str, Language] = {
     )
 }
 
+# By script, with a space between words unless `_UNSPACED` has it: code, ISO 639-3 code where that is another, name.
+_NAMES = {
+    "Latn": """
+    aa aar Afar; ak aka Akan; an arg Aragonese; ay ayr Aymara; bi bis Bislama; bm bam Bambara; br bre Breton; bs bos
+    Bosnian; ca cat Catalan; ch cha Chamorro; co cos Corsican; cy cym Welsh; da dan Danish; ee ewe Ewe; eo epo
+    Esperanto; ff fuv Fulah; fj fij Fijian; fo fao Faroese; fy fry Western Frisian; ga gle Irish; gd gla Scottish
+    Gaelic; gn grn Guarani; gv glv Manx; ha hau Hausa; ho hmo Hiri Motu; hu hun Hungarian; hz her Herero; ia ina
+    Interlingua; ie ile Interlingue; ig ibo Igbo; ik ipk Inupiaq; io ido Ido; is isl Icelandic; jv jav Javanese; kg
+    kon Kongo; ki kik Kikuyu; kj kua Kuanyama; kl kal Greenlandic; kr knc Kanuri; ku kmr Kurdish; kw cor Cornish; la
+    lat Latin; lb ltz Luxembourgish; lg lug Luganda; li lim Limburgish; ln lin Lingala; lu lub Luba-Katanga; mg plt
+    Malagasy; mh mah Marshallese; mi mri Maori; ms zsm Malay; mt mlt Maltese; na nau Nauru; nb nob Norwegian Bokmål;
+    nd nde North Ndebele; ng ndo Ndonga; nn nno Norwegian Nynorsk; no nor Norwegian; nr nbl South Ndebele; nv nav
+    Navajo; ny nya Chichewa; oc oci Occitan; om gaz Oromo; pi pli Pali; rm roh Romansh; rn run Kirundi; rw kin
+    Kinyarwanda; sc srd Sardinian; se sme Northern Sami; sg sag Sango; sk slk Slovak; sm smo Samoan; sn sna Shona;
+    so som Somali; sq als Albanian; ss ssw Swati; st sot Southern Sotho; su sun Sundanese; tk tuk Turkmen; tn tsn
+    Tswana; to ton Tongan; ts tso Tsonga; tw twi Twi; ty tah Tahitian; uz uzn Uzbek; ve ven Venda; vo vol Volapük;
+    wa wln Walloon; wo wol Wolof; yo yor Yoruba; za zha Zhuang; zu zul Zulu; ace Acehnese; ach Acoli; ang Old
+    English; arn Mapuche; ast Asturian; ban Balinese; bem Bemba; bjn Banjar; bug Buginese; ceb Cebuano; chk
+    Chuukese; cjk Chokwe; crh Crimean Tatar; dik Southwestern Dinka; dsb Lower Sorbian; dyu Dyula; ext Extremaduran;
+    fon Fon; frr Northern Frisian; fur Friulian; gag Gagauz; gcr Guianese Creole; gsw Swiss German; guw Gun; haw
+    Hawaiian; hil Hiligaynon; hsb Upper Sorbian; ilo Iloko; kab Kabyle; kac Jingpho; kam Kamba; kbp Kabiye; kea
+    Kabuverdianu; kha Khasi; kmb Kimbundu; kri Krio; lij Ligurian; lmo Lombard; lou Louisiana Creole; ltg Latgalian;
+    lua Luba-Lulua; luo Luo; lus Mizo; mad Madurese; mfe Morisyen; min Minangkabau; mos Mossi; mwl Mirandese; nds
+    Low German; nso Northern Sotho; nus Nuer; nyn Nyankole; pag Pangasinan; pam Pampanga; pap Papiamento; pcm
+    Nigerian Pidgin; quc K'iche'; rom Romany; scn Sicilian; sco Scots; smn Inari Sami; srn Sranan Tongo; szl
+    Silesian; taq Tamasheq; teo Teso; tet Tetum; tpi Tok Pisin; tum Tumbuka; umb Umbundu; vec Venetian; war Waray;
+    yua Yucatec Maya""",
+    "Cyrl": """
+    ab abk Abkhazian; av ava Avaric; ba bak Bashkir; be bel Belarusian; ce che Chechen; cu chu Church Slavic; cv chv
+    Chuvash; kv kpv Komi; ky kir Kyrgyz; os oss Ossetic; sr srp Serbian; tg tgk Tajik; tt tat Tatar; bua Buriat; inh
+    Ingush; kbd Kabardian; krc Karachay-Balkar; lez Lezghian; mdf Moksha; mhr Meadow Mari; mrj Hill Mari; myv Erzya;
+    sah Yakut; tyv Tuvinian; udm Udmurt; xal Kalmyk""",
+    "Arab": """
+    ks kas Kashmiri; sd snd Sindhi; ug uig Uyghur; acm Mesopotamian Arabic; apc Levantine Arabic; ars Najdi Arabic;
+    ary Moroccan Arabic; arz Egyptian Arabic; bal Baluchi; ckb Central Kurdish; lah Lahnda; pnb Western Punjabi; skr
+    Saraiki""",
+    "Deva": """
+    sa san Sanskrit; awa Awadhi; bho Bhojpuri; brx Bodo; doi Dogri; gom Goan Konkani; hne Chhattisgarhi; kok
+    Konkani; mag Magahi; mai Maithili""",
+    "Cans": """
+    cr cre Cree; iu iku Inuktitut; oj oji Ojibwa""",
+    "Hans": """
+    hak Hakka Chinese; nan Min Nan Chinese; wuu Wu Chinese""",
+    "Tfng": """
+    shi Tachelhit; tzm Central Atlas Tamazight; zgh Standard Moroccan Tamazight""",
+    "Beng": """
+    as asm Assamese; mni Manipuri""",
+    "Ethi": """
+    am amh Amharic; ti tir Tigrinya""",
+    "Hant": """
+    lzh Literary Chinese; yue Cantonese""",
+    "Tibt": """
+    bo bod Tibetan; dz dzo Dzongkha""",
+    "Armn": """
+    hy hye Armenian""",
+    "Avst": """
+    ae ave Avestan""",
+    "Cher": """
+    chr Cherokee""",
+    "Goth": """
+    got Gothic""",
+    "Grek": """
+    grc Ancient Greek""",
+    "Guru": """
+    pa pan Punjabi""",
+    "Hebr": """
+    yi ydd Yiddish""",
+    "Knda": """
+    kn kan Kannada""",
+    "Laoo": """
+    lo lao Lao""",
+    "Mymr": """
+    shn Shan""",
+    "Nkoo": """
+    nqo N'Ko""",
+    "Olck": """
+    sat Santali""",
+    "Orya": """
+    or ory Odia""",
+    "Syrc": """
+    syr Syriac""",
+    "Thaa": """
+    dv div Dhivehi""",
+    "Yiii": """
+    ii iii Sichuan Yi""",
+}
+_UNSPACED = frozenset({"Hans", "Hant", "Hani", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Yiii", "Lana"})
+"""Scripts that write no space between words."""
+
+
+def _named(script: str, rows: str) -> Iterator[Language]:
+    for row in " ".join(rows.split()).split("; "):
+        code, name = row.split(" ", 1)
+        code3, name = name.split(" ", 1) if len(code) == 2 else (code, name)
+        yield Language(code, code3, name, script, space_of(script), "low", {})
+
+
+def space_of(script: str) -> str:
+    """What a script writes between words: a space, or nothing."""
+    return "" if script in _UNSPACED else " "
+
+
+OTHERS: dict[str, Language] = {row.code: row for script, rows in _NAMES.items() for row in _named(script, rows)}
+_declared: dict[str, Language] = {}
+
+
+def declare(rows: Mapping[str, Language]) -> None:
+    """Let `rows` stand before the tables in this process, in the place of what was declared before.
+
+    A process reads or runs the trials of one study at a time; each trial declares its own languages when it begins.
+    """
+    _declared.clear()
+    _declared.update(rows)
+
+
+def language_row(code: str) -> Language:
+    """The row of a language: as it was declared, else of the tables.
+
+    Raises: KeyError for a code that is in none; a configuration refuses it before.
+    """
+    return _declared.get(code) or LANGUAGES.get(code) or OTHERS[code]
+
+
+def find_language(code: str) -> Language | None:
+    """As `language_row`; None for a code that is in none."""
+    return language_row(code) if is_known(code) or code in _declared else None
+
+
+def is_known(code: str) -> bool:
+    """Whether the tables have a code."""
+    return code in LANGUAGES or code in OTHERS
+
+
+def may_be_declared(code: str) -> bool:
+    """Whether a code that the tables lack may be one of ISO 639-3, which has thousands."""
+    return re.fullmatch(r"[a-z]{3}", code) is not None and not known_language(code)
+
+
+def known_codes() -> list[str]:
+    """Every code of the tables and of what was declared."""
+    return list(dict.fromkeys((*LANGUAGES, *OTHERS, *_declared)))
+
+
+def described(
+    code: str, *, name: str | None = None, script: str | None = None, words: Mapping[str, str] | None = None
+) -> Language:
+    """The row of a language with a name, script or prompt words of one's own.
+
+    Args:
+        code: of the tables, where what is not given comes from, or any other with `name` and `script`.
+        words: prompt words by the names of `WORDS`.
+    """
+    row = LANGUAGES.get(code) or OTHERS.get(code) or Language(code, code, code, script or "", " ", "low", {})
+    return Language(
+        code=code,
+        code3=row.code3,
+        name=name or row.name,
+        script=script or row.script,
+        space=space_of(script) if script else row.space,
+        resource=row.resource,
+        words={**row.words, **(words or {})},
+    )
+
+
 # What people write for a language: codes of before, of countries, and of macro-languages, by the code here.
 _WRITTEN = {
-    **{"iw": "he", "in": "id", "jp": "ja", "cn": "zh", "kr": "ko", "gr": "el", "ua": "uk", "cz": "cs", "vn": "vi"},
-    **{"ee": "et", "ge": "ka", "kz": "kk", "kh": "km", "lk": "si", "ir": "fa", "bd": "bn", "ph": "tl", "fil": "tl"},
+    **{"iw": "he", "in": "id", "jp": "ja", "cn": "zh", "gr": "el", "ua": "uk", "cz": "cs", "vn": "vi"},
+    **{"ge": "ka", "kz": "kk", "kh": "km", "lk": "si", "ir": "fa", "bd": "bn", "ph": "tl", "fil": "tl"},
     **{"cmn": "zh", "chi": "zh", "zht": "zh", "zhs": "zh", "ara": "ar", "fas": "fa", "per": "fa", "aze": "az"},
     **{"est": "et", "ekk": "et", "ger": "de", "fre": "fr", "gre": "el", "dut": "nl", "rum": "ro", "cze": "cs"},
     **{"lav": "lv", "mon": "mn", "nep": "ne", "pus": "ps", "swa": "sw", "bur": "my", "geo": "ka"},
-    **{"mac": "mk", "baq": "eu", "sp": "es", "br": "pt", "quy": "qu"},
+    **{"mac": "mk", "baq": "eu", "sp": "es", "quy": "qu", "ji": "yi", "yid": "yi", "sh": "sr", "msa": "ms"},
+    **{"may": "ms", "sqi": "sq", "alb": "sq", "uzb": "uz", "arm": "hy", "mlg": "mg", "ful": "ff", "aym": "ay"},
+    **{"tib": "bo", "ice": "is", "wel": "cy", "mao": "mi", "slo": "sk", "ori": "or", "orm": "om", "kur": "ku"},
+    **{"kau": "kr"},
 }
-# Those of them that name no file here: codes of other languages (Ewe, Kanuri, Breton), and another script.
-_NOT_IN_NAMES = ("ee", "kr", "br", "zht")
+# Names of files that country codes beside a language are no language in: Brazil beside Portuguese is no Breton.
+_REGIONS = {
+    **{"ar": "ae dz sa sd so ly", "de": "li lu ch", "en": "ca ie sg za ng", "es": "bo co cr cu gn pa pe ve"},
+    **{"fr": "be ca ch lu ga", "it": "ch", "ko": "kr", "nl": "be sr", "pt": "ao br", "zh": "sg tw mo"},
+    **{"et": "ee", "af": "za na", "bn": "as", "sw": "rw ug", "ta": "sg", "qu": "bo", "be": "by", "az": "ge"},
+}
+# Those of them that name no file here: another script.
+_NOT_IN_NAMES = ("zht",)
 _OTHER_SCRIPTS = {"Kore": "Hang", "Hans": "Hani"}
 """What a script of the table is called too."""
 _TRADITIONAL = ("tw", "hk", "mo")
 """Regions that write Chinese in Hant."""
-# Codes of languages that have no row, with the rows that they would have: of two norms, of before, of two scripts.
-_ROWLESS = {
-    **dict.fromkeys(("no", "nor"), ("Norwegian", "nb (Bokmål) or nn (Nynorsk)")),
-    **dict.fromkeys(("nb", "nob"), ("Norwegian Bokmål", "nb")),
-    **dict.fromkeys(("nn", "nno"), ("Norwegian Nynorsk", "nn")),
-    **dict.fromkeys(("ji", "yi", "yid"), ("Yiddish", "yi")),
-    **dict.fromkeys(("sr", "srp", "sh"), ("Serbian", "sr")),
-}
+_BY_WORD = {word: row.code for row in (*OTHERS.values(), *LANGUAGES.values()) for word in (row.code3, row.name.lower())}
+"""Codes by what else names them."""
 
 
 def unknown_language(code: str) -> str:
-    """What to say of a code that is none of `LANGUAGES`: what to write instead, or which there are.
+    """What to say of a code that no table has: what to write instead, or how to declare it.
 
     Args:
         code: as it was written: `iw`, `zh-Hans`, `zho_Hans`, `en-US`, `Thai`, ...
     """
-    meant = known_language(code)
-    if meant:
+    if meant := known_language(code):
         return f"{code!r} is unknown; write {meant}"
-    first = _parts(code)[0]
-    if (row := LANGUAGES.get(_meant(first))) is not None:
+    if may_be_declared(code):
+        return f"{code!r} is not in the table; say what it is: {WORDS_FIELD}: {{{code}: {{name: ..., script: Latn}}}}"
+    if (known := _meant(_parts(code)[0])) and (row := LANGUAGES.get(known) or OTHERS.get(known)):
         return (
-            f"{code!r} is unknown; {row.code} is {row.name} in {row.script}, so convert the texts and write "
-            f"{row.code}, or add a row to afp_ray/languages.py"
+            f"{code!r} is unknown; {known} is {row.name} in {row.script}, so write {known}, and for another script "
+            f"{WORDS_FIELD}: {{{known}: {{script: ...}}}}"
         )
-    if first in _ROWLESS:
-        name, rows = _ROWLESS[first]
-        return f"{code!r} is unknown; {name} has no row yet, so add one to afp_ray/languages.py: {rows}"
-    return f"{code!r} is unknown; allowed: {', '.join(sorted(LANGUAGES))}"
+    return f"{code!r} is unknown; allowed: codes of ISO 639, of two letters or of three ({', '.join(LANGUAGES)}, ...)"
 
 
 def known_language(code: str) -> str:
-    """The code of `LANGUAGES` that another way of writing a language means; "" where it means none of them."""
+    """The code of the tables that another way of writing a language means; "" where it means none of them."""
     whole = _meant(code.strip().lower())
     if whole:
         return "" if code.strip().lower() == "zht" else whole
     first, *rest = _parts(code)
-    row = LANGUAGES.get(_meant(first))
+    meant = _meant(first)
+    row = LANGUAGES.get(meant) or OTHERS.get(meant)
     if row is None:
         return ""
     script = next((part.title() for part in rest if len(part) == 4 and part.isalpha()), "")
@@ -187,22 +360,26 @@ def _parts(code: str) -> list[str]:
 
 def _meant(word: str) -> str:
     """The code that a single word means; "" for none."""
-    by_code3 = {row.code3: row.code for row in LANGUAGES.values()}
-    by_name = {row.name.lower(): row.code for row in LANGUAGES.values()}
-    return _WRITTEN.get(word) or by_code3.get(word) or by_name.get(word) or (word if word in LANGUAGES else "")
+    return word if is_known(word) else _WRITTEN.get(word) or _BY_WORD.get(word, "")
 
 
-@cache
 def name_pattern(code: str) -> str:
     """A regular expression of the ways in which names of files write a language: `zh_CN`, `zho_Hans`, `cmn`, `pt-BR`.
 
     A script that is not the language's own is none of them (`zho_Hant`), nor are two small letters that are another
     language (`en-zh`), where a region would stand.
     """
-    row = LANGUAGES[code]
-    words = [row.code, row.code3, row.name, *(word for word, meant in _WRITTEN.items() if meant == code)]
-    language = "|".join(re.escape(word) for word in words if word not in _NOT_IN_NAMES)
-    script = "|".join(name for name in (row.script, _OTHER_SCRIPTS.get(row.script)) if name)
-    others = "|".join(other for other in LANGUAGES if other != code)
+    row = language_row(code)
+    return _pattern(row.code, row.code3, row.name, row.script)
+
+
+@cache
+def _pattern(code: str, code3: str, name: str, written_in: str) -> str:
+    words = [code, code3, name, *(word for word, meant in _WRITTEN.items() if meant == code)]
+    own = "|".join(re.escape(word) for word in words if word not in _NOT_IN_NAMES)
+    script = "|".join(name for name in (written_in, _OTHER_SCRIPTS.get(written_in)) if name)
+    regions = _REGIONS.get(code, "").split()
+    short = (other for other in (*LANGUAGES, *OTHERS) if len(other) == 2)
+    others = "|".join(other for other in short if other != code and other not in regions)
     region = rf"[A-Z]{{2}}|(?!(?:{others})(?![a-z]))[a-z]{{2}}|\d{{3}}"
-    return rf"(?i:{language})(?:[-_](?i:{script}))?(?:[-_](?:{region}))?"
+    return rf"(?i:{own})(?:[-_](?i:{script}))?(?:[-_](?:{region}))?"

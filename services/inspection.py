@@ -13,7 +13,7 @@ from afp_ray.data.quality.report import FilterReport, LanguageReport
 from afp_ray.data.rows import Instruction, TranslationPair
 from afp_ray.data.tokens import JOINT
 from afp_ray.errors import ConfigError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import language_row
 from afp_ray.planning.recipe import draw, read, read_reports, recipe_of, trained_recipes, unread_files
 from afp_ray.store import write_atomic
 from afp_ray.trial.prepare import Candidates, DrawnRows
@@ -170,7 +170,7 @@ def _mix(instructions: Sequence[Instruction], order: Sequence[str]) -> Iterator[
 
 def _lengths(what: What, code: str, texts: Sequence[str], tokenizer: Any) -> TextLengths:
     tokens = [len(ids) for ids in _ids(texts, tokenizer, add_special_tokens=False)]
-    has_words = bool(LANGUAGES[code].space)
+    has_words = bool(language_row(code).space)
     units = sum(len(text.split()) if has_words else len("".join(text.split())) for text in texts)
     return TextLengths(
         language=code,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from afp_ray.config.base import StrictModel
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.available import available_tasks
-from afp_ray.languages import LANGUAGES, WORDS
+from afp_ray.languages import LANGUAGES, OTHERS, WORDS
 from afp_ray.methods import METHODS, SUMMARIES
 from services.studies import load
 
@@ -99,7 +99,7 @@ def _method_row(name: str) -> MethodRow:
 
 
 def language_rows() -> list[LanguageRow]:
-    """Every language that has a row."""
+    """Every language that has a row, those with prompt words first."""
     return [
         LanguageRow(
             code=row.code,
@@ -110,5 +110,5 @@ def language_rows() -> list[LanguageRow]:
             resource=row.resource,
             words=tuple(word for word in WORDS if word in row.words),
         )
-        for row in LANGUAGES.values()
+        for row in (*LANGUAGES.values(), *OTHERS.values())
     ]

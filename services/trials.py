@@ -16,7 +16,7 @@ from afp_ray.config.evaluation import Split
 from afp_ray.config.load import load_trial
 from afp_ray.config.translate import translate
 from afp_ray.errors import ConfigError
-from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.languages import is_known, unknown_language
 from afp_ray.methods import METHODS
 from afp_ray.records import Difference, Host, Score, TrialRequest, TrialResult
 from afp_ray.reporter import Reporter
@@ -53,7 +53,7 @@ def eval_config(
     """
     for option, codes in (("--pivot", [pivot]), ("--languages", languages)):
         for code in codes:
-            if code not in LANGUAGES:
+            if not is_known(code):
                 raise ConfigError(unknown_language(code), where=option)
     others = [code for code in languages if code != pivot]
     evaluation = {

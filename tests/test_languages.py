@@ -1,16 +1,29 @@
 """One row per language: what every row must hold, and that each benchmark renders in all of its languages."""
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from afp_ray.config import DataConfig
+from afp_ray.data.quality.scripts import script_of, script_share
+from afp_ray.data.readers.codes import tico19_code
 from afp_ray.data.readers.scripts import share_of_script
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.tasks import TASKS
-from afp_ray.languages import LANGUAGES, WORDS
+from afp_ray.languages import (
+    LANGUAGES,
+    OTHERS,
+    WORDS,
+    declare,
+    find_language,
+    known_codes,
+    language_row,
+    name_pattern,
+)
 
 _BACTRIAN_X = (
     "af ar az bn cs de en es et fa fi fr gl gu he hi hr id it ja ka kk km ko lt lv mk ml mn mr my ne nl pl ps pt ro ru "
@@ -101,9 +114,68 @@ def test_yes_and_no_differ_and_so_do_cause_and_effect() -> None:
 def test_a_missing_word_names_the_word_the_file_and_the_languages_that_have_it() -> None:
     with pytest.raises(TaskError, match=r"Quechua \(qu\) has no word for 'right'") as caught:
         LANGUAGES["qu"].literal("right")
-    assert caught.value.where == "afp_ray/languages.py"
+    assert caught.value.where == "data.language_names.qu.words"
     assert "zh" in caught.value.allowed
-    assert "'qu'" in caught.value.fix
+    assert "data.language_names: {qu: {words: {right: ...}}}" in caught.value.fix
+
+
+_ISO_639_1 = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el "
+    "en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it "
+    "iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt "
+    "my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl "
+    "sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo "
+    "za zh zu"
+)
+
+
+def test_every_two_letter_code_has_a_name_and_a_script() -> None:
+    rows = {**OTHERS, **LANGUAGES}
+    assert set(_ISO_639_1.split()) <= set(rows)
+    assert len(rows) == len(OTHERS) + len(LANGUAGES)
+    for field in ("code3", "name"):
+        assert len({getattr(row, field) for row in rows.values()}) == len(rows)
+    assert all(row.code == code and len(row.script) == 4 and row.name for code, row in rows.items())
+    assert {row.script for row in rows.values() if not row.space} >= {"Laoo", "Tibt", "Hant"}
+    assert {code: tico19_code(code) for code in ("kr", "ku", "om", "am")} == {
+        "kr": "kau",
+        "ku": "kur",
+        "om": "orm",
+        "am": "amh",
+    }
+
+
+def test_a_script_that_is_told_by_its_letters_is_told_by_both_rules() -> None:
+    words = {"am": "ሰላም", "ti": "ሰላም", "hy": "լեզու", "pa": "ਭਾਸ਼ਾ", "kn": "ಭಾಷೆ", "lo": "ພາສາ", "or": "ଭାଷା", "bo": "སྐད"}
+    for code, word in words.items():
+        assert share_of_script(word, language_row(code).script) > 0.5
+        assert script_share(word, script_of(code)) == 1
+        assert script_share("language", script_of(code)) == 0
+
+
+def test_what_a_study_says_of_a_language_stands_before_the_table_until_the_next_trial() -> None:
+    own = {"gsw": {"name": "Zurich German"}, "aaa": {"name": "Ghotuo", "script": "Thai", "words": {"so": "x"}}}
+    data = DataConfig.model_validate({"language_names": own, "languages": ["gsw", "aaa"]})
+    declare(data.declared)
+    try:
+        assert (language_row("gsw").name, language_row("gsw").script) == ("Zurich German", "Latn")
+        assert (language_row("aaa").space, language_row("aaa").literal("so"), known_codes()[-1]) == ("", "x", "aaa")
+        assert re.fullmatch(name_pattern("aaa"), "aaa_Thai")
+    finally:
+        declare({})
+    assert language_row("gsw").name == "Swiss German"
+    assert find_language("aaa") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "is_meant"),
+    [
+        *(("pt", "pt-br", True), ("en", "en-am", False), ("am", "amh_Ethi", True), ("fr", "fr_be", True)),
+        *(("ko", "ko-kr", True), ("en", "en-kr", False), ("zh", "zh-tw", True), ("sr", "srp_Latn", False)),
+    ],
+)
+def test_two_letters_after_a_language_are_a_region_or_another_language(code: str, name: str, is_meant: bool) -> None:
+    assert (re.fullmatch(name_pattern(code), name) is not None) == is_meant
 
 
 @pytest.mark.parametrize("task, code", [(task, code) for task, codes in BENCHMARKS.items() for code in codes.split()])

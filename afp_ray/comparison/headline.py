@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afp_ray.comparison.wording import ALPHA, listed, p_of
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import find_language
 from afp_ray.records import (
     ArmRow,
     Clause,
@@ -287,5 +287,5 @@ def _range(deltas: Sequence[float], *, signed: bool = True) -> str:
 
 
 def _pivot_name(finding: Finding) -> str:
-    language = LANGUAGES.get(finding.pivot)
+    language = find_language(finding.pivot)
     return language.name if language is not None else finding.pivot

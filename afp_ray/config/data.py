@@ -1,5 +1,6 @@
 """What a trial trains on: sources, languages, amounts and how prompt and response languages are mixed."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -7,7 +8,7 @@ from pydantic import Field, model_validator
 from afp_ray import plugins
 from afp_ray.config.base import StrictModel
 from afp_ray.config.names import OrPlugin
-from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.languages import Language, described, is_known, may_be_declared, unknown_language
 from afp_ray.plugins import Names
 
 _Kinds = Literal[
@@ -110,6 +111,21 @@ class FilterLimits(StrictModel):
     """Overlap of character shingles from which two rows count as near duplicates."""
 
 
+WordName = Literal["right", "yes", "also", "no", "because", "so"]
+"""As `languages.WORDS`."""
+
+
+class LanguageName(StrictModel):
+    """What a language is called and written in, where the table has nothing or something else."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=64)
+    """English name, as prompts use it ("Answer in Amharic:")."""
+    script: str | None = Field(default=None, pattern=r"^[A-Z][a-z]{3}$")
+    """ISO 15924 code: `Latn`, `Ethi`, ..."""
+    words: dict[WordName, Annotated[str, Field(min_length=1)]] = {}
+    """Prompt words, for tasks that ask for them: `because` and `so` for XCOPA, `right`, `yes`, `also` and `no`."""
+
+
 class DataConfig(StrictModel):
     """Translation pairs and instructions of one trial."""
 
@@ -118,7 +134,10 @@ class DataConfig(StrictModel):
     pivot: str = "en"
     """Language on one side of every translation pair."""
     languages: tuple[str, ...] = Field(default=("zh",), min_length=1)
-    """Languages to align with the pivot; the pivot itself is not listed."""
+    """Languages to align with the pivot, by their ISO 639 codes; the pivot itself is not listed."""
+    language_names: dict[str, LanguageName] = {}
+    """Names, scripts and prompt words of languages, by code: `{gsw: {name: Swiss German, script: Latn}}`. Needed where
+    the table lacks a code of ISO 639-3; elsewhere it corrects the table, of which what is not given stays."""
     num_pairs: int = Field(default=1000, ge=0, le=1_000_000_000)
     """Translation pairs over all languages together; 0 where the contrastive weight is 0."""
     num_instructions: int = Field(default=1000, ge=0, le=1_000_000_000)
@@ -153,14 +172,36 @@ class DataConfig(StrictModel):
 
     @model_validator(mode="after")
     def _languages_are_known(self) -> Self:
-        for code in (self.pivot, *self.languages):
-            if code not in LANGUAGES:
-                raise ValueError(f"language {unknown_language(code)}")
+        for code, own in self.language_names.items():
+            if not is_known(code):
+                if not may_be_declared(code):
+                    raise ValueError(f"language {unknown_language(code)}")
+                if own.name is None or own.script is None:
+                    lacking = "name" if own.name is None else "script"
+                    raise ValueError(f"language_names.{code} has no {lacking}; the table lacks {code}, so give both")
+        self.require_languages((self.pivot, *self.languages))
         if self.pivot in self.languages:
             raise ValueError(f"the pivot {self.pivot!r} is also in `languages`; list the other languages only")
         if len(set(self.languages)) != len(self.languages):
             raise ValueError(f"`languages` repeats a code: {', '.join(self.languages)}")
         return self
+
+    def require_languages(self, codes: Iterable[str]) -> None:
+        """Refuse a language that is neither in the table nor declared.
+
+        Raises: ValueError saying what to write.
+        """
+        for code in codes:
+            if not is_known(code) and code not in self.language_names:
+                raise ValueError(f"language {unknown_language(code)}")
+
+    @property
+    def declared(self) -> dict[str, Language]:
+        """The rows of `language_names`, by code."""
+        return {
+            code: described(code, name=own.name, script=own.script, words=dict[str, str](own.words.items()))
+            for code, own in self.language_names.items()
+        }
 
     @property
     def num_folds(self) -> int:

@@ -1,6 +1,6 @@
 """What a trial is scored on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -10,7 +10,7 @@ from afp_ray.config.base import StrictModel
 from afp_ray.config.data import SourceConfig
 from afp_ray.config.names import OrPlugin
 from afp_ray.config.own_task import OwnTaskConfig
-from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.languages import is_known, may_be_declared, unknown_language
 from afp_ray.plugins import Names
 
 GENERATION_TASKS = ("translation", "summarization", "answer_language", "mgsm", "xquad_qa")
@@ -122,9 +122,16 @@ class GenerationConfig(StrictModel):
     def _values_are_known(self) -> Self:
         if self.directions is not None and len(set(self.directions)) != len(self.directions):
             raise ValueError(f"`directions` repeats a value: {list(self.directions)}")
-        if self.pivot is not None and self.pivot not in LANGUAGES:
-            raise ValueError(f"language {unknown_language(self.pivot)}")
+        if self.pivot is not None:
+            _require_languages((self.pivot,))
         return self
+
+
+def _require_languages(codes: Iterable[str]) -> None:
+    """Refuse what can be no language; whether a code of ISO 639-3 is declared is known by the whole trial alone."""
+    for code in codes:
+        if not is_known(code) and not may_be_declared(code):
+            raise ValueError(f"language {unknown_language(code)}")
 
 
 class EvaluationConfig(StrictModel):
@@ -203,9 +210,7 @@ class EvaluationConfig(StrictModel):
             values = getattr(self, name)
             if values is not None and len(set(values)) != len(values):
                 raise ValueError(f"`{name}` repeats a value: {list(values)}")
-        for code in self.languages or ():
-            if code not in LANGUAGES:
-                raise ValueError(f"language {unknown_language(code)}")
+        _require_languages(self.languages or ())
         if not self.shots or any(not 0 <= shots <= MAX_SHOTS for shots in self.shots):
             raise ValueError(f"`shots` must be one or more numbers from 0 to {MAX_SHOTS}, got {list(self.shots)}")
         if not self.demo_seeds:
@@ -221,9 +226,7 @@ class EvaluationConfig(StrictModel):
         for task, codes in self.tasks.items():
             if len(set(codes)) != len(codes):
                 raise ValueError(f"`tasks` repeats a language of {task}: {', '.join(codes)}")
-            for code in codes:
-                if code not in LANGUAGES:
-                    raise ValueError(f"language {unknown_language(code)}")
+            _require_languages(codes)
         return self
 
     @model_validator(mode="after")

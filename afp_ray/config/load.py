@@ -26,7 +26,7 @@ from afp_ray.config.study import StudyConfig, arm_name_problem, flatten, nest
 from afp_ray.config.translate import error_at, parts_of, place_of, translate
 from afp_ray.config.trial import METHOD_NAMES, TrialConfig
 from afp_ray.errors import ConfigError
-from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.languages import is_known, may_be_declared, unknown_language
 
 _FINITE = ConfigDict(allow_inf_nan=False)
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -303,11 +303,21 @@ def _check_sections(fields: Mapping[str, Any], own: Mapping[str, Any], document:
         fields: all that are set, by dotted name.
         own: those that stand at `root`; a section of which it has nothing was checked elsewhere.
     """
-    nested, here = nest(dict(fields)), nest(dict(own))
+    nested, here, num_before = nest(dict(fields)), nest(dict(own)), len(document.mistakes)
     for section in ("data", "evaluation", "model"):
         if section in here:
             model = models_in(TrialConfig.model_fields[section].annotation)[0]
             _validate(model, nested[section], document, root=(*root, section))
+    if len(document.mistakes) > num_before:
+        return
+    declared, by_task = fields.get("data.language_names") or {}, own.get("evaluation.tasks")
+    lists: dict[KeyPath, Sequence[str]] = {("evaluation.languages",): own.get("evaluation.languages") or ()}
+    lists |= {("evaluation.tasks", task): codes for task, codes in by_task.items()} if isinstance(by_task, dict) else {}
+    for path, code in ((path, code) for path, codes in lists.items() for code in codes):
+        if not is_known(code) and code not in declared:  # only the section `data` knows what is declared
+            with document.mistakes:
+                problem, allowed, fix = parts_of(f"language {unknown_language(code)}")
+                raise error_at(document, (*root, *path), problem, allowed=allowed, fix=fix)
 
 
 def _check_values(values: Mapping[str, Any], document: Document, root: KeyPath) -> None:
@@ -400,6 +410,6 @@ def _check_metric(name: str, study: StudyConfig, document: Document, path: KeyPa
         problem = f"{'.'.join(map(str, path))} = {name!r} is not known"
         allowed = f"{', '.join(known)}, or TASK/LANGUAGE"
         raise error_at(document, path, problem, allowed=allowed, fix=did_you_mean(metric, known))
-    if language and language not in LANGUAGES:
+    if language and not is_known(language) and not may_be_declared(language):
         problem, allowed, fix = parts_of(f"language {unknown_language(language)}")
         raise error_at(document, path, problem, allowed=allowed, fix=fix)

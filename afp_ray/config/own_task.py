@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from afp_ray.config.base import StrictModel
-from afp_ray.languages import LANGUAGES, unknown_language
+from afp_ray.languages import is_known, may_be_declared, unknown_language
 
 
 class OwnTaskConfig(StrictModel):
@@ -73,6 +73,6 @@ class OwnTaskConfig(StrictModel):
                 f"`labels` has {len(self.labels)} values for {len(self.choices)} choices; give one for each"
             )
         for code in self.languages or ():
-            if code not in LANGUAGES:
+            if not is_known(code) and not may_be_declared(code):
                 raise ValueError(f"language {unknown_language(code)}")
         return self

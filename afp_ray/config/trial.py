@@ -76,6 +76,12 @@ class TrialConfig(StrictModel):
             raise ValueError("the instruction loss needs data.num_instructions >= 1")
         return self
 
+    @model_validator(mode="after")
+    def _evaluated_languages_are_declared(self) -> Self:
+        side = self.evaluation.generation.pivot
+        self.data.require_languages((*self.evaluated_languages, *([side] if side else [])))
+        return self
+
     @property
     def evaluated_languages(self) -> tuple[str, ...]:
         """Languages that are scored: those of all tasks, else the pivot followed by the trained ones."""
@@ -109,6 +115,8 @@ def trial_id(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
     if "data" in fingerprints:
         for source in content["data"]["sources"]:
             source.pop("path")
+    if not content["data"]["language_names"]:  # ids of before it stay
+        content["data"].pop("language_names")
     if "instruction_scores" in fingerprints:
         content["data"].pop("instruction_scores")
     if "evaluation" in fingerprints:

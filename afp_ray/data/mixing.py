@@ -16,7 +16,7 @@ from afp_ray.config import DataConfig
 from afp_ray.data.drawing import draw_pairs, remove_heldout, rounded, shuffled, shuffled_indices, sides
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
 from afp_ray.errors import DataError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import language_row
 
 ANSWER_CLAUSE = "Answer in {language}:"
 TRANSLATE_CLAUSE = "Translate into {language}:"
@@ -155,7 +155,7 @@ def _instruction(row: ParallelInstruction, cell: _Cell) -> Instruction:
                 allowed=", ".join(row.prompts),
                 fix=f"remove {language}, or use a source that has it",
             )
-    clause = ANSWER_CLAUSE.format(language=LANGUAGES[answered].name)
+    clause = ANSWER_CLAUSE.format(language=language_row(answered).name)
     return Instruction(f"{row.prompts[asked]} {clause}", row.responses[answered], asked, answered, row.content_id)
 
 
@@ -185,7 +185,7 @@ def _translation_tasks(
 
 def _translation_task(pair: TranslationPair, towards_pivot: bool, with_clause: bool) -> Instruction:
     (asked, prompt), (answered, response) = reversed(sides(pair)) if towards_pivot else sides(pair)
-    ending = TRANSLATE_CLAUSE.format(language=LANGUAGES[answered].name) if with_clause else EQUALS_SIGN
+    ending = TRANSLATE_CLAUSE.format(language=language_row(answered).name) if with_clause else EQUALS_SIGN
     return Instruction(f"{prompt} {ending}", response, asked, answered, pair.content_id)
 
 

@@ -153,6 +153,7 @@ def reading_config(config: DataConfig) -> DataConfig:
         sources=config.sources,
         pivot=config.pivot,
         languages=config.languages,
+        language_names=config.language_names,
         num_pairs=min(config.num_pairs, 1),
         num_instructions=min(config.num_instructions, 1),
         translation_share=share if share in (0.0, 1.0) else 0.5,
@@ -196,7 +197,7 @@ def check(config: DataConfig) -> None:
     if _needs_instructions(config):
         languages = (config.pivot, *config.languages)
         origins = tuple(instruction_origin(source, languages) for source in instruction_sources(config.sources))
-        _check_instructions(config.sources, config.pivot, config.languages, origins)
+        _check_instructions(_of_sources(config), origins)
 
 
 def _needs_pairs(config: DataConfig) -> bool:
@@ -220,7 +221,7 @@ def _check_pairs(config: DataConfig) -> None:
         for source in pair_sources(config.sources)
         for language in config.languages
     )
-    counts = _count_pairs(config.sources, config.pivot, config.languages, origins)
+    counts = _count_pairs(_of_sources(config), origins)
     total = sum(counts.values())
     if config.num_pairs > total:
         listed = ", ".join(f"{language} {counts[language]}" for language in config.languages)
@@ -232,23 +233,25 @@ def _check_pairs(config: DataConfig) -> None:
         )
 
 
+def _of_sources(config: DataConfig) -> DataConfig:
+    """What is read of the sources whatever is drawn of it."""
+    names = config.language_names
+    return DataConfig(sources=config.sources, pivot=config.pivot, languages=config.languages, language_names=names)
+
+
 @lru_cache(maxsize=256)
-def _count_pairs(
-    sources: tuple[SourceConfig, ...], pivot: str, languages: tuple[str, ...], origins: tuple[Origin | None, ...]
-) -> Mapping[str, int]:
+def _count_pairs(config: DataConfig, origins: tuple[Origin | None, ...]) -> Mapping[str, int]:
     """Usable pairs by language; `origins` makes a changed file a new entry of the cache."""
-    pairs = load_pairs(DataConfig(sources=sources, pivot=pivot, languages=languages))
+    pairs = load_pairs(config)
     if isinstance(pairs, PairRows):
         return Counter({language: len(rows) for language, rows in pairs.by_language().items()})
     return Counter(pair.target_language for pair in pairs)
 
 
 @lru_cache(maxsize=256)
-def _check_instructions(
-    sources: tuple[SourceConfig, ...], pivot: str, languages: tuple[str, ...], origins: tuple[Origin, ...]
-) -> None:
+def _check_instructions(config: DataConfig, origins: tuple[Origin, ...]) -> None:
     """Read the instructions once; `origins` makes a changed file a new entry of the cache."""
-    load_instructions(DataConfig(sources=sources, pivot=pivot, languages=languages))
+    load_instructions(config)
 
 
 def _heldout_candidates(source: SourceConfig, split: Split, *, pivot: str, language: str) -> Iterator[TranslationPair]:

@@ -49,7 +49,7 @@ def _pair_recipe(config: DataConfig, seed: int, heldout: Mapping[str, Any] | Non
     if config.num_pairs == 0:
         return {"num_pairs": 0}
     read = config.model_copy(update={"num_instructions": 0})
-    return {
+    return _names(config) | {
         "score_version": SCORE_VERSION,
         "seed": seed,
         "sources": _without_paths(pair_sources(config.sources)),
@@ -71,9 +71,9 @@ def _instruction_recipe(config: DataConfig, seed: int, pairs: str, model: str) -
         # Tasks are made from the drawn pairs, and drawn from them by their amounts when those have a temperature.
         recipe |= {"pairs": pairs, "direction_probability": config.direction_probability}
     if not num_rows:
-        return recipe | {"score_version": SCORE_VERSION, "seed": seed} if num_tasks else recipe
+        return recipe | _names(config) | {"score_version": SCORE_VERSION, "seed": seed} if num_tasks else recipe
     read = config.model_copy(update={"num_pairs": 0, "translation_share": 0.0})
-    recipe |= {
+    recipe |= _names(config) | {
         "score_version": SCORE_VERSION,
         "seed": seed,
         "sources": _without_paths(instruction_sources(config.sources)),
@@ -91,6 +91,12 @@ def _instruction_recipe(config: DataConfig, seed: int, pairs: str, model: str) -
     if len(config.languages) > 1 and crosses and config.crossing == "pivot":
         recipe["direction_probability"] = config.direction_probability
     return recipe
+
+
+def _names(config: DataConfig) -> dict[str, Any]:
+    """What the study says of languages: names stand in prompts, scripts decide what the filter lets pass."""
+    names = config.model_dump(mode="json", include={"language_names"})
+    return names if config.language_names else {}
 
 
 def _without_paths(held: Iterable[SourceConfig]) -> list[dict[str, Any]]:

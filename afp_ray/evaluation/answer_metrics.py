@@ -10,7 +10,7 @@ from functools import cache
 from statistics import fmean
 
 from afp_ray.evaluation.text_metrics import TextMetric, words
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import language_row
 
 ARTICLES = {"en": frozenset({"a", "an", "the"})}
 """Words that an answer is free to have or not, as SQuAD leaves them out; of English alone."""
@@ -117,7 +117,7 @@ def answer_words(text: str, language: str) -> list[str]:
     """
     lower = unicodedata.normalize("NFKC", text).casefold()
     bare = "".join(c for c in lower if unicodedata.category(c)[0] != "P" and c not in string.punctuation)
-    parts = bare.split() if LANGUAGES[language].space else words(bare)
+    parts = bare.split() if language_row(language).space else words(bare)
     return [word for word in parts if word not in ARTICLES.get(language, ())]
 
 
@@ -151,7 +151,7 @@ def em(language: str) -> TextMetric:
 
 
 def _signature(language: str) -> str:
-    unit = "words" if LANGUAGES[language].space else "characters"
+    unit = "words" if language_row(language).space else "characters"
     articles = ",".join(sorted(ARTICLES.get(language, ()))) or "kept"
     return f"SQuAD answers|tok:{unit}|case:lower|punctuation:removed|articles:{articles}"
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from afp_ray.data.identification import identifiable_languages, identifier_signature, identify
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.text_metrics import TextMetric, words
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import known_codes, language_row
 
 UNKNOWN = "unknown"
 MIN_CHARACTERS = 8
@@ -36,9 +36,9 @@ def check_identifiable(language: str) -> None:
     identifiable = identifiable_languages()
     if language not in identifiable:
         raise TaskError(
-            f"answer_language cannot tell {LANGUAGES[language].name} ({language}): the identifier does not know it",
+            f"answer_language cannot tell {language_row(language).name} ({language}): the identifier does not know it",
             where="evaluation.languages",
-            allowed=", ".join(code for code in LANGUAGES if code in identifiable),
+            allowed=", ".join(code for code in known_codes() if code in identifiable),
             fix="drop the language, or the task answer_language",
         )
 

@@ -14,7 +14,7 @@ from afp_ray.evaluation.prompts import load_direction, sides
 from afp_ray.evaluation.questions import LanguageRows, load_rows
 from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.evaluation.tasks import TASKS
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import known_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def available_tasks(data_dir: str | None, *, pivot: str = "en") -> list[Availabl
 def _available(name: str, data_dir: str | None, pivot: str) -> AvailableTask:
     rows: dict[str, Mapping[Split, int]] = {}
     problems: dict[str, str] = {}
-    for code in LANGUAGES:
+    for code in known_codes():
         if not _has_files(name, data_dir, code, pivot):
             continue
         try:
@@ -110,7 +110,7 @@ def task_folders(data_dir: Path) -> dict[str, set[str]]:
     """By choice task, names of the folders or archives below `data_dir` that its rows are read from."""
     found: dict[str, set[str]] = {}
     for name, task in TASKS.items():
-        for code in LANGUAGES:
+        for code in known_codes():
             for file in task.files(data_dir, code).values():
                 path = Path(file.path)
                 if path.is_relative_to(data_dir):

@@ -17,6 +17,7 @@ from afp_ray.evaluation.task import Row
 from afp_ray.evaluation.task_files import open_data_dir
 from afp_ray.evaluation.tasks import choice_task
 from afp_ray.evaluation.text_metrics import spbleu
+from afp_ray.languages import WORDS_FIELD
 
 _MAX_DIGESTS = 8
 _digests: OrderedDict[str, tuple[list[LanguageRows], str]] = OrderedDict()
@@ -55,10 +56,13 @@ def check_evaluation(
 
 @contextmanager
 def _at_task(config: EvaluationConfig, task: str) -> Iterator[None]:
-    """Let an error about languages name the place where a task has its own."""
+    """Let an error about languages name the place where a task has its own, one about a word the task that asks."""
     try:
         yield
     except TaskError as error:
+        if error.where.startswith(f"{WORDS_FIELD}."):
+            problem = f"{task} asks with a word: {error.problem}"
+            raise TaskError(problem, where=error.where, allowed=error.allowed, fix=error.fix) from error
         if error.where != "evaluation.languages" or not isinstance(config.tasks, dict):
             raise
         where = f"evaluation.tasks.{task}"

@@ -11,7 +11,7 @@ from afp_ray.evaluation.generation_tasks import GENERATION
 from afp_ray.evaluation.questions import LanguageRows, draw_rows, own_languages, split_rows, too_few_rows
 from afp_ray.evaluation.task import Row, where_of
 from afp_ray.evaluation.task_files import open_data_dir
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import known_codes, language_row
 
 
 def task_of(direction: str) -> GenerationTask:
@@ -79,7 +79,7 @@ def load_direction(direction: str, config: EvaluationConfig, *, language: str, p
 def _available(direction: str, config: EvaluationConfig, pivot: str) -> list[str]:
     """Languages that the direction has files for."""
     folder = open_data_dir(config.data_dir or "")
-    codes = [code for code in LANGUAGES if direction in WITHIN or code != pivot]
+    codes = [code for code in known_codes() if direction in WITHIN or code != pivot]
     pairs = {code: sides(direction, language=code, pivot=pivot) for code in codes}
     return [code for code, pair in pairs.items() if task_of(direction).files(folder, config.generation, *pair)]
 
@@ -128,7 +128,7 @@ def generation_cells(
     Raises: TaskError for rows or shots that do not work out.
     """
     task = task_of(direction)
-    source, target = (LANGUAGES[code] for code in sides(direction, language=language, pivot=pivot))
+    source, target = (language_row(code) for code in sides(direction, language=language, pivot=pivot))
     rows = load_direction(direction, config, language=language, pivot=pivot)
     shown = [row for row in rows.demonstrations if row["target"]]
 

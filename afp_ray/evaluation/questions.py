@@ -13,7 +13,7 @@ from afp_ray.errors import TaskError
 from afp_ray.evaluation.task import Example, ParsedRows, Row, Task, halves
 from afp_ray.evaluation.task_files import UnlabelledError, open_data_dir, unlabelled
 from afp_ray.evaluation.tasks import choice_task
-from afp_ray.languages import LANGUAGES, Language
+from afp_ray.languages import Language, known_codes, language_row
 
 SEPARATOR = "\n\n"
 """What stands between demonstrations, and between the last one and the question."""
@@ -76,7 +76,7 @@ def load_rows(task: Task, data_dir: str | None, language: str) -> LanguageRows:
         files_of, folder = partial(task.files, root), str(root)
     files = files_of(language)
     if not files:
-        available = [code for code in LANGUAGES if files_of(code)]
+        available = [code for code in known_codes() if files_of(code)]
         raise _no_rows(task, language, folder, available)
     return _parsed_rows(task, tuple(files.items()), language)
 
@@ -163,7 +163,7 @@ def _rows_of_task(task: Task, language: str) -> LanguageRows:
     splits: dict[Split, Sequence[Row]] = {split: task.rows(language, split) for split in SPLITS}
     for split, rows in splits.items():
         if not rows:
-            available = [code for code in LANGUAGES if task.rows(code, split)]
+            available = [code for code in known_codes() if task.rows(code, split)]
             raise TaskError(
                 f"{task.name} has no {split} rows in {language!r}",
                 where="evaluation.languages",
@@ -205,8 +205,8 @@ def render_cells(name: str, config: EvaluationConfig, *, language: str, pivot: s
 
     Raises: TaskError for rows, labels, template words or shots that do not work out.
     """
-    task, own = choice_task(name, config), LANGUAGES[language]
-    words = own if config.prompt_language == "native" else LANGUAGES[pivot]
+    task, own = choice_task(name, config), language_row(language)
+    words = own if config.prompt_language == "native" else language_row(pivot)
     rows = load_rows(task, config.data_dir, language)
     if split in rows.unlabelled:
         raise unlabelled(rows.unlabelled[split])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from afp_ray.data.readers.files import digest, expand_path, plain_file
 from afp_ray.errors import TaskError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import language_row
 
 ORDER = 4
 """Longest n-gram of BLEU."""
@@ -66,7 +66,7 @@ def bleu_tokenizer(language: str) -> str:
     """
     if language == "zh":
         return "zh"
-    return "char" if language == "ko" or LANGUAGES[language].space == "" else "13a"
+    return "char" if language == "ko" or language_row(language).space == "" else "13a"
 
 
 def bleu(language: str) -> TextMetric:

@@ -25,7 +25,7 @@ from afp_ray.evaluation.prompts import generation_languages, load_direction, sid
 from afp_ray.evaluation.questions import load_rows
 from afp_ray.evaluation.task import Row
 from afp_ray.evaluation.tasks import choice_task
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import find_language
 from afp_ray.records.plans import Overlap, OverlapExample, OverlapReport
 
 NUM_WORDS = 13
@@ -137,7 +137,7 @@ def normalized(text: str, language: str) -> tuple[str | tuple[str, ...], bool]:
     Returns: a tuple of words, or text without any space; and whether it is long enough to tell anything.
     """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_separators()).split()
-    row = LANGUAGES.get(language)
+    row = find_language(language)
     if row is not None and not row.space:
         joined = "".join(folded)
         return joined, len(joined) >= MIN_CHARACTERS
@@ -152,7 +152,7 @@ def _separators() -> Mapping[int, str]:
 
 def run_limit(language: str) -> tuple[int, Literal["words", "characters"]]:
     """Length of a run that counts in a language, and what it counts."""
-    row = LANGUAGES.get(language)
+    row = find_language(language)
     if row is None or row.space:
         return NUM_WORDS, "words"
     return NUM_CHARACTERS.get(row.script, OTHER_CHARACTERS), "characters"

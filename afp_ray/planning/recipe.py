@@ -13,6 +13,7 @@ from afp_ray.data.readers.report import ReadReport
 from afp_ray.data.readers.unread import unread
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.check import files_by_folder
+from afp_ray.languages import Language, declare
 from afp_ray.records.plans import UnreadFiles
 from afp_ray.search import make_arms, resolve
 from afp_ray.search.arms import corners
@@ -103,6 +104,7 @@ def read_unfiltered(config: TrialConfig) -> Candidates:
 def read_reports(config: TrialConfig) -> "list[ReadReport]":
     """What each source of a trial read, kept and refused."""
     data = config.data
+    declare(data.declared)
     reports: list[ReadReport] = []
     if data.num_pairs > 0:
         reports += sources.read_pairs(data)[1]
@@ -115,6 +117,7 @@ def unread_files(configs: Sequence[TrialConfig]) -> tuple[UnreadFiles, ...]:
     """What lies in the folders and archives that any of `configs` reads, and none of them reads."""
     read: list[tuple[str, list[SourceFile]]] = []
     codes: dict[str, None] = {}
+    declared: dict[str, Language] = {}
     seen: set[str] = set()
     for config in configs:
         data, evaluation = config.data, config.evaluation
@@ -125,6 +128,8 @@ def unread_files(configs: Sequence[TrialConfig]) -> tuple[UnreadFiles, ...]:
         if key in seen:
             continue
         seen.add(key)
+        declared |= data.declared
+        declare(declared)
         heldout = evaluation.representation.source if evaluation.representation is not None else None
         read += files_by_path(data, heldout, retrieval_languages(config))
         read += files_by_folder(evaluation, languages=config.evaluated_languages, pivot=data.pivot)

@@ -9,6 +9,7 @@ from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
 from afp_ray.errors import ConfigError, ModelError
 from afp_ray.evaluation import run as evaluation
+from afp_ray.languages import declare
 from afp_ray.models.describe import describe
 from afp_ray.trial.prepare import heldout_pairs, read_texts, retrieval_languages
 
@@ -18,6 +19,7 @@ def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> Non
 
     Raises: ModelError, DataError, TaskError or ConfigError, each saying where, what is allowed and how to mend it.
     """
+    declare(config.data.declared)
     description = describe(config.model)
     if (
         config.loss.contrastive_weight > 0
@@ -96,6 +98,7 @@ def _check_model(config: TrialConfig) -> None:
 
 def fingerprints(config: TrialConfig) -> dict[str, str]:
     """Content hashes of what the names and paths of `config` point to; they enter the trial id."""
+    declare(config.data.declared)
     hashes = {
         "model": describe(config.model).fingerprint,
         "evaluation": evaluation.evaluation_fingerprint(

@@ -14,6 +14,7 @@ from afp_ray.data import sources
 from afp_ray.data.drawing import draw_pairs, remove_heldout
 from afp_ray.data.mixing import draw_instructions
 from afp_ray.data.rows import Instruction, ParallelInstruction, TranslationPair
+from afp_ray.languages import declare
 from afp_ray.models.describe import describe
 
 if TYPE_CHECKING:  # inspecting a recipe must not wait for torch
@@ -89,6 +90,7 @@ def read_candidates(config: TrialConfig, model: "LoadedModel | None" = None) -> 
     """
     from afp_ray.data.quality.filter import apply_filter
 
+    declare(config.data.declared)
     pairs, instructions = _rows(config.data)
     heldout = [
         pair
@@ -112,6 +114,7 @@ def draw_rows(config: TrialConfig, candidates: Candidates) -> DrawnRows:
     Raises: DataError when there are too few.
     """
     data = config.data
+    declare(data.declared)
     seed = data.seed if data.seed is not None else config.seed
     pairs = draw_pairs(candidates.pairs, num_pairs=data.num_pairs, seed=seed, temperature=data.language_temperature)
     return DrawnRows(pairs, draw_instructions(candidates.instructions, pairs, data, seed=seed))

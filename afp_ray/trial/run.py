@@ -18,6 +18,7 @@ from afp_ray.evaluation import run as evaluation
 from afp_ray.evaluation.cell_scoring import ScoringHost
 from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
 from afp_ray.evaluation.workers import Workers
+from afp_ray.languages import declare
 from afp_ray.plugins import used_packages
 from afp_ray.records import Host, TrainingSummary, TrialRequest, TrialResult, Until
 from afp_ray.store import TrialPaths, read_result, write_json
@@ -55,6 +56,7 @@ def run_trial(request: TrialRequest, folder: Path, host: Host) -> TrialResult | 
         raises.
     """
     started = time.perf_counter()
+    declare(request.config.data.declared)
     run = _set_up(request, folder, host)
     paths, workers = run.paths, run.workers
     stored = read_result(paths.result) if paths.result.is_file() else None

@@ -43,10 +43,10 @@ def methods(as_json: Json = False) -> None:
 
 @app.command()
 def languages(as_json: Json = False) -> None:
-    """List the languages with a row of their own: names, scripts, and which prompt words each has."""
+    """List the languages that are known by themselves: names, scripts, and which prompt words each has."""
     rows = language_rows()
     if as_json:
         say_json([row.model_dump(mode="json") for row in rows])
         return
     show_languages(rows)
-    say(f"{len(LANGUAGES)} languages")
+    say(f"{len(rows)} languages, {len(LANGUAGES)} of them with prompt words; data.language_names adds what is not here")

@@ -43,7 +43,7 @@ def show_languages(rows: "Sequence[LanguageRow]") -> None:
     """One line a language."""
     for row in rows:
         lacks = _NUM_WORDS - len(row.words)
-        words = "all prompt words" if not lacks else f"prompt words {' '.join(row.words)}"
+        words = "all prompt words" if not lacks else f"prompt words {' '.join(row.words) or 'none'}"
         space = "" if row.has_word_space else ", no space between words"
         _fold(row.code, f"{row.code3}  {row.name}, {row.script}{space}; {words}")
 

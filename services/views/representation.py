@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afp_ray.comparison.representation import MEASURES, Change, Drawing
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import find_language
 from services.views.grid import Grid, percent, plain, plain_grid
 from services.views.pictures import (
     NUM_COLOURS,
@@ -213,7 +213,7 @@ def _scatter(change: Change) -> Scatter:
             _LEFT + 8 + (index % per_row) * _LEGEND_WIDTH,
             14 + (index // per_row) * _LEGEND_HEIGHT,
             colours[language],
-            LANGUAGES[language].name if language in LANGUAGES else language,
+            row.name if (row := find_language(language)) else language,
         )
         for index, language in enumerate(languages)
     ]

@@ -22,6 +22,7 @@ FIELDS: dict[str, tuple[Any, set[str]]] = {
     "sources": ("tsv", PAIRS),
     "pivot": ("sw", PAIRS | INSTRUCTIONS),
     "languages": (("th", "zh"), PAIRS | INSTRUCTIONS),
+    "language_names": ({"zh": {"name": "Mandarin"}}, PAIRS | INSTRUCTIONS),
     "num_pairs": (41, PAIRS),
     "num_instructions": (41, INSTRUCTIONS),
     "cross_probability": (0.25, INSTRUCTIONS),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from afp_ray.evaluation.tasks import TASKS
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import LANGUAGES, OTHERS
 from afp_ray.methods import METHODS, SUMMARIES
 from services import cli
 
@@ -81,7 +81,8 @@ def test_every_method_says_what_it_is_and_reads(capsys: pytest.CaptureFixture[st
 
 def test_every_language_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     languages = listed(capsys, "languages")
-    assert list(languages) == list(LANGUAGES)
+    assert list(languages) == [*LANGUAGES, *OTHERS]
+    assert (languages["am"]["script"], languages["am"]["words"]) == ("Ethi", [])
     assert languages["th"]["has_word_space"] is False
     assert languages["ht"]["words"] == ["because", "so"]
     assert cli.main(["languages"]) == 0

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import find_language
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # Letters of a script by its ISO 15924 code, combining marks included.
@@ -36,14 +36,22 @@ _LETTERS = {
     "Laoo": "\u0e80-\u0ecd",
     "Orya": "\u0b00-\u0b65",
     "Tibt": "\u0f40-\u0fbc",
+    "Cans": "\u1400-\u167f\u18b0-\u18f5",
+    "Cher": "\u13a0-\u13fd\uab70-\uabbf",
+    "Nkoo": "\u07ca-\u07f5",
+    "Olck": "\u1c5a-\u1c7d",
+    "Syrc": "\u0710-\u074f",
+    "Tfng": "\u2d30-\u2d7f",
+    "Thaa": "\u0780-\u07b1",
+    "Yiii": "\ua000-\ua48c",
 }
 
 _WEIGHT = {"Hans": 3, "Hant": 3, "Hani": 3, "Jpan": 2, "Kore": 2}
 
 
 def script_of(language: str) -> str:
-    """ISO 15924 code of the script of `language`, "" where it is unknown and no letter can be wrong."""
-    row = LANGUAGES.get(language)
+    """ISO 15924 code of the script of `language`, "" where its letters are not listed here and none can be wrong."""
+    row = find_language(language)
     return row.script if row is not None and row.script in _LETTERS else ""
 
 

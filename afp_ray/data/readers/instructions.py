@@ -12,7 +12,7 @@ from afp_ray.data.row_file import RowFile
 from afp_ray.data.row_tables import InstructionPart
 from afp_ray.data.rows import ParallelInstruction
 from afp_ray.errors import DataError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import known_codes
 
 Files = tuple[SourceFile, ...]
 """What holds the instructions of one language."""
@@ -29,7 +29,7 @@ def locate(source: SourceConfig, languages: Sequence[str]) -> dict[str, Files]:
     files = {code: _find(source, languages[0], code) for code in languages}
     missing = [code for code, held in files.items() if held is None]
     if missing:
-        has = [code for code in LANGUAGES if _find(source, languages[0], code)]
+        has = [code for code in known_codes() if _find(source, languages[0], code)]
         raise DataError(
             f"{source.kind} has no instructions in {', '.join(missing)}",
             where=path,

@@ -12,7 +12,7 @@ from afp_ray.data.readers.layouts import locate_split
 from afp_ray.data.readers.sentences import form_key
 from afp_ray.data.readers.unread import lying_at
 from afp_ray.errors import DataError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import known_codes
 from afp_ray.plugins import Names
 
 PAIR_KINDS = Names(plugins.SOURCES, ("embedded", *parallel.PAIR_KINDS.own))
@@ -83,7 +83,7 @@ def instruction_origin(source: SourceConfig, languages: Sequence[str]) -> Origin
 
 def languages_of(source: SourceConfig, pivot: str) -> list[str]:
     """Languages that `source` has pairs of, beside `pivot`."""
-    codes = (code for code in LANGUAGES if code != pivot)
+    codes = (code for code in known_codes() if code != pivot)
     return [code for code in codes if pair_origin(source, pivot=pivot, language=code) is not None]
 
 

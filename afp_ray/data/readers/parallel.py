@@ -21,7 +21,7 @@ from afp_ray.data.row_file import RowFile, RowWriter, text_number
 from afp_ray.data.row_tables import LINE, PairPart
 from afp_ray.data.rows import TranslationPair
 from afp_ray.errors import DataError
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import language_row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,7 +155,7 @@ class _Rows:
         step = max(1, len(sample) // NUM_SAMPLED)
         if columns_are_swapped([sample[index] for index in range(0, len(sample), step)]):
             raise DataError(
-                f"the first column is written in {LANGUAGES[self.language].name} script and the second is not",
+                f"the first column is written in {language_row(self.language).name} script and the second is not",
                 where=self.files[0].label,
                 allowed=f"{self.pivot} first, then {self.language}",
                 fix="swap the two sides",

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from afp_ray.data.rows import TranslationPair
-from afp_ray.languages import LANGUAGES
+from afp_ray.languages import language_row
 
 NUM_SAMPLED = 100
 
@@ -29,6 +29,23 @@ _LETTERS = {
     "Taml": ("TAMIL",),
     "Telu": ("TELUGU",),
     "Thai": ("THAI",),
+    "Armn": ("ARMENIAN",),
+    "Cans": ("CANADIAN SYLLABICS",),
+    "Cher": ("CHEROKEE",),
+    "Ethi": ("ETHIOPIC",),
+    "Guru": ("GURMUKHI",),
+    "Hani": ("CJK",),
+    "Hant": ("CJK",),
+    "Knda": ("KANNADA",),
+    "Laoo": ("LAO",),
+    "Nkoo": ("NKO",),
+    "Olck": ("OL CHIKI",),
+    "Orya": ("ORIYA",),
+    "Syrc": ("SYRIAC",),
+    "Tfng": ("TIFINAGH",),
+    "Thaa": ("THAANA",),
+    "Tibt": ("TIBETAN",),
+    "Yiii": ("YI ",),
 }
 
 
@@ -40,9 +57,12 @@ def share_of_script(text: str, script: str) -> float:
 
 
 def columns_are_swapped(pairs: Sequence[TranslationPair]) -> bool:
-    """Whether most of a sample of `pairs` has each side in the other side's script; False where both share one."""
-    scripts = [LANGUAGES[code].script for code in (pairs[0].source_language, pairs[0].target_language)]
-    if scripts[0] == scripts[1]:
+    """Whether most of a sample of `pairs` has each side in the other side's script.
+
+    False where both share one script, or one is none of those that are told apart here.
+    """
+    scripts = [language_row(code).script for code in (pairs[0].source_language, pairs[0].target_language)]
+    if scripts[0] == scripts[1] or not set(scripts) <= _LETTERS.keys():
         return False
     sample = pairs[:: max(1, len(pairs) // NUM_SAMPLED)]
     swapped = sum(

@@ -25,7 +25,7 @@ from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.task import ParsedRows, Row
 from afp_ray.evaluation.task_files import locate, read_objects
 from afp_ray.evaluation.text_metrics import TextMetric
-from afp_ray.languages import LANGUAGES, Language
+from afp_ray.languages import Language, language_row
 
 NUM_EMBEDDED = 60
 """Embedded rows per split."""
@@ -62,7 +62,7 @@ def files(data_dir: Path, config: GenerationConfig, source: str, target: str) ->
     """The questions in `source`, and of MT-Bench the answers in `target` where they exist."""
     answers = None
     if config.answer_corpus == "vicuna":
-        name = VICUNA_NAMES.get(source, LANGUAGES[source].name)
+        name = VICUNA_NAMES.get(source, language_row(source).name)
         questions = locate(data_dir, "vicuna80_12lang", f"questions_{name}.jsonl")
     elif config.answer_corpus == "hc3":
         questions = locate(data_dir, HC3_FOLDERS[source], "all.jsonl") if source in HC3_FOLDERS else None

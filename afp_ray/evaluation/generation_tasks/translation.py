@@ -23,7 +23,7 @@ from afp_ray.evaluation.generation_task import Files, GenerationTask
 from afp_ray.evaluation.task import ParsedRows, Row
 from afp_ray.evaluation.task_files import locate
 from afp_ray.evaluation.text_metrics import TextMetric, translation_metrics
-from afp_ray.languages import LANGUAGES, Language
+from afp_ray.languages import Language, language_row
 
 NUM_EMBEDDED = 60
 """Embedded rows per split."""
@@ -120,7 +120,7 @@ def _flores_folders(data_dir: Path) -> list[str]:
 def _flores_names(code: str, part: str) -> tuple[list[str], list[str]]:
     """Names of files of lines, then of files of objects."""
     texts, objects = flores_names(code, part)
-    old = FLORES_101.get(code, LANGUAGES[code].code3)
+    old = FLORES_101.get(code, language_row(code).code3)
     return [*texts, f"{old}.{part}", f"{part}/{old}.{part}"], objects
 
 
