@@ -216,7 +216,9 @@ def _heat(arm: ArmRow, most: float) -> Picture:
     rows = list(dict.fromkeys(row for row, _ in cells))
     languages = list(dict.fromkeys(language for _, language in cells))
     left = label_width(rows)
-    strips = [languages[start : start + _STRIP] for start in range(0, len(languages), _STRIP)]
+    num_strips = -(-len(languages) // _STRIP)
+    size = -(-len(languages) // num_strips)
+    strips = [languages[start : start + size] for start in range(0, len(languages), size)]
     wide = (WIDTH - left - 8) / max(len(strips[0]), 5)
     marks: list[Mark] = []
     y = 4.0

@@ -76,6 +76,26 @@ def test_nothing_is_wider_than_the_window(page: "Page", width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_tables_of_many_languages_lie_beside_or_below_each_other(
+    browser: "Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabricate.LANGUAGES", ("ar", "bg", "de", "el", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur"))
+    wide = fabricate(tmp_path, methods=("base", "afp"))
+    write_reports(wide)
+    page = browser.new_page()
+    page.goto(wide.report.as_uri())
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(OVERFLOWING) == []
+        boxes = [table.bounding_box() for table in page.locator("table:visible, figure:visible").all()]
+        shown = [(box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]) for box in boxes if box]
+        assert len(shown) > 10
+        for number, (left, top, right, bottom) in enumerate(shown):
+            for x, y, x_end, y_end in shown[:number]:
+                assert left >= x_end - 1 or right <= x + 1 or top >= y_end - 1 or bottom <= y + 1
+    page.close()
+
+
 def test_paper_holds_every_column(page: "Page") -> None:
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 718, "height": 1000})  # A4 between the margins of a browser
