@@ -64,8 +64,8 @@ COMMANDS: Final = {
         "Show single evaluation items with the answers of a trial and of base, and which of them is right.",
     ),
     "export": (
-        "results",
-        "Write the trials of a study as Optuna studies, one per arm, for instance for optuna-dashboard.",
+        "export",
+        "Export a study for Optuna's tools, or the model of a trial as a Hugging Face folder or into MLflow.",
     ),
     "tasks": ("lists", "List the tasks, in which languages their files are found, and how many rows they have."),
     "task": ("task", "What a task asks, to the letter."),

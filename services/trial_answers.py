@@ -152,14 +152,14 @@ def _sheet(trial: StoredTrial) -> TrialSheet:
         status=str(record.status) if record is not None else "DONE",
         folder=str(files.folder),
         config=config,
-        changed=_changed(config),
+        changed=changed_fields(config),
         checkpoint=str(files.checkpoint) if files.checkpoint.is_dir() else None,
         **fields,
     )
 
 
-def _changed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that have not their default."""
+def changed_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a resolved trial that have not their default, by dotted name; its method always."""
     defaults = flatten(TrialConfig(method=config["method"]).model_dump(mode="json"))
     own = flatten(dict(config))
     return {name: value for name, value in own.items() if name == "method" or defaults.get(name, ...) != value}

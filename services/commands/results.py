@@ -1,7 +1,6 @@
-"""The commands that answer from finished trials: `best`, `compare`, `report` and `export`."""
+"""The commands that answer from finished trials: `best`, `compare` and `report`."""
 
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,16 +8,10 @@ from typing import Annotated
 import typer
 
 from afp_ray.errors import ConfigError
-from afp_ray.ledger import replay
-from afp_ray.search import make_arms
-from afp_ray.search.optuna_export import write_mirror
-from afp_ray.store import StudyPaths, read_study
-from afp_ray.tracking.location import read_runs
 from services.answers import best_answer, comparison_answer, requirement_answer
 from services.commands.options import Json, Storage, StudyName
 from services.output import GATE, note, plain, say, say_json, say_json_text
 from services.reports import write_reports
-from services.schemas import OptunaExport
 from services.studies import complete_study_name, paths_of, storage_folder
 from services.views.blocks import tasks_of
 from services.views.formats import FORMATS, TableOptions
@@ -130,51 +123,6 @@ def report(
     else:
         for path in files:
             say(str(path))
-
-
-@app.command()
-def export(
-    study: StudyName,
-    optuna: Annotated[
-        str, typer.Option("--optuna", help="Journal file for Optuna's tools; made, or brought up to date.")
-    ],
-    storage: Storage = None,
-    as_json: Json = False,
-) -> None:
-    """Write the trials of a study as Optuna studies, one per arm, for instance for optuna-dashboard."""
-    file = Path(optuna).expanduser().resolve()
-    written = export_optuna(paths_of(storage_folder(storage), study), file)
-    if as_json:
-        say_json(written)
-        return
-    say(f"{written.changed} of {written.trials} trials written to {file}")
-    for name in written.studies:
-        say(f"  {name}")
-    if written.left_out:
-        say(f"  {written.left_out} trials left out: their parameters are outside the space that the study has now")
-    say(f"open it: {written.open_with}")
-
-
-def export_optuna(paths: StudyPaths, file: Path) -> OptunaExport:
-    """Bring the Optuna studies of a study in a journal file up to date with its ledger.
-
-    Raises: ConfigError when the file holds something else, UnavailableError when it cannot be written.
-    """
-    study = read_study(paths)
-    runs = read_runs(paths)
-    attributes = {
-        trial_id: {"mlflow_run_id": str(run), "mlflow_tracking_uri": str(runs.get("tracking_uri", ""))}
-        for trial_id, run in runs.get("runs", {}).items()
-    }
-    written = write_mirror(file, study, make_arms(study), replay(paths.ledger).trials, attributes=attributes)
-    return OptunaExport(
-        file=str(file),
-        studies=written.studies,
-        trials=written.num_trials,
-        changed=written.num_changed,
-        left_out=written.num_left_out,
-        open_with=f"optuna-dashboard {shlex.quote(str(file))} --host 127.0.0.1",
-    )
 
 
 def _limit(text: str) -> tuple[str, float]:
