@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from afp_ray.face import run as run
     from afp_ray.face import status as status
     from afp_ray.face import trials as trials
+    from services.client import AsyncClient as AsyncClient
     from services.client import Client as Client
 
 __version__ = "0.1.0"
@@ -37,10 +38,11 @@ _HOMES = {
     **dict.fromkeys(
         ("best", "compare", "evaluate", "load", "plan", "resume", "run", "status", "trials"), "afp_ray.face"
     ),
-    "Client": "services.client",
+    **dict.fromkeys(("AsyncClient", "Client"), "services.client"),
 }
 __all__ = [
     "AfpError",
+    "AsyncClient",
     "Client",
     "ConfigError",
     "StudyConfig",

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from afp_ray import plugins
 from afp_ray.config.base import StrictModel
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.available import available_tasks
@@ -23,6 +24,8 @@ class TaskRow(StrictModel):
     """Why rows that are there cannot be read, by language."""
     layout: str
     """The files that are looked for."""
+    package: str = ""
+    """The package whose plug-in it is, in words; empty for a task of ours."""
 
 
 class MethodRow(StrictModel):
@@ -73,6 +76,7 @@ def task_rows(study: str | None, data_dir: str | None, *, pivot: str = "en") -> 
             rows={code: dict(splits) for code, splits in task.rows.items()},
             problems=dict(task.problems),
             layout=task.layout,
+            package=_package(plugins.TASKS, task.name),
         )
         for task in available_tasks(data_dir, pivot=pivot)
     ]
@@ -90,12 +94,18 @@ def _method_row(name: str) -> MethodRow:
     share = pins.get("data.translation_share", 0.0)
     return MethodRow(
         name=name,
-        summary=SUMMARIES.get(name, ""),
+        summary=SUMMARIES.get(name) or _package(plugins.METHODS, name),
         reads_pairs=has_contrast or (has_instructions and share > 0),
         reads_instructions=has_instructions and share < 1,
         is_trained=pins.get("training.max_steps") != 0,
         pins=pins,
     )
+
+
+def _package(group: str, name: str) -> str:
+    """Name and version of the package of a plug-in; empty for what is ours."""
+    plugin = plugins.find(group).get(name)
+    return "" if plugin is None else f"of the package {plugin.package} {plugin.version}"
 
 
 def language_rows() -> list[LanguageRow]:

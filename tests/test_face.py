@@ -61,6 +61,7 @@ def test_the_notebook_shows_what_the_page_ran(storage: Path) -> None:
             shown.append(eval(last, names)._repr_html_())
     plan, run, table, best, frame = shown
     assert "finished 3" in plan and "complete" in run
+    assert afp.compare("first").headline.text.split(" ")[0] in table
     assert "<td>afp</td>" in table and names["best"].arm in best
     assert names["best"].trials[0] in frame
 

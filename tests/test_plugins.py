@@ -132,6 +132,17 @@ def test_what_a_task_asks_is_in_the_id(site: Path) -> None:
     tasks._task_of.cache_clear()
 
 
+def test_the_lists_name_the_package(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    install(site)
+    assert cli.main(["methods"]) == 0
+    assert "of the package afp-example 1.0; trains on pairs; fields pinned: 5" in capsys.readouterr().out
+    assert cli.main(["tasks"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "colours choice, of the package afp-example 1.0, 3 languages with 12 rows: en zh sw" in shown
+    assert cli.main(["task", "show", "colours", "--language", "zh", "--rows", "1"]) == 0
+    assert '"牛奶 ="' in capsys.readouterr().out
+
+
 def refused(study: dict[str, Any]) -> afp.ConfigError:
     with pytest.raises(afp.ConfigError) as caught:
         afp.plan(study)

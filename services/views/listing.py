@@ -19,13 +19,14 @@ def show_tasks(rows: "Sequence[TaskRow]") -> None:
     place = rows[0].data_dir or "the embedded corpus (--data-dir DIR looks at original files)"
     say(f"rows found in {place}")
     for row in rows:
+        kind = f"{row.kind}, {row.package}" if row.package else row.kind
         if row.rows:
             sums = sorted({sum(splits.values()) for splits in row.rows.values()})
             amount = f"{sums[0]:,} rows" if len(sums) == 1 else f"{sums[0]:,} to {sums[-1]:,} rows"
             languages = f"{len(row.rows)} language{'s' if len(row.rows) > 1 else ''}"
-            _fold(row.name, f"{row.kind}, {languages} with {amount}: {' '.join(row.rows)}")
+            _fold(row.name, f"{kind}, {languages} with {amount}: {' '.join(row.rows)}")
         else:
-            _fold(row.name, f"{row.kind}, no rows found; looks for {row.layout}")
+            _fold(row.name, f"{kind}, no rows found; looks for {row.layout}")
         for code, problem in row.problems.items():
             _fold("", f"{code} cannot be read: {problem}")
 

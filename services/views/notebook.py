@@ -65,7 +65,8 @@ class Comparison(records.Comparison, Shown):
         if self.representation:
             grids.append(("Sentence representations on held-out pairs", representation_grid(self.representation)))
         lines = [*self.verdicts, *(f"warning: {line}" for line in self.warnings if line not in self.verdicts)]
-        return _page([*grids, *finding_grids(self)], [MARKS, *lines])
+        page = _page([*grids, *finding_grids(self)], [MARKS, *lines])
+        return page if self.headline is None else f"<p>{_escaped(self.headline.text)}</p>\n{page}"
 
 
 class Best(records.Best, Shown):
