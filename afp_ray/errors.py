@@ -59,13 +59,13 @@ class ConfigError(UserError):
 
 
 class SeveralConfigError(ConfigError):
-    """Several mistakes of one file; the first stands for all of them wherever one is expected.
+    """Several mistakes of one study; the first stands for all of them wherever one is expected.
 
     Args:
         mistakes: two or more, in the order of the file.
     """
 
-    def __init__(self, mistakes: Sequence[ConfigError]) -> None:
+    def __init__(self, mistakes: Sequence[UserError]) -> None:
         self.mistakes = tuple(mistakes)
         first = self.mistakes[0]
         super().__init__(first.problem, where=first.where, allowed=first.allowed, fix=first.fix)

@@ -188,7 +188,7 @@ def match_id(prefix: str, ids: Iterable[str], *, where: str, names: Sequence[str
         f"no trial begins with {prefix[:80]!r}",
         where=where,
         allowed=TRIAL_FORMS if known else f"{TRIAL_FORMS}; there are no trials yet",
-        fix=near or "`afp status STUDY --json` and the report list the ids",
+        fix=near or "the report of each study lists its trials, `afp status` the studies",
     )
 
 

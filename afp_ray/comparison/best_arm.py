@@ -22,6 +22,7 @@ from afp_ray.comparison.shared import comparable
 from afp_ray.comparison.table import base_of, forgetting_warnings, nothing_confirmed, seed_warnings
 from afp_ray.comparison.wording import adjust, p_of, sentence
 from afp_ray.config import Split, TrialConfig
+from afp_ray.config.fields import did_you_mean
 from afp_ray.errors import ConfigError, DataError
 from afp_ray.records import Best, ConstraintCheck, Difference, LanguageSummary, RunnerUp
 from afp_ray.store import StudyPaths
@@ -115,7 +116,12 @@ def best(
 def _checked_limits(under: Mapping[str, float]) -> Mapping[str, float]:
     for name in under:
         if name not in LIMITS:
-            raise ConfigError(f"limit {name!r} is not known", where="--under", allowed=", ".join(LIMITS))
+            raise ConfigError(
+                f"limit {name!r} is not known",
+                where="--under",
+                allowed=", ".join(LIMITS),
+                fix=did_you_mean(name, LIMITS),
+            )
     return under
 
 

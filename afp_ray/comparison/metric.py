@@ -10,6 +10,7 @@ from afp_ray.comparison import totals
 from afp_ray.comparison.confirmed import ConfirmedArm, Examples
 from afp_ray.comparison.wording import Measured
 from afp_ray.config import CHOICE_TASKS, GENERATED_SCORES
+from afp_ray.config.fields import did_you_mean
 from afp_ray.errors import ConfigError
 from afp_ray.evaluation.objective import REPRESENTATION_METRICS, objective_value
 from afp_ray.records import Difference, ScoreSummary
@@ -68,7 +69,12 @@ def parse_metric(
     names = (*_MEANS, *CHOICE_TASKS, *own_tasks, *GENERATED_SCORES, *REPRESENTATION_METRICS)
     if task not in names:
         allowed = ", ".join(dict.fromkeys(names))
-        raise ConfigError(f"metric {name!r} is not known", where="--metric", allowed=f"{allowed}, or TASK/LANGUAGE")
+        raise ConfigError(
+            f"metric {name!r} is not known",
+            where="--metric",
+            allowed=f"{allowed}, or TASK/LANGUAGE",
+            fix=did_you_mean(task, names),
+        )
     if own and language and own != language:
         raise ConfigError(f"metric {name!r} is not about language {language!r}", fix="give one of the two")
     lower_is_better = task in ("alignment", "uniformity") if direction is None else direction == "minimize"

@@ -9,6 +9,7 @@ from typing import Any
 
 from afp_ray.config import CHOICE_TASKS, SPLITS, EvaluationConfig, Split
 from afp_ray.config.base import canonical_json
+from afp_ray.config.mistakes import Refusals
 from afp_ray.data.readers.files import SourceFile, digest, expand_path, plain_file
 from afp_ray.errors import TaskError
 from afp_ray.evaluation.prompts import generation_cells, generation_languages, load_direction, sides, task_of
@@ -35,14 +36,18 @@ def check_evaluation(
         pivot: language of the prompts when `prompt_language` is `pivot`.
         splits: what will be scored.
 
-    Raises: TaskError, DataError or ConfigError naming the row, the language or the word that is missing.
+    Raises: TaskError, DataError or ConfigError naming the row, the language or the word that is missing;
+        SeveralConfigError where several tasks lack something.
     """
+    refusals = Refusals()
     for name in _choices(config):
-        for language in config.languages_of(name, languages):
-            for split in splits:
-                with _at_task(config, name):
-                    for _ in render_cells(name, config, language=language, pivot=pivot, split=split):
-                        pass
+        with refusals:
+            for language in config.languages_of(name, languages):
+                for split in splits:
+                    with _at_task(config, name):
+                        for _ in render_cells(name, config, language=language, pivot=pivot, split=split):
+                            pass
+    refusals.refuse()
     side, spoken = generation_languages(config, languages=languages, pivot=pivot)
     for direction, codes in spoken.items():
         for language in codes:

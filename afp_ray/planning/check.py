@@ -1,11 +1,13 @@
 """Refuses what would fail once a study runs, arm by arm, before anything is started or written."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from afp_ray.comparison.published import check_published
 from afp_ray.config import ModelConfig, StudyConfig, TrialConfig, canonical_json
+from afp_ray.config.mistakes import Refusals
 from afp_ray.config.trial import NO_MODEL
 from afp_ray.errors import ConfigError, ModelError, UserError
 from afp_ray.evaluation.objective import check_metric, scored_languages
@@ -43,7 +45,8 @@ def check_study(study: StudyConfig) -> Checked:
     """Check every arm as far as possible without starting anything; writes nothing.
 
     Returns: what was checked, and the arms whose model cannot be loaded.
-    Raises: UserError for the first thing that would fail once it runs, an arm with a model of its own aside.
+    Raises: UserError for what would fail once it runs, SeveralConfigError for several things; of an arm with a model of
+        its own, that model aside.
     """
     check_published(study.published)
     require_tracking(study.runtime.tracking_uri, Path())
@@ -55,6 +58,7 @@ def check_study(study: StudyConfig) -> Checked:
     num_workers = study.runtime.num_workers
     seen: dict[str, ModelError | None] = {}
     unloadable: dict[str, ModelError] = {}
+    refusals = Refusals()
     for arm in arms:
         for config in ends_of(arm, study.seeds[0]):
             key = _what_is_checked(config)
@@ -67,16 +71,18 @@ def check_study(study: StudyConfig) -> Checked:
             for metric, where in places.items():
                 check_metric(metric, config.evaluation, languages=config.evaluated_languages, pivot=pivot, where=where)
             try:
-                check_together(config.loss, config.training, study.runtime, num_workers=num_workers)
-                check_trial(config)
-                check_lengths(describe(config.model).lengths.longest_plain, config.training, study.runtime)
-            except UserError as error:
-                if isinstance(error, ModelError) and not _searches_models(arm):
+                with refusals, _of_arm(arm.name):
+                    check_together(config.loss, config.training, study.runtime, num_workers=num_workers)
+                with refusals, _of_arm(arm.name):
+                    check_trial(config)
+                with refusals, _of_arm(arm.name):
+                    check_lengths(describe(config.model).lengths.longest_plain, config.training, study.runtime)
+            except ModelError as error:
+                if not _searches_models(arm):
                     seen[key] = unloadable[arm.name] = error
                     continue
-                raise type(error)(
-                    error.problem, where=error.where or f"arm {arm.name}", allowed=error.allowed, fix=error.fix
-                ) from error
+                raise
+    refusals.refuse()
     _require_a_model(arms, unloadable)
     uneven = _uneven_scores(arms, study)
     num_checked = len(arms) - len(unloadable)
@@ -107,6 +113,16 @@ def _uneven_scores(arms: Sequence[Arm], study: StudyConfig) -> tuple[str, ...]:
         )
     left_out = sorted(set.union(*by_arm.values()) - shared)
     return (f"arms are compared on what all are scored on; not compared: {', '.join(left_out)}",)
+
+
+@contextmanager
+def _of_arm(name: str) -> Iterator[None]:
+    """Let an error that says no place name the arm."""
+    try:
+        yield
+    except UserError as error:
+        error.where = error.where or f"arm {name}"
+        raise
 
 
 def _searches_models(arm: Arm) -> bool:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from afp_ray.config import SPLITS, Split, TrialConfig
+from afp_ray.config.mistakes import Refusals
 from afp_ray.config.training import LayerRange
 from afp_ray.data import sources
 from afp_ray.data.quality.best import read_scores, scores_digest
@@ -17,43 +18,56 @@ from afp_ray.trial.prepare import heldout_pairs, read_texts, retrieval_languages
 def check_trial(config: TrialConfig, *, splits: Sequence[Split] = SPLITS) -> None:
     """Refuse, within about a second and without torch, what would fail once a GPU is granted.
 
-    Raises: ModelError, DataError, TaskError or ConfigError, each saying where, what is allowed and how to mend it.
+    Raises: ModelError, DataError, TaskError or ConfigError, each saying where, what is allowed and how to mend it;
+        SeveralConfigError of several of the last three.
     """
     declare(config.data.declared)
     description = describe(config.model)
-    if (
-        config.loss.contrastive_weight > 0
-        and config.training.max_steps > 0
-        and isinstance(config.loss.layer, int)
-        and config.loss.layer > description.num_layers
-    ):
+    is_trained, refusals = config.training.max_steps > 0, Refusals()
+    if is_trained:
+        with refusals:
+            _check_layer(config, description.num_layers)
+        with refusals:
+            _check_length(config, description.max_positions)
+        with refusals:
+            sources.check(config.data)
+            if config.data.keep_best is not None and config.data.instruction_scores is not None:
+                read_scores(config.data.instruction_scores)
+    with refusals:
+        evaluation.check_evaluation(
+            config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot, splits=splits
+        )
+    with refusals:
+        for language in retrieval_languages(config):
+            heldout_pairs(config, language, "validation")
+    refusals.refuse()
+    _check_model(config)
+
+
+def _check_layer(config: TrialConfig, num_layers: int) -> None:
+    """Refuse a layer of the contrastive term, or blocks to train, that the model has not."""
+    layer = config.loss.layer
+    if config.loss.contrastive_weight > 0 and isinstance(layer, int) and layer > num_layers:
         raise ConfigError(
-            f"loss.layer {config.loss.layer} is beyond the model {config.model.name!r}",
+            f"loss.layer {layer} is beyond the model {config.model.name!r}",
             where="loss.layer",
-            allowed=f"0 (the embedding output) to {description.num_layers}",
-            fix=f"choose a layer up to {description.num_layers}",
+            allowed=f"0 (the embedding output) to {num_layers}",
+            fix=f"choose a layer up to {num_layers}",
         )
     trainable = config.training.trainable
-    if config.training.max_steps > 0 and isinstance(trainable, LayerRange):
-        _check_trained_blocks(config, trainable, description.num_layers)
-    limit = description.max_positions
-    if config.training.max_steps > 0 and limit is not None and config.training.max_length > limit:
+    if isinstance(trainable, LayerRange):
+        _check_trained_blocks(config, trainable, num_layers)
+
+
+def _check_length(config: TrialConfig, limit: int | None) -> None:
+    """Refuse samples longer than what the model has positions for."""
+    if limit is not None and config.training.max_length > limit:
         raise ConfigError(
             f"training.max_length {config.training.max_length} is beyond the positions of {config.model.name!r}",
             where="training.max_length",
             allowed=f"2 to {limit}",
             fix=f"set training.max_length: {limit}",
         )
-    if config.training.max_steps > 0:
-        sources.check(config.data)
-        if config.data.keep_best is not None and config.data.instruction_scores is not None:
-            read_scores(config.data.instruction_scores)
-    evaluation.check_evaluation(
-        config.evaluation, languages=config.evaluated_languages, pivot=config.data.pivot, splits=splits
-    )
-    for language in retrieval_languages(config):
-        heldout_pairs(config, language, "validation")
-    _check_model(config)
 
 
 def _check_trained_blocks(config: TrialConfig, trainable: LayerRange, num_layers: int) -> None:

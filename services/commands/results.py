@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from afp_ray.config.fields import did_you_mean
 from afp_ray.errors import ConfigError
 from services.answers import best_answer, comparison_answer, requirement_answer
 from services.commands.options import Json, Storage, StudyName
@@ -71,7 +72,8 @@ def compare(
 ) -> None:
     """Show the ablation table: arms by language, differences to base, significance."""
     if form is not None and form not in FORMATS:
-        raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS))
+        fix = did_you_mean(form, FORMATS)
+        raise ConfigError(f"format {form!r} is not known", where="--format", allowed=", ".join(FORMATS), fix=fix)
     options = TableOptions(task=task, has_std=std, caption=caption, label=label)
     _check_options(options, "json" if as_json else form)
     folder = storage_folder(storage)

@@ -119,3 +119,28 @@ def test_one_mistake_alone_is_the_error_itself(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_study(file)
     assert type(caught.value) is ConfigError
+
+
+def test_what_the_parts_of_a_study_are_refused_for_is_said_in_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "pairs.en-fr.tsv"
+    table.write_text("one\tun\ntwo\tdeux\nthree\ttrois\n")
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        f"name: a\nfixed:\n  data.languages: [fr]\n  data.sources: [{{kind: tsv, path: {table}}}]\n"
+        "  loss.layer: 12\n  training.max_length: 100000\n  evaluation.tasks: [xnli, xcopa]\n"
+        "compare: {method: [base, mcl]}\n"
+    )
+    assert cli.main(["plan", str(file), "--storage", str(tmp_path / "runs")]) == 2
+    shown = capsys.readouterr().err
+    for words in (
+        "loss.layer 12 is beyond",
+        "training.max_length 100000 is beyond",
+        "1000 pairs asked, but the sources have 3",
+        "xnli has no embedded rows in 'fr'",
+        "xcopa has no embedded rows in 'fr'",
+        "no pairs of en with fr",
+    ):
+        assert shown.count(words) == 1, words
+    assert shown.endswith("\n6 mistakes\n")
