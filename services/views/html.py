@@ -22,6 +22,7 @@ from services.views.tables import (
     cost_words,
     finding_grids,
     front_grids,
+    measured,
     representation_grid,
     trial_grid,
 )
@@ -72,6 +73,7 @@ def render_report(facts: ReportFacts) -> str:
         else [],
         legend=LEGEND,
         marks=MARKS,
+        measured=measured(comparison) if comparison else "",
         family=FAMILY,
         trials=block("trials", trial_grid(trials)),
         num_hidden=len(state.trials) - len(trials),
