@@ -234,7 +234,7 @@ def _rows_read(result: TrialResult) -> Iterable[Rows]:
     if digests.get("evaluation"):
         where = "embedded" if evaluation["data_dir"] is None else str(evaluation["data_dir"]).rstrip("/").split("/")[-1]
         spoken = " ".join(evaluation["languages"] or [pivot, *languages])
-        tasks = " ".join(evaluation["tasks"]) or "no task"
+        tasks = " ".join([*evaluation["tasks"], *evaluation.get("own_tasks", ())]) or "no task"
         yield Rows(f"{where}: {tasks} in {spoken}"[:MAX_NAME], digests["evaluation"], "evaluation")
     if digests.get("heldout"):
         source = _source_name(evaluation["representation"]["source"])

@@ -187,7 +187,8 @@ def _data(result: TrialResult) -> str:
         )
     rows = "the embedded rows" if evaluation["data_dir"] is None else "the original files"
     digest = result.fingerprints.get("evaluation", "")[:16]
-    lines.append(f"- scored on {', '.join(evaluation['tasks']) or 'no task'} ({rows}); content {digest}")
+    tasks = ", ".join([*evaluation["tasks"], *evaluation.get("own_tasks", ())]) or "no task"
+    lines.append(f"- scored on {tasks} ({rows}); content {digest}")
     return "\n".join(lines)
 
 

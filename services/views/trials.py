@@ -114,9 +114,17 @@ def _score_grid(scores: Sequence[Score]) -> Grid:
     rows = []
     for task, shots, metric in dict.fromkeys((score.task, score.shots, score.metric) for score in scores):
         cells = [by_key.get((task, shots, metric, language)) for language in languages]
-        name = f"{task} {metric}" + (f" {shots}-shot" if task != "retrieval" else "")
-        rows.append([name, *("-" if cell is None else _with_error(cell) for cell in cells)])
+        rows.append([_score_name(task, shots, metric), *("-" if cell is None else _with_error(cell) for cell in cells)])
     return plain_grid(["task", *languages], rows)
+
+
+def _score_name(task: str, shots: int, metric: str, *, language: str = "") -> str:
+    """A score in few words: accuracy at 0 shots goes without saying, and a metric of representations names itself."""
+    named = metric if task == "retrieval" else task
+    parts = [f"{named}/{language}" if language else named]
+    parts += [f"{shots}-shot"] if shots else []
+    parts += [metric] if task != "retrieval" and metric != "accuracy" else []
+    return " ".join(parts)
 
 
 def _with_error(score: Score) -> str:
@@ -156,11 +164,9 @@ def _pair_grid(pairs: Sequence[ScorePair]) -> Grid:
         a, b = ("-" if value is None else scored(value, pair.metric) for value in (pair.a, pair.b))
         delta = pair.difference
         size = signed_difference(pair.a, pair.b, pair.metric) + mark(delta)
-        shots = str(pair.shots) if pair.task != "retrieval" else "-"
-        rows.append(
-            [f"{pair.task} {pair.metric}", pair.language, shots, a, b, size, interval(delta.shown if delta else None)]
-        )
-    return plain_grid(["score", "language", "shots", "A", "B", "B - A", "interval"], rows, joined=(4, 6))
+        name = _score_name(pair.task, pair.shots, pair.metric, language=pair.language)
+        rows.append([name, a, b, size, interval(delta.shown if delta else None)])
+    return plain_grid(["score", "A", "B", "B - A", "interval"], rows)
 
 
 def show_trial_examples(answer: TrialExamples, *, is_flipped: bool) -> None:

@@ -86,7 +86,7 @@ def test_a_sheet_holds_what_the_trial_is_cost_and_scored(study: StudyPaths, caps
     assert json.loads(capsys.readouterr().out) == sheet.model_dump(mode="json")
     assert cli.main(["show", first[:8], "--storage", str(study.storage)]) == 0
     shown = capsys.readouterr().out
-    assert str(study.trial(first).folder) in shown and "15:00" in shown and "xcopa accuracy" in shown
+    assert str(study.trial(first).folder) in shown and "15:00" in shown and "retrieval@1" in shown
     assert cli.main(["show", "ffffffff", "--storage", str(study.storage)]) == 0
     assert "DIVERGED: diverged <b>at</b> step 3" in capsys.readouterr().out
 
@@ -178,3 +178,19 @@ def test_examples_come_with_the_texts_that_the_model_was_asked(study: StudyPaths
     assert by_id[first.id].prompt == context and by_id[first.id].choices[0] == continuation
     assert by_id[second.id].prompt is None
     assert answer.notes == ("1 of xcopa/zh have no text: their rows are not what the trial was asked",)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 140])
+@pytest.mark.parametrize("words", [["show", "demo:afp"], ["diff", "demo:mcl", "demo:afp"], ["examples", "demo:afp"]])
+def test_no_number_is_cut_in_a_narrow_terminal(
+    study: StudyPaths,
+    words: list[str],
+    columns: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main([*words, "--storage", str(study.storage)]) == 0
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert all(len(line) <= columns for line in shown.splitlines() if line.startswith(("┃", "│", "└", "┏")))
