@@ -334,7 +334,10 @@ def unknown_language(code: str) -> str:
             f"{code!r} is unknown; {known} is {row.name} in {row.script}, so write {known}, and for another script "
             f"{WORDS_FIELD}: {{{known}: {{script: ...}}}}"
         )
-    return f"{code!r} is unknown; allowed: codes of ISO 639, of two letters or of three ({', '.join(LANGUAGES)}, ...)"
+    return (
+        f"{code!r} is unknown; allowed: codes of ISO 639, of two letters or of three ({', '.join(LANGUAGES)}, ...); "
+        f"fix: `afp languages` lists them with their names"
+    )
 
 
 def known_language(code: str) -> str:

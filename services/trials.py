@@ -14,7 +14,7 @@ from afp_ray.config import SPLITS, TrialConfig, flatten, nest, trial_id
 from afp_ray.config.document import Document
 from afp_ray.config.evaluation import Split
 from afp_ray.config.load import load_trial
-from afp_ray.config.translate import translate
+from afp_ray.config.translate import parts_of, translate
 from afp_ray.errors import ConfigError
 from afp_ray.languages import is_known, unknown_language
 from afp_ray.methods import METHODS
@@ -54,7 +54,8 @@ def eval_config(
     for option, codes in (("--pivot", [pivot]), ("--languages", languages)):
         for code in codes:
             if not is_known(code):
-                raise ConfigError(unknown_language(code), where=option)
+                problem, allowed, fix = parts_of(f"language {unknown_language(code)}")
+                raise ConfigError(problem, where=option, allowed=allowed, fix=fix)
     others = [code for code in languages if code != pivot]
     evaluation = {
         "tasks": list(tasks),

@@ -80,9 +80,12 @@ def place_of(details: ErrorDetails, document: Document, *, root: KeyPath = ()) -
 
 
 def parts_of(message: str) -> tuple[str, str, str]:
-    """Problem, what is allowed and the fix of a sentence of ours: `problem; allowed: ...` or `problem; fix`."""
+    """Problem, what is allowed and the fix of a sentence: `problem; allowed: ...; fix: ...` or `problem; fix`."""
     problem, _, rest = message.partition("; ")
-    return (problem, rest.removeprefix("allowed: "), "") if rest.startswith("allowed: ") else (problem, "", rest)
+    if not rest.startswith("allowed: "):
+        return problem, "", rest
+    allowed, _, fix = rest.removeprefix("allowed: ").partition("; fix: ")
+    return problem, allowed, fix
 
 
 def error_at(

@@ -1,9 +1,8 @@
 """Looks at what a user has on disk and says what each file, folder or model can serve a study as."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +10,12 @@ from typing import Any, Final
 from afp_ray.config import ModelConfig, SourceConfig
 from afp_ray.config.data import SourceKind
 from afp_ray.config.model import EMBEDDED
-from afp_ray.data.readers import jsonl
+from afp_ray.data.readers import instructions, jsonl
 from afp_ray.data.readers.files import plain_file, without_packing
-from afp_ray.data.readers.origins import INSTRUCTION_KINDS, instruction_origin, pair_origin
+from afp_ray.data.readers.origins import INSTRUCTION_KINDS, languages_of
 from afp_ray.errors import DataError, UserError
 from afp_ray.evaluation.available import task_folders
-from afp_ray.languages import LANGUAGES, name_pattern
+from afp_ray.languages import is_known, known_codes, name_pattern
 from afp_ray.models.describe import ModelDescription, describe
 from afp_ray.models.packaged import PACKAGED
 
@@ -157,31 +156,29 @@ def _corpora_in(folder: Path) -> list[Corpus]:
     found = []
     for kind in CORPORA:
         source = SourceConfig(kind=kind, path=str(folder))
-        pairs = _codes_with(partial(_pairs_at, source), with_pivot=False)
-        told = _codes_with(partial(_instructions_at, source), with_pivot=True)
-        if pairs or PIVOT in told:
-            found.append(Corpus(source, PIVOT, pairs, told if PIVOT in told else ()))
+        pairs, told = _pairs_in(source), _instructions_in(source)
+        if pairs or told:
+            found.append(Corpus(source, PIVOT, pairs, told))
     return found
 
 
-def _pairs_at(source: SourceConfig, code: str) -> Any:
-    return pair_origin(source, pivot=PIVOT, language=code)
+def _pairs_in(source: SourceConfig) -> tuple[str, ...]:
+    """Languages that a corpus has pairs of; a folder that is none of its kind has none."""
+    try:
+        return tuple(languages_of(source, PIVOT))
+    except UserError:
+        return ()
 
 
-def _instructions_at(source: SourceConfig, code: str) -> Any:
-    return instruction_origin(source, (code,)) if source.kind in INSTRUCTION_KINDS else None
-
-
-def _codes_with(locate: Callable[[str], Any], *, with_pivot: bool) -> tuple[str, ...]:
-    """Languages that something is located for; what is refused is not there."""
-    found = []
-    for code in LANGUAGES:
-        try:
-            if (code != PIVOT or with_pivot) and locate(code) is not None:
-                found.append(code)
-        except UserError:
-            continue
-    return tuple(found)
+def _instructions_in(source: SourceConfig) -> tuple[str, ...]:
+    """Languages that a corpus has instructions in; none where it lacks the pivot."""
+    if source.kind not in INSTRUCTION_KINDS:
+        return ()
+    try:
+        codes = instructions.languages_of(source, PIVOT)
+    except UserError:
+        return ()
+    return tuple(codes) if PIVOT in codes else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +193,7 @@ class _Name:
 def _named(file: Path) -> _Name:
     """What the name of a file of rows says; of one language, the other side is taken to be English."""
     spots = []
-    for code in LANGUAGES:
+    for code in known_codes():
         pattern = re.compile(rf"(?<![A-Za-z0-9]){name_pattern(code)}(?![A-Za-z0-9])")
         spots += [(spot.start(), spot.end(), code) for spot in pattern.finditer(file.name)]
     spots.sort()
@@ -237,7 +234,7 @@ def _corpus_of(template: str, files: Mapping[Path, _Name]) -> Corpus:
         raise DataError("no line of it is a JSON object", fix="give one object a line")
     for prefix, inner in (("translation.", row.get("translation")), ("", row)):
         sides = (
-            [key for key, text in inner.items() if key in LANGUAGES and isinstance(text, str)]
+            [key for key, text in inner.items() if is_known(key) and isinstance(text, str)]
             if isinstance(inner, dict)
             else []
         )

@@ -35,7 +35,12 @@ def init(
 ) -> None:
     """Write a commented study file for your files: languages, amounts, layers, tasks and limits are filled in."""
     names = [*(sources or []), *(files or [])]
-    if Path(name).exists() or Path(name).suffix in (".tsv", ".jsonl") or "/" in name:
+    if (
+        Path(name).is_file()
+        or (Path(name) / "config.json").is_file()
+        or Path(name).suffix in (".tsv", ".jsonl")
+        or "/" in name
+    ):
         name, names = DEFAULT_NAME, [*names, name]  # afp init --from pairs.en-zh.tsv model
     begun = begin_study(name.removesuffix(".yaml"), names, force=force, preset=preset)
     say_json(begun) if as_json else show_begun(begun)

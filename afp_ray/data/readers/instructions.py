@@ -39,6 +39,11 @@ def locate(source: SourceConfig, languages: Sequence[str]) -> dict[str, Files]:
     return {code: held for code, held in files.items() if held is not None}
 
 
+def languages_of(source: SourceConfig, pivot: str) -> list[str]:
+    """Languages that `source` has instructions in, the pivot among them where it has it."""
+    return [code for code in known_codes() if _find(source, pivot, code)]
+
+
 def read_instructions(
     source: SourceConfig, files: Mapping[str, Files], *, keep: bool = False
 ) -> tuple[Sequence[ParallelInstruction] | InstructionPart, ReadReport]:
