@@ -28,7 +28,10 @@ COMMANDS: Final = {
         "Write a commented study file for your files: languages, amounts, layers, tasks and limits are filled in.",
     ),
     "schema": ("begin", "Write the JSON schema of the study file, by which an editor completes and checks it."),
-    "plan": ("study", "Show arms, trials, cost, checks and the overlap of training with evaluation; starts no trial."),
+    "plan": (
+        "study",
+        "Show arms, cost, checks, the smallest effect, and what training shares with evaluation; starts no trial.",
+    ),
     "run": ("study", "Run a study, or continue it; finished trials are never trained again."),
     "resume": (
         "study",
@@ -41,7 +44,10 @@ COMMANDS: Final = {
         "Show the best configuration with its interval, its difference to base and how to reproduce it.",
     ),
     "compare": ("results", "Show the ablation table: arms by language, differences to base, significance."),
-    "report": ("results", "Write the HTML report and the tables of a study."),
+    "report": (
+        "results",
+        "Write the HTML report and the tables of a study; with --figures its pictures for a paper too.",
+    ),
     "trial": ("trial", "Train and score one configuration in this process, without Ray."),
     "eval": (
         "trial",
