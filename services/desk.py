@@ -15,7 +15,10 @@ from services.answer_cache import mark_of
 from services.computations import Computations
 from services.views.html import POLICY
 
-_REPORT_POLICY = f"{POLICY}; frame-ancestors 'none'"
+_REPORT_HEADERS = {
+    "Content-Security-Policy": f"{POLICY}; frame-ancestors 'self'",  # the page of the studies shows it
+    "X-Frame-Options": "SAMEORIGIN",
+}
 
 
 class Page(BaseModel):
@@ -48,7 +51,7 @@ class Desk:
     async def page(self, request: Request, compute: Callable[[], "Page"], *, name: str) -> Response:
         """An answer of seconds, as a page."""
         body = await self._long.answer(self._question(request, name), lambda: compute().html.encode())
-        return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
+        return HTMLResponse(body, headers=_REPORT_HEADERS)
 
     @asynccontextmanager
     async def open(self, _: FastAPI) -> AsyncIterator[None]:
