@@ -24,7 +24,7 @@ from services.answer_cache import cached_answer
 from services.computations import DEADLINE_S
 from services.curves import curve_answer
 from services.desk import Desk, Page, as_json
-from services.document import EVERYWHERE, describe, problems_of
+from services.document import EVENT, EVERYWHERE, describe, problems_of
 from services.events import Streams, require_position
 from services.guard import DEFAULT_LIMITS, Guard, Limits, reader, submitter
 from services.intake import DEFAULT_RULES, MAX_BYTES, Intake, Rules
@@ -252,7 +252,7 @@ def _add_answers(app: FastAPI, storage: Path, desk: Desk) -> None:
 
 def _add_events(app: FastAPI, storage: Path) -> None:
     streams = app.state.streams = Streams()
-    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    content = {"text/event-stream": {"schema": EVENT}}
 
     @app.get("/v1/studies/{name}/events", response_class=StreamingResponse, responses={200: {"content": content}})
     async def events(

@@ -11,6 +11,16 @@ from services.schemas import Problem
 
 EVERYWHERE: Final = (400, 401, 404, 409, 422, 429, 500, 503)
 """Problems that any address may answer with."""
+EVENT: Final = {
+    "type": "object",
+    "description": "A message of the stream; `data` is JSON.",
+    "properties": {
+        "event": {"enum": ["ledger", "status", "end", "problem"]},
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "data": {"type": "string"},
+    },
+    "required": ["event", "data"],
+}
 _PLAIN: Final = {"text/plain": {"schema": {"type": "string"}}}
 _IN_PLAIN_TEXT: Final = (400, 503)
 """What the server and the check of names say before a request reaches the application."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -70,8 +71,7 @@ def require_position(paths: StudyPaths, position: int) -> None:
         return
     try:
         with paths.ledger.open("rb") as file:
-            file.seek(position - 1)
-            is_end = file.read(1) == b"\n"
+            is_end = position <= os.fstat(file.fileno()).st_size and os.pread(file.fileno(), 1, position - 1) == b"\n"
     except OSError as error:
         raise UnavailableError(f"the ledger cannot be read: {error.strerror}") from error
     if not is_end:
