@@ -78,7 +78,7 @@ COMMANDS: Final = {
     "methods": ("lists", "List the methods: what each trains on, and the fields that it pins."),
     "languages": (
         "lists",
-        "List the languages with a row of their own: names, scripts, and which prompt words each has.",
+        "List the languages that are known by themselves: names, scripts, and which prompt words each has.",
     ),
     "submit": (
         "cluster",
