@@ -222,7 +222,7 @@ def test_afp_run_refuses_an_open_cluster_elsewhere(
         with pytest.raises(pytest.fail.Exception, match="it ran"):
             cli.main([*arguments, "--allow-open-cluster"])
     assert cli.main(["run", "demo", "--storage", str(tmp_path), "--address", "http://127.0.0.1:8265"]) == 2
-    assert "afp submit STUDY --address http://127.0.0.1:8265" in capsys.readouterr().err
+    assert "afp submit, with the same study file and --address http://127.0.0.1:8265" in capsys.readouterr().err
 
 
 def test_auto_is_told_to_every_node_by_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
