@@ -296,8 +296,8 @@ def _row(
         mean=_mean(cells, own, scored),
         num_pairs=row.num_pairs,
         num_instructions=row.num_instructions,
-        our_num_pairs=data.get("num_pairs"),
-        our_num_instructions=data.get("num_instructions"),
+        our_num_pairs=None if data.get("num_pairs") == "all" else data.get("num_pairs"),
+        our_num_instructions=None if data.get("num_instructions") == "all" else data.get("num_instructions"),
     )
 
 
@@ -330,8 +330,8 @@ def _distance(amounts: ReferenceRow | ReferenceClaim | None, data: Mapping[str, 
     """By what factor ours are more or fewer, as a logarithm; none at all is as far from some as can be."""
     distance = 0.0
     for name in ("num_pairs", "num_instructions"):
-        theirs, own = getattr(amounts, name, None), int(data[name])
-        if theirs is not None and theirs != own:
+        theirs, own = getattr(amounts, name, None), data[name]
+        if theirs is not None and own not in (theirs, "all"):  # of all a configuration does not say how many
             distance += abs(math.log(own / theirs)) if own and theirs else math.inf
     return distance
 

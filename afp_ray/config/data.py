@@ -111,6 +111,8 @@ class FilterLimits(StrictModel):
     """Overlap of character shingles from which two rows count as near duplicates."""
 
 
+Amount = Annotated[int, Field(ge=0, le=1_000_000_000)] | Literal["all"]
+"""Rows to draw, or all that there are."""
 WordName = Literal["right", "yes", "also", "no", "because", "so"]
 """As `languages.WORDS`."""
 
@@ -138,10 +140,13 @@ class DataConfig(StrictModel):
     language_names: dict[str, LanguageName] = {}
     """Names, scripts and prompt words of languages, by code: `{gsw: {name: Swiss German, script: Latn}}`. Needed where
     the table lacks a code of ISO 639-3; elsewhere it corrects the table, of which what is not given stays."""
-    num_pairs: int = Field(default=1000, ge=0, le=1_000_000_000)
-    """Translation pairs over all languages together; 0 where the contrastive weight is 0."""
-    num_instructions: int = Field(default=1000, ge=0, le=1_000_000_000)
-    """Instruction rows over all languages together; 0 where the instruction weight is 0."""
+    num_pairs: Amount = 1000
+    """Translation pairs over all languages together; 0 where the contrastive weight is 0. `all` takes every pair that
+    the filter and the held-out sentences leave, of each language as many as there are."""
+    num_instructions: Amount = 1000
+    """Instruction rows over all languages together; 0 where the instruction weight is 0. `all` takes each instruction
+    once (times `instruction_folds`), and the translation tasks that their share asks beside them; where all are
+    translation tasks, one of each pair."""
     cross_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability that the response language differs from the prompt language."""
     direction_probability: float = Field(default=0.5, ge=0, le=1)
@@ -194,6 +199,16 @@ class DataConfig(StrictModel):
         for code in codes:
             if not is_known(code) and code not in self.language_names:
                 raise ValueError(f"language {unknown_language(code)}")
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether any translation pair is drawn."""
+        return self.num_pairs != 0
+
+    @property
+    def has_instructions(self) -> bool:
+        """Whether any instruction row is drawn."""
+        return self.num_instructions != 0
 
     @property
     def declared(self) -> dict[str, Language]:

@@ -65,14 +65,14 @@ class TrialConfig(StrictModel):
             return self
         if self.loss.contrastive_weight == 0 and self.loss.instruction_weight == 0:
             raise ValueError("both loss weights are 0, nothing would train; set one, or training.max_steps: 0")
-        if self.loss.contrastive_weight > 0 and self.data.num_pairs < 2:
+        if self.loss.contrastive_weight > 0 and self.data.num_pairs in (0, 1):
             raise ValueError("the contrastive loss needs data.num_pairs >= 2; with one pair it is always 0")
         if self.loss.contrastive_weight > 0 and self.training.num_pairs_per_step < 2:
             raise ValueError(
                 "the contrastive loss needs training.batch_size >= 2 or a training.pair_batch_size; "
                 "with one pair it is always 0"
             )
-        if self.loss.instruction_weight > 0 and self.data.num_instructions < 1:
+        if self.loss.instruction_weight > 0 and not self.data.has_instructions:
             raise ValueError("the instruction loss needs data.num_instructions >= 1")
         return self
 

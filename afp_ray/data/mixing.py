@@ -60,17 +60,33 @@ def draw_instructions(
         pairs: the drawn pairs, of which the translation tasks are made; each is used equally often, +-1.
         config: amounts, languages and probabilities.
         seed: of the draw.
-    Returns: exactly `config.num_instructions` rows in random order; every share exact to rounding.
+    Returns: exactly `config.num_instructions` rows, or all there are, in random order; every share exact to rounding.
     Raises: DataError when rows or pairs are needed and there are none, or a row lacks a language.
     """
-    num_tasks = rounded(config.num_instructions * config.translation_share)
-    num_rows = config.num_instructions - num_tasks
+    total = config.num_instructions
+    if total == "all":
+        total = all_instructions(len(rows), len(pairs), config)
+    num_tasks = rounded(total * config.translation_share)
+    num_rows = total - num_tasks
     drawn: list[Instruction] = []
     if num_tasks:
         drawn += _translation_tasks(pairs, num_tasks, config, seed)
     if num_rows:
         drawn += _crossed(rows, num_rows, config, seed)
     return shuffled(drawn, seed, "order of instructions")
+
+
+def all_instructions(num_rows: int, num_pairs: int, config: DataConfig) -> int:
+    """Rows that `num_instructions: all` stands for: each instruction once a fold, and the tasks of their share.
+
+    Args:
+        num_rows: parallel instructions that there are.
+        num_pairs: drawn pairs, each of which is one task where all rows are translation tasks.
+        config: share of translation tasks, and folds.
+    """
+    if config.translation_share == 1:
+        return num_pairs
+    return rounded(num_rows * config.num_folds / (1 - config.translation_share))
 
 
 def _crossed(rows: Sequence[ParallelInstruction], num_rows: int, config: DataConfig, seed: int) -> list[Instruction]:

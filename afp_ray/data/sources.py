@@ -154,8 +154,8 @@ def reading_config(config: DataConfig) -> DataConfig:
         pivot=config.pivot,
         languages=config.languages,
         language_names=config.language_names,
-        num_pairs=min(config.num_pairs, 1),
-        num_instructions=min(config.num_instructions, 1),
+        num_pairs=int(config.has_pairs),
+        num_instructions=int(config.has_instructions),
         translation_share=share if share in (0.0, 1.0) else 0.5,
     )
 
@@ -195,35 +195,44 @@ def check(config: DataConfig) -> None:
     if _needs_pairs(config):
         _check_pairs(config)
     if _needs_instructions(config):
-        languages = (config.pivot, *config.languages)
-        origins = tuple(instruction_origin(source, languages) for source in instruction_sources(config.sources))
-        _check_instructions(_of_sources(config), origins)
+        _num_instructions(config)
+
+
+def _num_instructions(config: DataConfig) -> int:
+    languages = (config.pivot, *config.languages)
+    origins = tuple(instruction_origin(source, languages) for source in instruction_sources(config.sources))
+    return _check_instructions(_of_sources(config), origins)
+
+
+def describe_all(config: DataConfig) -> Iterator[str]:
+    """What `all` is of the rows of the sources, before the filter and with held-out sentences: a sentence each."""
+    if config.num_pairs == "all" and _needs_pairs(config):
+        counts = count_pairs(config)
+        listed = ", ".join(f"{language} {counts[language]:,}" for language in config.languages)
+        yield f"data.num_pairs: all is {sum(counts.values()):,} pairs ({listed})"
+    if config.num_instructions == "all" and _needs_instructions(config):
+        yield f"data.num_instructions: all is {_num_instructions(config):,} instructions"
 
 
 def _needs_pairs(config: DataConfig) -> bool:
-    return config.num_pairs > 0 or (config.num_instructions > 0 and config.translation_share > 0)
+    return config.has_pairs or (config.has_instructions and config.translation_share > 0)
 
 
 def _needs_instructions(config: DataConfig) -> bool:
-    return config.num_instructions > 0 and config.translation_share < 1
+    return config.has_instructions and config.translation_share < 1
 
 
 def _check_pairs(config: DataConfig) -> None:
-    if config.num_pairs == 0:
+    if not config.has_pairs:
         raise DataError(
             f"data.translation_share is {config.translation_share:g}, and there are no pairs to make the tasks from",
             where="data.num_pairs",
             allowed="1 or more",
             fix="set data.num_pairs, or data.translation_share: 0",
         )
-    origins = tuple(
-        pair_origin(source, pivot=config.pivot, language=language)
-        for source in pair_sources(config.sources)
-        for language in config.languages
-    )
-    counts = _count_pairs(_of_sources(config), origins)
+    counts = count_pairs(config)
     total = sum(counts.values())
-    if config.num_pairs > total:
+    if config.num_pairs != "all" and config.num_pairs > total:
         listed = ", ".join(f"{language} {counts[language]}" for language in config.languages)
         raise DataError(
             f"{config.num_pairs} pairs asked, but the sources have {total} ({listed})",
@@ -231,6 +240,16 @@ def _check_pairs(config: DataConfig) -> None:
             allowed=f"0 to {total}",
             fix="lower data.num_pairs, or add a source",
         )
+
+
+def count_pairs(config: DataConfig) -> Mapping[str, int]:
+    """Usable pairs of the sources by language, before the filter and with held-out sentences."""
+    origins = tuple(
+        pair_origin(source, pivot=config.pivot, language=language)
+        for source in pair_sources(config.sources)
+        for language in config.languages
+    )
+    return _count_pairs(_of_sources(config), origins)
 
 
 def _of_sources(config: DataConfig) -> DataConfig:
@@ -249,9 +268,9 @@ def _count_pairs(config: DataConfig, origins: tuple[Origin | None, ...]) -> Mapp
 
 
 @lru_cache(maxsize=256)
-def _check_instructions(config: DataConfig, origins: tuple[Origin, ...]) -> None:
-    """Read the instructions once; `origins` makes a changed file a new entry of the cache."""
-    load_instructions(config)
+def _check_instructions(config: DataConfig, origins: tuple[Origin, ...]) -> int:
+    """Read the instructions once and count them; `origins` makes a changed file a new entry of the cache."""
+    return len(load_instructions(config))
 
 
 def _heldout_candidates(source: SourceConfig, split: Split, *, pivot: str, language: str) -> Iterator[TranslationPair]:

@@ -46,7 +46,7 @@ def recipe_keys(
 
 
 def _pair_recipe(config: DataConfig, seed: int, heldout: Mapping[str, Any] | None, model: str) -> dict[str, Any]:
-    if config.num_pairs == 0:
+    if not config.has_pairs:
         return {"num_pairs": 0}
     read = config.model_copy(update={"num_instructions": 0})
     return _names(config) | {
@@ -64,8 +64,14 @@ def _pair_recipe(config: DataConfig, seed: int, heldout: Mapping[str, Any] | Non
 
 
 def _instruction_recipe(config: DataConfig, seed: int, pairs: str, model: str) -> dict[str, Any]:
-    num_tasks = rounded(config.num_instructions * config.translation_share)
-    num_rows = config.num_instructions - num_tasks
+    num_tasks: Any
+    num_rows: Any
+    if config.num_instructions == "all":  # what there are is decided by the files, the filter and the folds
+        num_tasks = config.translation_share
+        num_rows = "all" if num_tasks < 1 else 0
+    else:
+        num_tasks = rounded(config.num_instructions * config.translation_share)
+        num_rows = config.num_instructions - num_tasks
     recipe: dict[str, Any] = {"num_rows": num_rows, "num_tasks": num_tasks}
     if num_tasks:
         # Tasks are made from the drawn pairs, and drawn from them by their amounts when those have a temperature.

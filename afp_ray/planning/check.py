@@ -9,6 +9,7 @@ from afp_ray.comparison.published import check_published
 from afp_ray.config import ModelConfig, StudyConfig, TrialConfig, canonical_json
 from afp_ray.config.mistakes import Refusals
 from afp_ray.config.trial import NO_MODEL
+from afp_ray.data.sources import describe_all
 from afp_ray.errors import ConfigError, ModelError, UserError
 from afp_ray.evaluation.objective import check_metric, scored_languages
 from afp_ray.ledger import replay
@@ -88,7 +89,14 @@ def check_study(study: StudyConfig) -> Checked:
     num_checked = len(arms) - len(unloadable)
     count = f"{num_checked} arm{'s' if num_checked != 1 else ''}"
     line = f"{count}: configuration, model, training data, evaluation rows and objective are there"
-    return Checked((line, *uneven), unloadable)
+    return Checked((line, *uneven, *_amounts(arms, study)), unloadable)
+
+
+def _amounts(arms: Sequence[Arm], study: StudyConfig) -> tuple[str, ...]:
+    """What `all` stands for, a line each; the filter and held-out sentences take from it what a trial then lacks."""
+    trained = (config for arm in arms for config in ends_of(arm, study.seeds[0]) if config.training.max_steps > 0)
+    lines = dict.fromkeys(line for config in trained for line in describe_all(config.data))
+    return tuple(f"{line}, less what the filter and the held-out sentences take" for line in lines)
 
 
 def _uneven_scores(arms: Sequence[Arm], study: StudyConfig) -> tuple[str, ...]:
@@ -224,7 +232,7 @@ def cached_fingerprints(
         content = config.model_dump(mode="json", include={"model", "data", "evaluation"})
         data = content["data"]
         for name in ("num_pairs", "num_instructions", "translation_share"):
-            data[name] = data[name] > 0  # decides which files are read; how much of them does not
+            data[name] = data[name] != 0  # decides which files are read; how much of them does not
         for name in ("cross_probability", "direction_probability", "seed"):
             data.pop(name)
         key = canonical_json([content, config.training.max_steps > 0])

@@ -285,7 +285,7 @@ def overlap_reports(study: StudyConfig) -> list[OverlapReport]:
     found = []
     for configs in groups.values():
         # Arms on the same sources differ in what they take: one reading serves them all.
-        largest = max(configs, key=lambda config: (config.data.num_pairs > 0) + (config.data.num_instructions > 0))
+        largest = max(configs, key=lambda config: config.data.has_pairs + config.data.has_instructions)
         rows = read_unfiltered(largest)
         report = find_overlap(
             largest.evaluation,

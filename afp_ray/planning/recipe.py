@@ -42,7 +42,7 @@ class Recipe:
     @property
     def takes_both(self) -> bool:
         """Whether both terms of the loss have rows."""
-        return self.config.data.num_pairs > 0 and self.config.data.num_instructions > 0
+        return self.config.data.has_pairs and self.config.data.has_instructions
 
     @property
     def seed(self) -> int:
@@ -106,9 +106,9 @@ def read_reports(config: TrialConfig) -> "list[ReadReport]":
     data = config.data
     declare(data.declared)
     reports: list[ReadReport] = []
-    if data.num_pairs > 0:
+    if data.has_pairs:
         reports += sources.read_pairs(data)[1]
-    if data.num_instructions > 0 and data.translation_share < 1:
+    if data.has_instructions and data.translation_share < 1:
         reports += sources.read_instructions(data)[1]
     return reports
 

@@ -76,7 +76,7 @@ def heldout_pairs(config: TrialConfig, language: str, split: Split) -> list[Tran
 
 def needs_model(data: DataConfig) -> bool:
     """Whether rows are chosen by scores of the untrained model."""
-    rates = data.keep_best is not None and data.instruction_scores is None and data.num_instructions > 0
+    rates = data.keep_best is not None and data.instruction_scores is None and data.has_instructions
     return rates or data.filter == "similarity"
 
 
@@ -116,7 +116,8 @@ def draw_rows(config: TrialConfig, candidates: Candidates) -> DrawnRows:
     data = config.data
     declare(data.declared)
     seed = data.seed if data.seed is not None else config.seed
-    pairs = draw_pairs(candidates.pairs, num_pairs=data.num_pairs, seed=seed, temperature=data.language_temperature)
+    num_pairs = len(candidates.pairs) if data.num_pairs == "all" else data.num_pairs
+    pairs = draw_pairs(candidates.pairs, num_pairs=num_pairs, seed=seed, temperature=data.language_temperature)
     return DrawnRows(pairs, draw_instructions(candidates.instructions, pairs, data, seed=seed))
 
 
@@ -181,9 +182,9 @@ def _heldout_key(config: TrialConfig) -> dict[str, Any] | None:
 def read_texts(config: TrialConfig) -> Iterator[str]:
     """Every text of the sources that a trial draws from, on both sides."""
     pairs, instructions = _rows(config.data)
-    for pair in pairs if config.data.num_pairs or config.data.translation_share else ():
+    for pair in pairs if config.data.has_pairs or config.data.translation_share else ():
         yield from (pair.source, pair.target)
-    for instruction in instructions if config.data.num_instructions else ():
+    for instruction in instructions if config.data.has_instructions else ():
         yield from (*instruction.prompts.values(), *instruction.responses.values())
 
 

@@ -216,11 +216,11 @@ def files_by_path(
 
 
 def _training_origins(config: DataConfig) -> Iterator[tuple[SourceConfig, Origin | None]]:
-    if config.num_pairs > 0 or (config.num_instructions > 0 and config.translation_share > 0):
+    if config.has_pairs or (config.has_instructions and config.translation_share > 0):
         for source in pair_sources(config.sources):
             for language in config.languages:
                 yield source, pair_origin(source, pivot=config.pivot, language=language)
-    if config.num_instructions > 0 and config.translation_share < 1:
+    if config.has_instructions and config.translation_share < 1:
         for source in instruction_sources(config.sources):
             yield source, instruction_origin(source, (config.pivot, *config.languages))
 
