@@ -354,7 +354,10 @@ def _check_value(name: str, value: Any, document: Document, path: KeyPath) -> An
     try:
         read = adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        details = error.errors()[0]
+        errors = error.errors()
+        details = next(
+            (part for part in errors if part["type"] == "literal_error" and isinstance(value, str)), errors[0]
+        )
         if value is None:  # of a union, pydantic names one part that it is not
             raise error_at(
                 document,

@@ -142,6 +142,8 @@ MISTAKES = [
         "`languages` has no effect where `tasks` gives each task its own",
     ),
     ("seeds repeat", HEAD + "seeds: [1, 1]\n", "2:8", "repeats"),
+    ("amount", HEAD + "fixed:\n  data.num_pairs: al\n", "3:19", 'data.num_pairs = "al" is not known'),
+    ("amount below 0", HEAD + "fixed:\n  data.num_pairs: -1\n", "3:19", "data.num_pairs = -1 is not >= 0"),
     ("language of ISO 639-3", HEAD + "fixed: {data.languages: [zh, aaa]}\n", "2:30", "'aaa' is not in the table"),
     (
         "language scored",
