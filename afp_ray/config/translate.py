@@ -47,7 +47,7 @@ def translate(
         root: where the validated value stands.
     """
     kind, context, loc = details["type"], details.get("ctx", {}), (*root, *details["loc"])
-    if re.match(r"constrained-|literal\[", str(loc[-1])):  # the part of a union that the value came nearest to
+    if loc and re.match(r"constrained-|literal\[", str(loc[-1])):  # the part of a union that the value came nearest to
         loc = loc[:-1]
     path = place_of(details, document, root=root)
     name, value = field_name(loc), details["input"]
