@@ -22,6 +22,7 @@ CLUSTER = "ray"
 
 settings.register_profile("busy", deadline=None)  # the clock of a busy machine tells nothing of an example
 settings.load_profile("busy")
+os.environ.pop("COLUMNS", None)  # xdist gives its own to its workers, and what is piped is never folded
 gc.disable()  # until all is collected: what that imports stays, and the collector would look at it again and again
 
 

@@ -16,6 +16,7 @@ from trial_cases import run_on_cpu
 
 from afp_ray.config import EvaluationConfig
 from afp_ray.errors import ConfigError, ModelError
+from afp_ray.evaluation import tasks
 from afp_ray.evaluation.cell_scoring import CellScoring, ScoringHost
 from afp_ray.evaluation.run import Evaluation, evaluate_tasks
 from afp_ray.evaluation.score_cache import ScoreCache, is_caching_wanted
@@ -225,7 +226,7 @@ def test_a_version_of_a_task_is_read_from_the_task(
     settings = EvaluationConfig(tasks=("xcopa",), limit=2)
     evaluate(llama, tokenizer, settings)
     newer: Task = dataclasses.replace(TASKS["xcopa"], version=TASKS["xcopa"].version + 1)
-    monkeypatch.setitem(TASKS, "xcopa", newer)
+    monkeypatch.setitem(tasks._OURS, "xcopa", newer)
     assert evaluate(llama, tokenizer, settings)[1].num_found == 0
 
 

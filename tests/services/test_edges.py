@@ -143,8 +143,8 @@ def test_ctrl_c_ends_the_command_in_one_line_from_its_start(delay_s: float) -> N
         (["plan", "demo", "--set", "data.pivot=eng"], "write en"),
         (["plan", "demo", "--set", "evaluation.languages=[jp]"], "write ja"),
         (["plan", "demo", "--set", "objective.metric=xnli/iw"], "write he"),
-        (["eval", "embedded", "--tasks", "xcopa", "--languages", "iw"], "'iw' is unknown; write he"),
-        (["eval", "embedded", "--tasks", "xcopa", "--languages", "zho_Hans"], "'zho_Hans' is unknown; write zh"),
+        (["eval", "embedded", "--tasks", "xcopa", "--languages", "iw"], "'iw' is unknown\nfix    write he"),
+        (["eval", "embedded", "--tasks", "xcopa", "--languages", "zho_Hans"], "'zho_Hans' is unknown\nfix    write zh"),
         (["eval", "embedded", "--tasks", "xcopa", "--languages", "no"], "xcopa has no embedded rows in 'no'"),
         (["eval", "embedded", "--tasks", "xcopa", "--languages", "zh", "--pivot", "en-US"], "write en"),
     ],
@@ -254,11 +254,11 @@ OTHER = "{}, so write {}, and for another script data.language_names: {{{}: {{sc
         ("in", "write id"),
     ],
 )
-def test_every_language_without_a_code_here_gets_one_line(
+def test_every_language_without_a_code_here_gets_its_fix(
     written: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["eval", "embedded", "--tasks", "xcopa", "--languages", written]) == 2
-    assert capsys.readouterr().err == f"error  --languages  {written!r} is unknown; {said}\n"
+    assert capsys.readouterr().err == f"error  --languages  language {written!r} is unknown\nfix    {said}\n"
 
 
 def small_study(tmp_path: Path, lines: str) -> str:
