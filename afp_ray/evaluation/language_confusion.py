@@ -16,19 +16,20 @@ Source: arXiv:2406.20052.
 """
 
 import csv
-import gzip
+import io
 import re
 import string
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import TextIO
 
 from afp_ray.data.identification import Identifier, identifier_signature, identify
+from afp_ray.data.readers.files import plain_file
+from afp_ray.data.readers.streams import read_text
 from afp_ray.errors import DataError
 from afp_ray.records.confusion import ConfusionAnswer, LanguageConfusion
 
@@ -151,20 +152,19 @@ def _rows(path: Path) -> Iterator[Mapping[str, str]]:
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), fix="give a CSV of answers, or a .csv.gz")
     csv.field_size_limit(sys.maxsize)
-    with _opened(path) as lines:
-        reader = csv.DictReader(lines)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(
-                f"it has no column {' and no column '.join(missing)}",
-                where=f"{path}:1",
-                allowed=", ".join(_COLUMNS),
-                fix="write answers as the benchmark publishes them",
-            )
-        for row in reader:
-            if None in row.values():
-                raise DataError("a row has fewer columns than the first line", where=f"{path}:{reader.line_num}")
-            yield row
+    reader = csv.DictReader(io.StringIO(read_text(plain_file(path)), newline=""))
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(
+            f"it has no column {' and no column '.join(missing)}",
+            where=f"{path}:1",
+            allowed=", ".join(_COLUMNS),
+            fix="write answers as the benchmark publishes them",
+        )
+    for row in reader:
+        if None in row.values():
+            raise DataError("a row has fewer columns than the first line", where=f"{path}:{reader.line_num}")
+        yield row
 
 
 def _english_beside(path: Path) -> frozenset[str] | None:
@@ -178,15 +178,5 @@ def _english_beside(path: Path) -> frozenset[str] | None:
 @cache
 def english_words(path: Path) -> frozenset[str]:
     """Words of more than three letters, all lower-case, of a list with one a line."""
-    with _opened(path) as lines:
-        return frozenset(_long_lower(lines))
-
-
-def _long_lower(lines: Iterable[str]) -> Iterator[str]:
-    return (word for word in map(str.strip, lines) if len(word) > 3 and word.islower())
-
-
-def _opened(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+    words = map(str.strip, read_text(plain_file(path)).split("\n"))
+    return frozenset(word for word in words if len(word) > 3 and word.islower())

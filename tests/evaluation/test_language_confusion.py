@@ -1,6 +1,7 @@
 """Answers are judged by the rule of the Language Confusion Benchmark, to its published figures on its own answers."""
 
 import csv
+import gzip
 import json
 import os
 from pathlib import Path
@@ -86,6 +87,14 @@ def test_what_is_no_file_of_answers_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert "leave the model out" in capsys.readouterr().err
     assert cli.main(["eval"]) == 2
     assert "no model is named" in capsys.readouterr().err
+
+
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = gzip.compress(write(tmp_path / "answers.csv", [(FRENCH, "monolingual", "fr")]).read_bytes())
+    path = tmp_path / "answers.csv.gz"
+    path.write_bytes(whole[:-12])
+    assert cli.main(["eval", "--answers", str(path), "--tasks", "language_confusion"]) == 2
+    assert str(path) in capsys.readouterr().err
 
 
 @pytest.fixture
